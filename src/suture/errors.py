@@ -1,0 +1,30 @@
+"""Exceptions a caller can act on; anything else that goes wrong is an assert, that is, our bug."""
+
+
+class UserError(Exception):
+    """A mistake the user can mend: it names the setting, its value, what is wrong and the way out, on one line.
+
+    The command line prints it and exits with code 2.
+    """
+
+    def __init__(self, setting: str, value: object, problem: str, fix: str) -> None:
+        self.setting, self.value, self.problem, self.fix = setting, value, problem, fix
+        super().__init__(f"{setting} = {_short(value)}: {problem}; {fix}")
+
+
+class ArtifactError(UserError):
+    """A folder that is not what its reader needs: missing, unfinished, damaged, of another kind or version."""
+
+
+class NumericalError(UserError):
+    """A NaN or an infinity where a number was needed; the message names where it came from."""
+
+
+class DiskSpaceError(UserError):
+    """The result would not fit on the disk."""
+
+
+def _short(value: object, limit: int = 200) -> str:
+    text = value if isinstance(value, str) else repr(value)
+    text = " ".join(str(text).split())
+    return text if len(text) <= limit else text[: limit - 1] + "…"
