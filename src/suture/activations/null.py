@@ -1,0 +1,44 @@
+"""Null pairs: a space against itself, or against a rotated copy of itself, where every difference found is false.
+
+1. The view reads one space twice.
+2. With a seed, the second copy is multiplied by a random orthogonal matrix: all norms, distances and angles stay, the
+   coordinates mean nothing any more.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+
+from suture.activations.store import Space, Store
+
+
+def self_pair(store: Store, space: int, *, rotation_seed: int | None) -> Store:
+    """A view of the store that pairs `space` with a copy of itself; rotated when a seed is given. No data is copied.
+
+    The second space's model is called "NAME (copy)" or "NAME (rotated copy)".
+    """
+    own = store.spaces[space]
+    kind = "copy" if rotation_seed is None else "rotated copy"
+    change = store.maps[space]
+    mean = own.mean
+    if rotation_seed is not None:  # 2
+        rotation = random_rotation(own.width, seed=rotation_seed)
+        change = rotation if change is None else change @ rotation
+        mean = mean @ rotation
+    copy: Space = replace(own, model=f"{own.model} ({kind})", mean=mean)
+    seed = "" if rotation_seed is None else f", seed {rotation_seed}"
+    return store.derive(
+        [(space, own, store.maps[space]), (space, copy, change)], view=f"{own.label} against a {kind} of itself{seed}"
+    )
+
+
+def random_rotation(width: int, *, seed: int) -> Float32[Tensor, "width width"]:
+    """An orthogonal matrix drawn uniformly (QR of a Gaussian matrix with the signs of R's diagonal taken out)."""
+    gaussian = np.random.default_rng(seed).standard_normal((width, width))
+    q, r = np.linalg.qr(gaussian)
+    return torch.from_numpy((q * np.sign(np.diagonal(r))).astype(np.float32))

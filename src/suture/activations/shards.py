@@ -1,0 +1,257 @@
+"""Writing a store: rows are appended in order, cut into shards, and counted; a shard exists when its shard.json does.
+
+1. Rows go straight to the current shard's files: one per space, and int32 columns for document, end and token ids.
+2. A document's text is written once, in the shard of its first row.
+3. A full shard is flushed to disk, its sums are taken from the files in blocks of fixed size, and shard.json is written
+   last, with the caller's state: whatever the caller appended in, the bytes and sums are the same.
+4. The store's means and scales are combined from the shards' float64 sums in shard order.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int32, Int64
+from safetensors.torch import save_file
+from torch import Tensor
+
+from suture import artifact
+from suture.activations.store import (
+    INDEX,
+    MEANS,
+    STEP,
+    STORAGE,
+    Alignment,
+    Precision,
+    Store,
+    shard_folder,
+    space_file,
+    widen,
+)
+from suture.errors import NumericalError, UserError
+
+SHARD = "shard.json"
+SUM_ROWS = 1024
+"""Rows per block of the sums: fixed, because the order of additions decides the last bits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpaceName:
+    """What identifies a space before anything is measured."""
+
+    model: str
+    hookpoint: str
+    width: int
+    fingerprint: str
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Rows:
+    """Rows to append, in document order."""
+
+    activations: Sequence[Float[Tensor, "row _"]]
+    """Per space, in the precision to be written."""
+    documents: Int32[Tensor, "row"]
+    ends: Int32[Tensor, "row"]
+    token_ids: Int32[Tensor, "row space"]
+    texts: Mapping[int, str]
+    """The text of (at least) every document that begins here."""
+
+
+class ShardWriter:
+    """Appends rows to the shards in `folder`, after those that are finished there already."""
+
+    def __init__(self, folder: Path, *, spaces: Sequence[SpaceName], dtype: Precision, shard_rows: int) -> None:
+        if shard_rows < 1:
+            raise UserError("shard_rows", shard_rows, "is not a number of rows", "give at least 1")
+        self.folder, self.spaces, self.shard_rows = folder, tuple(spaces), shard_rows
+        self.dtype: Precision = dtype
+        self.shards: list[dict[str, Any]] = []
+        while (shard_folder(folder, len(self.shards)) / SHARD).is_file():
+            self.shards.append(artifact.read_json(shard_folder(folder, len(self.shards)) / SHARD))
+        for unfinished in sorted(folder.glob("shard-*"))[len(self.shards) :]:
+            shutil.rmtree(unfinished)
+        self._last_document = self.shards[-1]["last_document"] if self.shards else -1
+        self._open: dict[str, BinaryIO] = {}
+        self._n_open = 0
+        self._n_text_bytes = 0
+
+    @property
+    def n_rows(self) -> int:
+        """Rows written so far, unfinished ones included."""
+        return sum(shard["n_rows"] for shard in self.shards) + self._n_open
+
+    def append(self, rows: Rows, *, state: Mapping[str, Any]) -> None:
+        """Write rows; `state` is kept in the last shard that is finished during this call, for the caller to resume."""
+        first = 0
+        while first < len(rows.documents):
+            if not self._open:
+                self._begin()
+            last = min(first + self.shard_rows - self._n_open, len(rows.documents))
+            self._write(rows, first, last)
+            if self._n_open == self.shard_rows:
+                self._finish(state)
+            first = last
+
+    def finish(self, state: Mapping[str, Any]) -> None:
+        """Finish the last, shorter shard."""
+        if self._open:
+            self._finish(state)
+
+    def close(self) -> None:
+        """Let go of the files of an unfinished shard."""
+        for stream in self._open.values():
+            stream.close()
+        self._open = {}
+
+    def _begin(self) -> None:
+        folder = shard_folder(self.folder, len(self.shards))
+        folder.mkdir()
+        names = [space_file(m) for m in range(len(self.spaces))]
+        names += ["document.bin", "end.bin", "token.bin", "text.bin", "text_index.bin"]
+        self._open = {name: (folder / name).open("wb") for name in names}
+        self._n_open = self._n_text_bytes = 0
+
+    def _write(self, rows: Rows, first: int, last: int) -> None:
+        for m, activations in enumerate(rows.activations):  # 1
+            self._open[space_file(m)].write(stored_bytes(activations[first:last], self.dtype).data)
+        for name, column in (("document", rows.documents), ("end", rows.ends), ("token", rows.token_ids)):
+            self._open[f"{name}.bin"].write(column[first:last].contiguous().numpy().astype("<i4", copy=False).data)
+        for document in torch.unique(rows.documents[first:last]).tolist():  # 2
+            if document > self._last_document:
+                self._n_text_bytes += self._open["text.bin"].write(rows.texts[document].encode("utf-8"))
+                self._open["text_index.bin"].write(np.array([document, self._n_text_bytes], dtype="<i8").data)
+                self._last_document = document
+        self._n_open += last - first
+
+    def _finish(self, state: Mapping[str, Any]) -> None:  # 3
+        for stream in self._open.values():
+            stream.flush()
+            os.fsync(stream.fileno())
+        self.close()
+        folder = shard_folder(self.folder, len(self.shards))
+        shard: dict[str, Any] = {"n_rows": self._n_open, "last_document": self._last_document, "state": dict(state)}
+        sums = [
+            _sums(folder / space_file(m), self._n_open, space.width, self.dtype) for m, space in enumerate(self.spaces)
+        ]
+        shard["sum"] = [total.tolist() for total, _ in sums]
+        shard["sum_of_norms"] = [norms for _, norms in sums]
+        artifact.write_json(folder / SHARD, shard)
+        self.shards.append(shard)
+        self._n_open = 0
+
+
+def write_index(writer: ShardWriter, alignment: Sequence[Alignment]) -> None:
+    """Write the store's index, scales and means; every shard must be finished.  (4)
+
+    Raises:
+        NumericalError: a space is zero on every row, so that it has no scale.
+    """
+    n_rows = writer.n_rows
+    spaces, means = [], {}
+    for m, space in enumerate(writer.spaces):
+        total = np.sum([shard["sum"][m] for shard in writer.shards], axis=0)
+        mean_norm = sum(shard["sum_of_norms"][m] for shard in writer.shards) / n_rows
+        if mean_norm == 0:
+            raise NumericalError("at", space.hookpoint, f"is zero on every row in {space.model}", "choose another")
+        spaces.append({**asdict(space), "scale": float(np.sqrt(space.width) / mean_norm)})
+        means[str(m)] = torch.from_numpy((total / n_rows).astype(np.float32))
+    save_file(means, writer.folder / MEANS)
+    index = {
+        "dtype": writer.dtype,
+        "shards": [shard["n_rows"] for shard in writer.shards],
+        "spaces": spaces,
+        "alignment": [asdict(a) for a in alignment],
+    }
+    artifact.write_json(writer.folder / INDEX, index)
+
+
+def write_store(
+    path: str | Path,
+    activations: Sequence[Float[Tensor, "row _"]],
+    *,
+    names: Sequence[tuple[str, str]] | None = None,
+    documents: Int64[Tensor, "row"] | None = None,
+    dtype: Precision = "float32",
+    shard_rows: int = 65536,
+    settings: Mapping[str, Any] | None = None,
+    seed: int | None = None,
+    overwrite: bool = False,
+) -> Store:
+    """Write a store from tensors in memory (planted data, activations recorded elsewhere), one [row, width] per space.
+
+    Args:
+        path: the store's folder.
+        activations: raw activations, row-aligned.
+        names: (model, hookpoint) per space; "model 0", "planted" and so on without.
+        documents: ascending document numbers; 64 rows to a document without.
+        dtype: precision on disk.
+        shard_rows: rows per shard.
+        settings: what made the activations, for the manifest.
+        seed: its seed.
+        overwrite: replace a finished store.
+
+    Raises:
+        NumericalError: a NaN or an infinity, with its row.
+    """
+    n_rows = len(activations[0])
+    assert n_rows > 0, "a store needs rows"
+    assert all(len(a) == n_rows for a in activations), "the spaces must have the same rows"
+    for m, values in enumerate(activations):
+        finite = torch.isfinite(values).all(dim=1)
+        if not finite.all():
+            row = int((~finite).nonzero()[0])
+            raise NumericalError("activations", f"space {m}", f"is not finite in row {row}", "mend the data")
+    documents = torch.arange(n_rows) // 64 if documents is None else documents
+    assert bool((documents[1:] >= documents[:-1]).all()), "document numbers must ascend"
+    changes = torch.nonzero(documents[1:] != documents[:-1]).flatten() + 1
+    starts = torch.cat([torch.zeros(1, dtype=torch.int64), changes])
+    lengths = torch.diff(torch.cat([starts, torch.tensor([n_rows])]))
+    within = torch.arange(n_rows) - torch.repeat_interleave(starts, lengths)
+    names = names or [(f"model {m}", "planted") for m in range(len(activations))]
+    spaces = [
+        SpaceName(model=model, hookpoint=hookpoint, width=values.shape[1], fingerprint="")
+        for (model, hookpoint), values in zip(names, activations, strict=True)
+    ]
+    rows = Rows(
+        activations=activations,
+        documents=documents.to(torch.int32),
+        ends=(within + 1).to(torch.int32),
+        token_ids=torch.zeros(n_rows, len(activations), dtype=torch.int32),
+        texts={
+            int(d): "." * int(length) for d, length in zip(documents[starts].tolist(), lengths.tolist(), strict=True)
+        },
+    )
+    alignment = [Alignment(n_tokens=n_rows, n_kept=n_rows, n_special=0)] * len(activations)
+    made = {"n_rows": n_rows, "dtype": dtype, **(settings or {})}
+    with artifact.create(path, step=STEP, settings=made, seed=seed, overwrite=overwrite) as draft:
+        writer = ShardWriter(draft.folder, spaces=spaces, dtype=dtype, shard_rows=shard_rows)
+        writer.append(rows, state={})
+        writer.finish({})
+        write_index(writer, alignment)
+    return Store.open(path)
+
+
+def stored_bytes(activations: Float[Tensor, "row width"], dtype: Precision) -> np.ndarray[Any, Any]:
+    """The values as they lie on disk, rounded to nearest (even) where the precision is lower."""
+    kept = activations.to(getattr(torch, dtype)).contiguous().cpu()
+    values = kept.view(torch.int16).numpy().view(np.uint16) if dtype == "bfloat16" else kept.numpy()
+    return values.astype(STORAGE[dtype], copy=False)
+
+
+def _sums(file: Path, n_rows: int, width: int, dtype: Precision) -> tuple[np.ndarray[Any, Any], float]:
+    """Sum of a shard's rows and sum of their norms, float64."""
+    stored = np.memmap(file, STORAGE[dtype], "r", shape=(n_rows, width))
+    total, norms = np.zeros(width), 0.0
+    for first in range(0, n_rows, SUM_ROWS):
+        block = widen(np.array(stored[first : first + SUM_ROWS])).astype(np.float64)
+        total += block.sum(axis=0)
+        norms += float(np.sqrt(np.einsum("ij,ij->i", block, block)).sum())
+    return total, norms

@@ -1,0 +1,291 @@
+"""The store: activations of two or more models at the same text positions, on disk, read by row number.
+
+1. A store is a folder of shards; a shard holds one raw row-major file per space and int32 side columns.
+2. `read` sorts the rows asked for, gathers them shard by shard from the memory-mapped files, and restores the order.
+3. bfloat16 is widened to float32 by moving its 16 bits up, in numpy: the batches' thread then never competes with
+   torch's own threads.
+4. A view names other columns, each with an optional linear map, over the same files: nothing is copied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Int32, Int64
+from safetensors.torch import load_file
+from torch import Tensor
+
+from suture import artifact
+from suture.errors import ArtifactError
+
+STEP = "store"
+INDEX = "store.json"
+MEANS = "means.safetensors"
+STORAGE = {"bfloat16": np.dtype("<u2"), "float32": np.dtype("<f4")}
+"""How each precision lies on disk; bfloat16 as its bits, which numpy has no type for."""
+
+Precision = Literal["bfloat16", "float32"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Space:
+    """One model at one hookpoint, with the statistics of the store's rows."""
+
+    model: str
+    """The model's name as it was given to `load_model`."""
+    hookpoint: str
+    width: int
+    scale: float
+    """Factor that brings the mean norm of the activations to sqrt(width)."""
+    mean: Float[Tensor, "width"]
+    """Mean of the raw (unscaled) activations."""
+    fingerprint: str
+    """The model's fingerprint: a hash of its configuration and weights."""
+
+    @property
+    def label(self) -> str:
+        """How the space is called in tables and figures."""
+        return f"{self.model} @ {self.hookpoint}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alignment:
+    """What became of one model's tokens on the way to rows."""
+
+    n_tokens: int
+    """Tokens of the text seen, the sequence-starting BOS not counted."""
+    n_kept: int
+    """Tokens that became rows."""
+    n_special: int
+    """Special tokens left out: those in the text, and the BOS put before each piece."""
+
+    @property
+    def kept_share(self) -> float:
+        """The share of the text's tokens that became rows."""
+        return self.n_kept / max(self.n_tokens, 1)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Store:
+    """Paired activations, opened by `Store.open`; `read` gives the rows, the other fields say where they come from.
+
+    Rows lie in document order. Row r of every space belongs to the same text position: the character where the token
+    ends, in the same document.
+    """
+
+    path: Path
+    manifest: artifact.Manifest
+    spaces: tuple[Space, ...]
+    alignment: tuple[Alignment, ...]
+    """Per space, how many of its model's tokens became rows."""
+    dtype: Precision
+    shards: tuple[int, ...]
+    """Rows per shard."""
+    columns: tuple[int, ...]
+    """Which space of the files each space reads."""
+    maps: tuple[Float[Tensor, "width width"] | None, ...]
+    """What each space's activations are multiplied by on the right, where it is a transformed view."""
+    view: str = ""
+    """What was changed, in words, where this is a view of the files and not the files themselves."""
+
+    @staticmethod
+    def open(path: str | Path) -> Store:
+        """Open a finished store.
+
+        Raises:
+            ArtifactError: missing, unfinished, of another step or version, truncated, or inconsistent.
+        """
+        path = Path(path)
+        manifest = artifact.open_artifact(path, step=STEP, setting="store")
+        try:
+            index = artifact.read_json(path / INDEX)
+            means = load_file(path / MEANS)
+            spaces = tuple(Space(**space, mean=means[str(m)]) for m, space in enumerate(index["spaces"]))
+            store = Store(
+                path=path,
+                manifest=manifest,
+                spaces=spaces,
+                alignment=tuple(Alignment(**a) for a in index["alignment"]),
+                dtype=index["dtype"],
+                shards=tuple(index["shards"]),
+                columns=tuple(range(len(spaces))),
+                maps=(None,) * len(spaces),
+            )
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise ArtifactError("store", path, f"cannot be read ({error})", "collect it again") from None
+        _check_sizes(store)
+        return store
+
+    def __len__(self) -> int:
+        return sum(self.shards)
+
+    def read(self, rows: Int64[Tensor, "row"]) -> list[Float32[Tensor, "row _"]]:
+        """The raw activations of these rows, one tensor [row, width] per space; any order, repetitions allowed."""
+        return [self.read_space(rows, space) for space in range(len(self.spaces))]
+
+    def read_space(self, rows: Int64[Tensor, "row"], space: int) -> Float32[Tensor, "row width"]:
+        """The raw activations of these rows in one space."""
+        wanted = rows.numpy()
+        assert wanted.size == 0 or (wanted.min() >= 0 and wanted.max() < len(self)), "row numbers outside the store"
+        ascending = bool((wanted[1:] >= wanted[:-1]).all())
+        order = None if ascending else np.argsort(wanted)  # 2: rows in file order turn random access into a sweep
+        values = self._gather(wanted if order is None else wanted[order], self.columns[space])
+        if order is not None:
+            inverse = np.empty_like(order)
+            inverse[order] = np.arange(len(order))
+            values = values[inverse]
+        activations = widen(values)
+        change = self.maps[space]
+        if change is not None:
+            activations = activations @ change.numpy()
+        return torch.from_numpy(activations)
+
+    def _gather(self, ascending: np.ndarray, column: int) -> np.ndarray:
+        """Stored values [row, width] of ascending rows."""
+        files = self._files[column]
+        values = np.empty((len(ascending), files[0].shape[1]), dtype=STORAGE[self.dtype])
+        bounds = np.searchsorted(ascending, self._starts)
+        for shard, file in enumerate(files):
+            first, last = bounds[shard], bounds[shard + 1]
+            if first < last:
+                # mode="clip" lets numpy write into `out` directly; the rows were checked before.
+                here = ascending[first:last] - self._starts[shard]
+                np.take(file, here, axis=0, out=values[first:last], mode="clip")
+        return values
+
+    @cached_property
+    def _starts(self) -> np.ndarray:
+        """First row of every shard, and the number of rows."""
+        return np.concatenate([[0], np.cumsum(self.shards)]).astype(np.int64)
+
+    @cached_property
+    def _files(self) -> dict[int, list[np.memmap]]:
+        """Per space of the files that is read here, its memory-mapped shards [row, width]."""
+        widths = {column: space.width for column, space in zip(self.columns, self.spaces, strict=True)}
+        return {
+            column: [
+                np.memmap(
+                    shard_folder(self.path, shard) / space_file(column), STORAGE[self.dtype], "r", shape=(rows, width)
+                )
+                for shard, rows in enumerate(self.shards)
+            ]
+            for column, width in widths.items()
+        }
+
+    def _side(self, name: str) -> np.ndarray:
+        files = (shard_folder(self.path, shard) / name for shard in range(len(self.shards)))
+        return np.concatenate([np.fromfile(file, dtype="<i4") for file in files])
+
+    @cached_property
+    def documents(self) -> Int32[Tensor, "row"]:
+        """The document number of every row; ascending."""
+        return torch.from_numpy(self._side("document.bin"))
+
+    @cached_property
+    def ends(self) -> Int32[Tensor, "row"]:
+        """The character offset in its document where every row's token ends (exclusive)."""
+        return torch.from_numpy(self._side("end.bin"))
+
+    @cached_property
+    def token_ids(self) -> Int32[Tensor, "row space"]:
+        """The token that ends at every row, in each space's model."""
+        return torch.from_numpy(self._side("token.bin").reshape(len(self), -1)[:, list(self.columns)])
+
+    @cached_property
+    def _texts(self) -> np.ndarray:
+        """Per document: its number, its shard, the bytes of that shard's text file it lies between."""
+        parts = []
+        for shard in range(len(self.shards)):
+            entries = np.fromfile(shard_folder(self.path, shard) / "text_index.bin", dtype="<i8").reshape(-1, 2)
+            begins = np.concatenate([[0], entries[:-1, 1]])[: len(entries)]
+            parts.append(np.stack([entries[:, 0], np.full(len(entries), shard), begins, entries[:, 1]], axis=1))
+        return np.concatenate(parts)
+
+    def text(self, document: int) -> str:
+        """The whole text of a document that has rows here.
+
+        Raises:
+            KeyError: no row belongs to this document.
+        """
+        at = int(np.searchsorted(self._texts[:, 0], document))
+        if at == len(self._texts) or self._texts[at, 0] != document:
+            raise KeyError(f"document {document} has no rows in {self.path}")
+        _, shard, begin, end = (int(v) for v in self._texts[at])
+        with (shard_folder(self.path, shard) / "text.bin").open("rb") as stream:
+            stream.seek(begin)
+            return stream.read(end - begin).decode("utf-8")
+
+    def row_context(self, row: int, *, before: int, after: int) -> list[tuple[str, int]]:
+        """The text around a row, cut where rows end: (text, row) for the rows near it in the same document.
+
+        Text between two rows (tokens that not every model shares, special tokens) belongs to the later row.
+        """
+        documents, ends = self.documents, self.ends
+        document = documents[row]
+        first, last = max(row - before, 0), min(row + after + 1, len(self))
+        rows = [r for r in range(first, last) if documents[r] == document]
+        text = self.text(int(document))
+        begins = [int(ends[r - 1]) if r > 0 and documents[r - 1] == document else 0 for r in rows]
+        return [(text[begin : int(ends[r])], r) for begin, r in zip(begins, rows, strict=True)]
+
+    def select(self, spaces: Sequence[int]) -> Store:
+        """A view of some of the spaces, in this order."""
+        description = "spaces " + ", ".join(self.spaces[space].label for space in spaces)
+        return self.derive(
+            [(space, self.spaces[space], self.maps[space]) for space in spaces],
+            view=f"{self.view}; {description}" if self.view else description,
+        )
+
+    def derive(self, parts: Sequence[tuple[int, Space, Float[Tensor, "width width"] | None]], *, view: str) -> Store:
+        """A view made of parts (space of this store, what it is now, the whole map from the stored activations)."""
+        return replace(
+            self,
+            spaces=tuple(space for _, space, _ in parts),
+            alignment=tuple(self.alignment[source] for source, _, _ in parts),
+            columns=tuple(self.columns[source] for source, _, _ in parts),
+            maps=tuple(change for _, _, change in parts),
+            view=view,
+        )
+
+
+def widen(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Stored values as float32: bfloat16 bits are the upper half of the float32 with the same value.
+
+    >>> widen(np.array([0x3F80, 0xC000], dtype=np.uint16))
+    array([ 1., -2.], dtype=float32)
+    """
+    if values.dtype == np.float32:
+        return values
+    wide = values.astype(np.uint32)
+    wide <<= 16
+    return wide.view(np.float32)
+
+
+def shard_folder(store: Path, shard: int) -> Path:
+    """Where a shard lies in a store."""
+    return store / f"shard-{shard:05d}"
+
+
+def space_file(column: int) -> str:
+    """The file of one space in a shard."""
+    return f"space{column}.bin"
+
+
+def _check_sizes(store: Store) -> None:
+    """The files must hold what the index says; the manifest only vouches for the files as they were written."""
+    size = STORAGE[store.dtype].itemsize
+    for shard, rows in enumerate(store.shards):
+        folder = shard_folder(store.path, shard)
+        expected = {space_file(m): rows * space.width * size for m, space in enumerate(store.spaces)}
+        expected |= {"document.bin": rows * 4, "end.bin": rows * 4, "token.bin": rows * 4 * len(store.spaces)}
+        for name, n_bytes in expected.items():
+            file = folder / name
+            if not file.is_file() or file.stat().st_size != n_bytes:
+                problem = f"shard file {folder.name}/{name} is missing or has not the {n_bytes} bytes it should have"
+                raise ArtifactError("store", store.path, problem, "collect it again")
