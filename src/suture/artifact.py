@@ -2,8 +2,8 @@
 
 1. `create` opens `NAME.partial`; a step writes its files there.
 2. On success every file is checksummed, `manifest.json` is written last and the folder is renamed to NAME.
-3. `open_artifact` believes a folder only if its manifest is there, of this format version, of the step that is asked for,
-   and every file it lists has the size it lists.
+3. `open_artifact` believes a folder only if its manifest is there, of this format version, of the step asked for, and
+   every file it lists has the size it lists.
 """
 
 import hashlib
@@ -101,13 +101,15 @@ def create(
     seed: int | None = None,
     parents: tuple[Path, ...] = (),
     resume: bool = False,
+    resumable: bool = False,
     overwrite: bool = False,
     command: str | None = None,
 ) -> Iterator[Draft]:
     """Write an artifact: yields a `Draft`; the folder appears under `path` only when the block ends without error.
 
-    With `resume` an unfinished folder is continued and kept when the block fails; otherwise it starts empty and is
-    removed. With `overwrite` a finished folder is replaced at the very end.
+    With `resume` an unfinished folder is continued, otherwise it starts empty. When the block fails, the unfinished
+    folder is kept if it is `resumable` (or being resumed), otherwise removed. With `overwrite` a finished folder is
+    replaced at the very end.
 
     Raises:
         ArtifactError: `path` is finished already and `overwrite` is off, or it is something else than an artifact.
@@ -127,7 +129,7 @@ def create(
     try:
         yield draft
     except BaseException:
-        if not resume:
+        if not (resume or resumable):
             shutil.rmtree(partial, ignore_errors=True)
         raise
     _write_manifest(draft, time.monotonic() - started)
@@ -201,6 +203,11 @@ def write_json(file: Path, value: object) -> None:
 def read_json(file: Path) -> Any:
     """The value of a JSON file."""
     return json.loads(file.read_text(encoding="utf-8"))
+
+
+def as_json(value: Any) -> Any:
+    """A value as it will be read back from JSON: tuples are lists, keys are strings."""
+    return json.loads(json.dumps(value, allow_nan=False))
 
 
 def _write_manifest(draft: Draft, seconds: float) -> None:

@@ -1,0 +1,454 @@
+"""The one dictionary class: encoder and decoder over a tuple of spaces laid side by side (or stacked along the batch).
+
+| design       | a row is                              | code                                   | reconstructs |
+|--------------|---------------------------------------|----------------------------------------|--------------|
+| `sae`        | x of one space                        | sparsity(x E + b)                      | itself       |
+| `crosscoder` | (x_1 .. x_M) at one text position     | sparsity(mean_m available x_m E_m + b) | every space  |
+| `universal`  | as crosscoder, one x_m at a time      | the same, with one m available         | every space  |
+| `pooled`     | one space's x_m, narrower ones padded | sparsity(x E + b), may be told which m | that row     |
+
+Activations enter in scaled units (x · s_m, so that the mean norm is sqrt(width)) and have `center` subtracted before
+encoding, so that a missing model stands for an average activation, not for zero. The scales stay beside the weights
+until `fold`.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from jaxtyping import Bool, Float, Int
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from suture import artifact
+from suture.dictionary import kernels
+from suture.dictionary.kernels import Chunks, Pattern, Precision
+from suture.dictionary.sparsity import Sparsity, select_inference
+from suture.errors import ArtifactError, UserError
+
+DesignKind = Literal["sae", "crosscoder", "pooled", "universal"]
+DESIGNS: tuple[DesignKind, ...] = ("sae", "crosscoder", "pooled", "universal")
+STEP = "dictionary"
+WEIGHTS, DESCRIPTION = "dictionary.safetensors", "dictionary.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpaceInfo:
+    """One model at one hookpoint, as a dictionary remembers it."""
+
+    model: str
+    hookpoint: str
+    width: int
+    scale: float = 1.0
+    """Activations are multiplied by it before they enter."""
+    fingerprint: str = ""
+    """Of the model's weights, to tell whether it is still the same model."""
+
+    @property
+    def label(self) -> str:
+        """`model @ hookpoint`, for people."""
+        return f"{self.model} @ {self.hookpoint}"
+
+
+class HasWidth(Protocol):
+    """A space, a store's or a dictionary's."""
+
+    @property
+    def width(self) -> int: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Design:
+    """What a dictionary is, apart from its numbers."""
+
+    kind: DesignKind = "crosscoder"
+    n_features: int = 2048
+    flag: bool = False
+    """`pooled` only: the encoder is told which model a row comes from (one-hot, never reconstructed)."""
+    dedicated: tuple[float, ...] = ()
+    """Per space, the share of the features that may read and write that space alone (2602.11729)."""
+    tied: float = 0.0
+    """Share of the features, designated shared, whose decoder is the same in every space (equal widths)."""
+    sparsity: Sparsity = field(default_factory=Sparsity)
+
+    def __post_init__(self) -> None:
+        if self.kind not in DESIGNS:
+            raise UserError("design", self.kind, "is unknown", f"use one of {', '.join(DESIGNS)}")
+        if self.n_features < 1:
+            raise UserError("features", self.n_features, "is less than 1", "give a positive number")
+        if self.sparsity.selects_k and self.sparsity.k > self.n_features:
+            raise UserError(
+                "k", self.sparsity.k, f"exceeds the {self.n_features} features", "lower --k or raise --features"
+            )
+        if self.flag and self.kind != "pooled":
+            raise UserError(
+                "flag", self.flag, f"means nothing for the design {self.kind}", "use it with --design pooled"
+            )
+        if (self.dedicated or self.tied) and self.kind not in ("crosscoder", "universal"):
+            raise UserError(
+                "dedicated",
+                self.dedicated,
+                f"needs features over several spaces, not {self.kind}",
+                "use --design crosscoder",
+            )
+        if any(s < 0 for s in self.dedicated) or self.tied < 0 or sum(self.dedicated) + self.tied > 1:
+            raise UserError(
+                "dedicated", (*self.dedicated, self.tied), "must be shares that sum to at most 1", "lower them"
+            )
+
+    @property
+    def joint(self) -> bool:
+        """Whether a row holds every space's activation (side by side), not one (stacked)."""
+        return self.kind != "pooled"
+
+    def check_spaces(self, spaces: Sequence[HasWidth]) -> None:
+        """Refuse spaces that the design cannot have.
+
+        Raises:
+            UserError: naming the setting.
+        """
+        if self.kind == "sae" and len(spaces) != 1:
+            raise UserError(
+                "design",
+                self.kind,
+                f"is for one space, the store has {len(spaces)}",
+                "pick one with --space, or use another design",
+            )
+        if self.kind != "sae" and len(spaces) < 2:
+            raise UserError("design", self.kind, "needs two spaces or more, the store has one", "use --design sae")
+        if self.dedicated and len(self.dedicated) != len(spaces):
+            raise UserError(
+                "dedicated", self.dedicated, f"has not one share for each of {len(spaces)} spaces", "give one per space"
+            )
+        if self.tied and len({s.width for s in spaces}) > 1:
+            raise UserError("tied", self.tied, f"needs equal widths, found {[s.width for s in spaces]}", "use --tied 0")
+
+
+@dataclass(frozen=True)
+class Codes:
+    """The feature values of some rows: only those that are not zero, row by row (CSR)."""
+
+    pattern: Pattern
+    value: Float[Tensor, "active"]
+
+    @property
+    def crow(self) -> Int[Tensor, "row_plus_one"]:
+        return self.pattern.crow
+
+    @property
+    def row(self) -> Int[Tensor, "active"]:
+        return self.pattern.row
+
+    @property
+    def feature(self) -> Int[Tensor, "active"]:
+        return self.pattern.feature
+
+    @property
+    def n_rows(self) -> int:
+        return self.pattern.n_rows
+
+    @property
+    def n_features(self) -> int:
+        return self.pattern.n_features
+
+    def dense(self) -> Float[Tensor, "row feature"]:
+        """All values, zeros included: n_rows · n_features numbers."""
+        out = self.value.new_zeros(self.n_rows, self.n_features)
+        out[self.row.long(), self.feature.long()] = self.value
+        return out
+
+    @staticmethod
+    def from_dense(dense: Float[Tensor, "row feature"]) -> "Codes":
+        """The non-zero entries of a matrix."""
+        row, feature = torch.nonzero(dense, as_tuple=True)
+        return Codes(Pattern.from_pairs(row, feature, *dense.shape), dense[row, feature])
+
+
+class Dictionary(nn.Module):
+    """Features over spaces: `encode` rows to sparse `Codes`, `decode` them back.
+
+    Weights, with D the sum of the widths (`pooled`: the largest) and D_in the same (plus one per space with a flag):
+    W_enc [feature, D_in], W_dec [feature, D] (a decoder row is a feature's direction), b_enc [feature], b_dec [D],
+    center [D], threshold [feature].
+    """
+
+    center: Tensor
+    threshold: Tensor
+
+    def __init__(self, spaces: Sequence[SpaceInfo], design: Design, *, flag_scale: float = 0.0) -> None:
+        """All weights zero; `suture.dictionary.train` starts them, `load` reads them.
+
+        Raises:
+            UserError: spaces that the design cannot have.
+        """
+        super().__init__()
+        design.check_spaces(spaces)
+        self.spaces, self.design, self.flag_scale = tuple(spaces), design, flag_scale
+        self.precision: Literal["float32", "bfloat16"] = "float32"
+        F, D = design.n_features, self.width
+        self.W_enc = nn.Parameter(torch.zeros(F, D + (len(spaces) if design.flag else 0)))
+        self.W_dec = nn.Parameter(torch.zeros(F, D))
+        self.b_enc = nn.Parameter(torch.zeros(F))
+        self.b_dec = nn.Parameter(torch.zeros(D))
+        self.register_buffer("center", torch.zeros(D))
+        self.register_buffer("threshold", torch.zeros(F))
+
+    @property
+    def n_features(self) -> int:
+        return self.design.n_features
+
+    @property
+    def n_spaces(self) -> int:
+        return len(self.spaces)
+
+    @property
+    def sparsity(self) -> Sparsity:
+        return self.design.sparsity
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        return tuple(s.width for s in self.spaces)
+
+    @property
+    def width(self) -> int:
+        """D: columns of a row."""
+        return sum(self.widths) if self.design.joint else max(self.widths)
+
+    @property
+    def cuts(self) -> tuple[int, ...]:
+        """How a row's columns split: by space, or not at all when pooled."""
+        return self.widths if self.design.joint else (self.width,)
+
+    def columns(self, space: int) -> slice:
+        """The columns of a space in a row."""
+        start = sum(self.widths[:space]) if self.design.joint else 0
+        return slice(start, start + self.widths[space])
+
+    def decoder(self, space: int) -> Float[Tensor, "feature width"]:
+        """Every feature's direction in a space, in scaled units."""
+        return self.W_dec.detach()[:, self.columns(space)]
+
+    def raw_decoder(self, space: int) -> Float[Tensor, "feature width"]:
+        """Every feature's direction in a space, in the model's own units."""
+        return self.decoder(space) / self.spaces[space].scale
+
+    def decoder_norms(self) -> Float[Tensor, "feature space"]:
+        """||d_i^m|| in scaled units; `pooled` has one norm for all spaces."""
+        return torch.stack([part.norm(dim=-1) for part in self.W_dec.detach().split(self.cuts, dim=-1)], dim=-1)
+
+    # --- encode, decode -------------------------------------------------------------------------------------------
+
+    def encoder_input(
+        self,
+        x: Float[Tensor, "row D"],
+        *,
+        available: Bool[Tensor, "row space"] | Bool[Tensor, "space"] | None = None,
+        model: Int[Tensor, "row"] | None = None,
+    ) -> Float[Tensor, "row D_in"]:
+        """What meets W_enc: centred, the mean over available spaces taken, a pooled row's padding and flag added."""
+        if self.design.joint:
+            share = self._share(available, x)
+            return (x - self.center) * share
+        centered = x - self.center
+        if model is not None and len(set(self.widths)) > 1:
+            column = torch.arange(self.width, device=x.device)
+            centered = centered * (column < torch.tensor(self.widths, device=x.device)[model.long()].unsqueeze(1))
+        if not self.design.flag:
+            return centered
+        if model is None:
+            raise UserError(
+                "model", None, "is needed by a pooled dictionary with a flag", "say which space each row is"
+            )
+        flags = torch.nn.functional.one_hot(model.long(), self.n_spaces).to(x.dtype)
+        return torch.cat([centered, flags * self.flag_scale], dim=-1)
+
+    def _share(self, available: Tensor | None, x: Tensor) -> Tensor:
+        """1 / n_available for the columns of an available space, else 0: [D] or [row, D]."""
+        if available is None:
+            available = torch.ones(self.n_spaces, dtype=torch.bool, device=x.device)
+        counts = available.sum(-1, keepdim=True)
+        if bool((counts == 0).any()):
+            raise UserError("available", "none", "a row needs one model at least", "name an available model")
+        widths = torch.tensor(self.widths, device=x.device)
+        return (available.to(x.dtype) / counts).repeat_interleave(widths, dim=-1, output_size=self.width)
+
+    def chunks(self, encoder_input: Float[Tensor, "row D_in"]) -> Chunks:
+        """The pre-activations, a chunk of rows at a time."""
+        return Chunks(encoder_input, self.W_enc.detach(), self.b_enc.detach(), self.precision)
+
+    @torch.no_grad()
+    def encode(
+        self,
+        x: Float[Tensor, "row D"],
+        *,
+        available: Bool[Tensor, "row space"] | Bool[Tensor, "space"] | None = None,
+        model: Int[Tensor, "row"] | None = None,
+    ) -> Codes:
+        """Codes of rows in scaled units.
+
+        Args:
+            x: spaces side by side (`pooled`: one space's rows, padded with zeros).
+            available: which spaces the code may come from; all by default. Columns of others are not read.
+            model: `pooled`: the space of each row.
+
+        Raises:
+            UserError: a row without any available space; a flag without `model`.
+        """
+        selection = select_inference(
+            self.chunks(self.encoder_input(x, available=available, model=model)), self.sparsity, self.threshold
+        )
+        kept = selection.pre > 0
+        pattern = selection.pattern
+        if bool(kept.all()):
+            return Codes(pattern, selection.pre)
+        positive = Pattern.from_pairs(pattern.row[kept], pattern.feature[kept], pattern.n_rows, pattern.n_features)
+        return Codes(positive, selection.pre[kept])
+
+    @torch.no_grad()
+    def decode(self, codes: Codes) -> Float[Tensor, "row D"]:
+        """The rows that the codes stand for, in scaled units."""
+        return kernels.decode(codes.value, self.W_dec, codes.pattern) + self.b_dec
+
+    def encode_alone(self, x: Float[Tensor, "row D_all"], space: int) -> Codes:
+        """Codes from one space alone, of rows that hold every space side by side in scaled units (any design)."""
+        if self.design.joint:
+            only = torch.zeros(self.n_spaces, dtype=torch.bool, device=x.device)
+            only[space] = True
+            return self.encode(x, available=only)
+        return self.encode(self.padded(x, space), model=torch.full((x.shape[0],), space, device=x.device))
+
+    def padded(self, x: Float[Tensor, "row D_all"], space: int) -> Float[Tensor, "row D"]:
+        """One space's columns out of rows that hold every space, as a pooled dictionary reads them."""
+        own = x.split(self.widths, dim=-1)[space]
+        return torch.nn.functional.pad(own, (0, self.width - own.shape[1]))
+
+    def per_space(self, decoded: Float[Tensor, "row D"]) -> list[Float[Tensor, "row width"]]:
+        """Decoded rows cut into spaces (`pooled`: the same numbers read in each space's width)."""
+        return [decoded[:, self.columns(m)] for m in range(self.n_spaces)]
+
+    def encode_raw(self, activations: Sequence[Float[Tensor, "row width"] | None]) -> Codes:
+        """Codes of activations in the models' own units; None stands for a missing model.
+
+        Raises:
+            UserError: not one entry per space; a pooled dictionary given several models' rows at once.
+        """
+        if len(activations) != self.n_spaces:
+            raise UserError(
+                "activations",
+                len(activations),
+                f"the dictionary has {self.n_spaces} spaces",
+                "give one entry each, None if missing",
+            )
+        present = [m for m, a in enumerate(activations) if a is not None]
+        if not present or (not self.design.joint and len(present) > 1):
+            raise UserError(
+                "activations", present, "a row needs one model (pooled: just one)", "encode the models in turn"
+            )
+        first = activations[present[0]]
+        assert first is not None
+        if not self.design.joint:
+            x = first.new_zeros(first.shape[0], self.width)
+            x[:, self.columns(present[0])] = first * self.spaces[present[0]].scale
+            return self.encode(x, model=torch.full((x.shape[0],), present[0], device=x.device))
+        parts = [
+            first.new_zeros(first.shape[0], s.width) if a is None else a * s.scale
+            for a, s in zip(activations, self.spaces, strict=True)
+        ]
+        available = torch.tensor([a is not None for a in activations], device=first.device)
+        return self.encode(torch.cat(parts, dim=-1), available=available)
+
+    def decode_raw(self, codes: Codes) -> list[Float[Tensor, "row width"]]:
+        """The activations of every space, in the models' own units, that the codes stand for."""
+        per_space = self.per_space(self.decode(codes))
+        return [x / s.scale for x, s in zip(per_space, self.spaces, strict=True)]
+
+    # --- scales ---------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def fold(self) -> "Dictionary":
+        """The same dictionary for raw activations: scales moved into the weights, outputs in the models' own units.
+
+        Raises:
+            UserError: a pooled dictionary over spaces of different scales, whose one decoder cannot hold both.
+        """
+        scales = {s.scale for s in self.spaces}
+        if not self.design.joint and len(scales) > 1:
+            raise UserError(
+                "fold",
+                sorted(scales),
+                "a pooled dictionary has one decoder for several scales",
+                "keep the scales beside it",
+            )
+        folded = Dictionary([replace(s, scale=1.0) for s in self.spaces], self.design, flag_scale=self.flag_scale)
+        folded.load_state_dict(self.state_dict())
+        if self.design.joint:
+            per_column = torch.cat([torch.full((s.width,), s.scale) for s in self.spaces]).to(self.center)
+        else:
+            per_column = torch.full((self.width,), self.spaces[0].scale).to(self.center)
+        folded.W_enc[:, : self.width] *= per_column
+        folded.W_dec /= per_column
+        folded.b_dec /= per_column
+        folded.center /= per_column
+        return folded
+
+    # --- on disk --------------------------------------------------------------------------------------------------
+
+    def write(self, folder: Path) -> None:
+        """Put weights and description into a folder (of an artifact being written)."""
+        save_file({n: t.detach().contiguous() for n, t in self.state_dict().items()}, folder / WEIGHTS)
+        artifact.write_json(
+            folder / DESCRIPTION,
+            {
+                "design": asdict(self.design),
+                "spaces": [asdict(s) for s in self.spaces],
+                "flag_scale": self.flag_scale,
+            },
+        )
+
+    def save(self, path: str | Path, *, settings: dict[str, Any] | None = None, overwrite: bool = False) -> None:
+        """Save as an artifact of its own (training writes its dictionary itself, with its metrics).
+
+        Raises:
+            ArtifactError: `path` is taken.
+        """
+        with artifact.create(path, step=STEP, settings=settings or {}, overwrite=overwrite) as draft:
+            self.write(draft.folder)
+
+    @staticmethod
+    def load(path: str | Path, *, device: str = "cpu", precision: Precision = "float32") -> "Dictionary":
+        """Read a dictionary that `train` or `save` wrote.
+
+        Raises:
+            ArtifactError: missing, unfinished, damaged or of another version.
+        """
+        path = Path(path)
+        artifact.open_artifact(path, step=STEP, setting="dictionary")
+        dictionary = Dictionary.read(path)
+        dictionary.precision = kernels.resolve_precision(precision, torch.device(device))
+        return dictionary.to(device).requires_grad_(requires_grad=False)
+
+    @staticmethod
+    def read(folder: Path) -> "Dictionary":
+        """What `write` put into a folder.
+
+        Raises:
+            ArtifactError: weights that do not fit the description.
+        """
+        try:
+            raw = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+            design = raw["design"]
+            dictionary = Dictionary(
+                [SpaceInfo(**s) for s in raw["spaces"]],
+                Design(
+                    **{**design, "dedicated": tuple(design["dedicated"]), "sparsity": Sparsity(**design["sparsity"])}
+                ),
+                flag_scale=raw["flag_scale"],
+            )
+            dictionary.load_state_dict(load_file(folder / WEIGHTS))
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+            raise ArtifactError("dictionary", folder, f"cannot be read ({error})", "train or export it again") from None
+        return dictionary

@@ -1,0 +1,82 @@
+"""How well a dictionary explains rows it has not seen: FVU per model, L0, dead share, and R2[i, j] with models missing.
+
+1. Encode every row from all models, and from each model alone.
+2. Accumulate ||x_j - xhat_j||^2 for every (source, target j), and the mean and energy of every x_j, in float64.
+3. R2[i, j] = 1 - sum ||x_j - xhat_j from the code of model i alone||^2 / sum ||x_j - mean||^2; last row: all models.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from suture.activations.batches import sequential
+from suture.activations.store import Store
+from suture.dictionary.dictionary import Codes, Dictionary
+
+BATCH_ROWS = 2048
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """The numbers reported for every joint dictionary, always."""
+
+    fvu: list[float]
+    """Fraction of variance unexplained, per model, from the code of all models (`pooled`: from the model's own)."""
+    l0: float
+    """Active features of the average row."""
+    dead: float
+    """Share of features silent on all evaluated rows."""
+    r2: list[list[float]]
+    """[source, target]; sources are each model alone, then all models (`pooled`: each target's own code again)."""
+    n_rows: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for evaluation.json."""
+        return asdict(self)
+
+
+def evaluate(
+    dictionary: Dictionary, store: Store, rows: Int[Tensor, "row"], *, batch_size: int = BATCH_ROWS
+) -> Evaluation:
+    """Evaluate a dictionary on rows of a store that holds its spaces, in the dictionary's own order."""
+    device, M = dictionary.W_dec.device, dictionary.n_spaces
+    errors = torch.zeros(M + 1, M, dtype=torch.float64)
+    energy, total = torch.zeros(M, dtype=torch.float64), torch.zeros(sum(dictionary.widths), dtype=torch.float64)
+    fired = torch.zeros(dictionary.n_features, dtype=torch.bool, device=device)
+    n_rows, n_active, n_codes = 0, 0, 0
+    for _, batch in sequential(store, rows, batch_size=batch_size):
+        x = batch.activations.to(device)
+        targets = x.split(dictionary.widths, dim=-1)
+        energy += torch.stack([t.double().square().sum() for t in targets]).cpu()
+        total += x.double().sum(0).cpu()
+        n_rows += x.shape[0]
+        alone = [dictionary.encode_alone(x, m) for m in range(M)]
+        for i, codes in enumerate(alone):
+            errors[i] += _squared_errors(dictionary, codes, targets)
+        main = [dictionary.encode(x)] if dictionary.design.joint else alone
+        errors[M] += _squared_errors(dictionary, main[0], targets) if dictionary.design.joint else 0
+        for codes in main:
+            fired[codes.feature.long()] = True
+            n_active, n_codes = n_active + codes.value.numel(), n_codes + codes.n_rows
+    if not dictionary.design.joint:
+        errors[M] = errors[:M].diagonal()
+    means = (total / max(n_rows, 1)).split(dictionary.widths)
+    variance = energy - n_rows * torch.stack([m.square().sum() for m in means])
+    unexplained = errors / variance.clamp_min(1e-12)
+    return Evaluation(
+        fvu=unexplained[M].tolist(),
+        l0=n_active / max(n_codes, 1),
+        dead=1.0 - float(fired.double().mean()),
+        r2=(1.0 - unexplained).tolist(),
+        n_rows=n_rows,
+    )
+
+
+def _squared_errors(
+    dictionary: Dictionary, codes: Codes, targets: tuple[Float[Tensor, "row width"], ...]
+) -> Float[Tensor, "space"]:
+    decoded = dictionary.per_space(dictionary.decode(codes))
+    return torch.stack([(t - d).double().square().sum() for t, d in zip(targets, decoded, strict=True)]).cpu()

@@ -1,0 +1,330 @@
+"""The sparse arithmetic of a dictionary: after one dense product everything costs k / n_features of dense.
+
+1. `top_k`, `Chunks`: the one dense product x · W_enc^T, in row chunks that stay in cache, and the selection of what is
+   active in it. In bf16 a few candidates too many are chosen and re-scored in fp32, so that the chosen set and its
+   values are those of fp32 at the speed of bf16.
+2. `Pattern`: the active (row, feature) pairs, row-major, and the same pairs sorted by feature (made on demand, once).
+3. `sampled_product`: <a[row], b[feature]> at the active pairs only.
+4. `decode`: sum of value · W_dec[feature] over a row's active features, a weighted embedding-bag.
+5. Backward: the gradient of the values is a sampled product; those of W_dec and W_enc are `transpose_times`, one
+   embedding-bag per feature over the rows where it is active: no atomics, and no [row, feature] matrix, ever.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+from suture.errors import UserError
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+CHUNK_ELEMENTS = 8 * 2**20
+"""Entries of one chunk of pre-activations: 16 MB in bf16, about a last-level cache."""
+
+MARGIN = 8
+"""Candidates beyond k that a bf16 product offers to the exact fp32 re-scoring."""
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """Which (row, feature) pairs are active, row by row (CSR)."""
+
+    crow: Int[Tensor, "row_plus_one"]
+    """Where each row's pairs begin; one more entry ends the last."""
+    feature: Int[Tensor, "active"]
+    n_features: int
+
+    @property
+    def n_rows(self) -> int:
+        return self.crow.numel() - 1
+
+    @property
+    def n_active(self) -> int:
+        return self.feature.numel()
+
+    @cached_property
+    def row(self) -> Int[Tensor, "active"]:
+        """The row of each pair."""
+        rows = torch.arange(self.n_rows, dtype=self.feature.dtype, device=self.feature.device)
+        return rows.repeat_interleave(self.crow.diff(), output_size=self.n_active)
+
+    @cached_property
+    def by_feature(self) -> tuple[Int[Tensor, "active"], Int[Tensor, "active"], Int[Tensor, "feature_plus_one"]]:
+        """The pairs sorted by feature: (order, row of each, where each feature's pairs begin)."""
+        ordered, order = torch.sort(self.feature, stable=True)
+        edges = torch.arange(self.n_features + 1, dtype=ordered.dtype, device=ordered.device)
+        begins = torch.searchsorted(ordered, edges, out_int32=ordered.dtype == torch.int32)
+        return order, self.row[order], begins
+
+    @staticmethod
+    def fixed(feature: Int[Tensor, "row k"], n_features: int) -> "Pattern":
+        """Every row has the same number of pairs."""
+        n_rows, k = feature.shape
+        crow = torch.arange(0, (n_rows + 1) * k, k, dtype=feature.dtype, device=feature.device)
+        return Pattern(crow[: n_rows + 1], feature.reshape(-1), n_features)
+
+    @staticmethod
+    def from_pairs(
+        row: Int[Tensor, "active"], feature: Int[Tensor, "active"], n_rows: int, n_features: int
+    ) -> "Pattern":
+        """Pairs given in row order."""
+        counts = torch.bincount(row, minlength=n_rows)
+        crow = torch.zeros(n_rows + 1, dtype=torch.int32, device=row.device)
+        crow[1:] = counts.cumsum(0)
+        return Pattern(crow, feature.to(torch.int32), n_features)
+
+
+# --- sparse products ------------------------------------------------------------------------------------------------
+
+
+def gather_sum(
+    begins: Int[Tensor, "bag_plus_one"],
+    index: Int[Tensor, "active"],
+    weight: Float[Tensor, "active"],
+    table: Float[Tensor, "entry width"],
+) -> Float[Tensor, "bag width"]:
+    """out[b] = sum of weight[p] · table[index[p]] for p in begins[b] .. begins[b + 1]."""
+    if index.numel() == 0:
+        return table.new_zeros(begins.numel() - 1, table.shape[1])
+    return functional.embedding_bag(
+        index, table, begins, mode="sum", per_sample_weights=weight, include_last_offset=True
+    )
+
+
+def transpose_times(
+    pattern: Pattern, value: Float[Tensor, "active"], dense: Float[Tensor, "row width"]
+) -> Float[Tensor, "feature width"]:
+    """codes^T · dense: for each feature the sum of value · dense[row] over the rows where it is active."""
+    order, row, begins = pattern.by_feature
+    return gather_sum(begins, row, value[order], dense)
+
+
+def sampled_product(
+    pattern: Pattern, per_row: Float[Tensor, "row width"], per_feature: Float[Tensor, "feature width"]
+) -> Float[Tensor, "active"]:
+    """<per_row[r], per_feature[f]> at every active pair (r, f), in the pattern's order.
+
+    Computed feature by feature: a feature's vector is read once, and the rows fit the cache.
+    """
+    order, row, begins = pattern.by_feature
+    if pattern.n_active == 0:
+        return per_row.new_zeros(0)
+    ordered = (
+        _sampled_csr(begins, row, per_feature, per_row)
+        if _has_sampled_addmm(per_row.device.type)
+        else _sampled_gather(pattern.feature[order], row, per_feature, per_row)
+    )
+    return torch.empty_like(ordered).index_copy_(0, order, ordered)
+
+
+def _sampled_csr(begins: Tensor, column: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    where = torch.sparse_csr_tensor(
+        begins, column, left.new_zeros(column.numel()), (left.shape[0], right.shape[0]), check_invariants=False
+    )
+    return torch.sparse.sampled_addmm(where, left, right.t(), beta=0.0).values()
+
+
+def _sampled_gather(left_index: Tensor, right_index: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """The same without MKL or cuSPARSE, in pieces so that the gathered rows never pile up."""
+    piece = max(1, CHUNK_ELEMENTS // left.shape[1])
+    parts = [
+        (left[i] * right[j]).sum(-1) for i, j in zip(left_index.split(piece), right_index.split(piece), strict=True)
+    ]
+    return torch.cat(parts)
+
+
+@cache
+def _has_sampled_addmm(device_type: str) -> bool:
+    """Whether this build of torch can do a sampled product there (on CPU it needs MKL)."""
+    eye = torch.eye(2, device=device_type)
+    try:
+        _sampled_csr(
+            torch.arange(3, device=device_type, dtype=torch.int32),
+            torch.arange(2, device=device_type, dtype=torch.int32),
+            eye,
+            eye,
+        )
+    except (RuntimeError, NotImplementedError):
+        return False
+    return True
+
+
+# --- differentiable in weights and values ---------------------------------------------------------------------------
+
+
+class _Preactivations(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, W_enc: Tensor, pattern: Pattern, known: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.pattern = pattern
+        return sampled_product(pattern, x, W_enc) if known is None else known.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor, None, None]:
+        (x,) = ctx.saved_tensors
+        return None, transpose_times(ctx.pattern, grads[0], x), None, None
+
+
+class _Decode(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, W_dec: Tensor, pattern: Pattern) -> Tensor:
+        ctx.save_for_backward(value, W_dec)
+        ctx.pattern = pattern
+        return gather_sum(pattern.crow, pattern.feature, value, W_dec)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        value, W_dec = ctx.saved_tensors
+        grad = grads[0].contiguous()
+        return sampled_product(ctx.pattern, grad, W_dec), transpose_times(ctx.pattern, value, grad), None
+
+
+def preactivations(
+    x: Float[Tensor, "row D_in"],
+    W_enc: Float[Tensor, "feature D_in"],
+    pattern: Pattern,
+    known: Float[Tensor, "active"] | None = None,
+) -> Float[Tensor, "active"]:
+    """<x[row], W_enc[feature]> at the active pairs; the gradient reaches W_enc alone.
+
+    `known` are those numbers where the selection has computed them already.
+    """
+    result = _Preactivations.apply(x, W_enc, pattern, known)
+    assert isinstance(result, Tensor)
+    return result
+
+
+def decode(
+    value: Float[Tensor, "active"], W_dec: Float[Tensor, "feature D"], pattern: Pattern
+) -> Float[Tensor, "row D"]:
+    """Sum of value · W_dec[feature] over each row's active features; the gradient reaches values and W_dec."""
+    result = _Decode.apply(value, W_dec, pattern)
+    assert isinstance(result, Tensor)
+    return result
+
+
+# --- the dense product and the choice of what is active in it -------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """The pre-activations x · W_enc^T + b_enc, one chunk of rows at a time (never all of them at once)."""
+
+    x: Float[Tensor, "row D_in"]
+    W_enc: Float[Tensor, "feature D_in"]
+    b_enc: Float[Tensor, "feature"]
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+    def __iter__(self) -> Iterator[tuple[int, Tensor]]:
+        """(first row, pre-activations of the chunk), computed without gradient."""
+        with torch.no_grad():
+            dtype = torch.bfloat16 if self.precision == "bfloat16" else self.x.dtype
+            W, b = self.W_enc.to(dtype), self.b_enc.to(dtype)
+            for start, part in self._parts():
+                yield start, functional.linear(part.to(dtype), W, b)
+
+    def _parts(self) -> Iterator[tuple[int, Tensor]]:
+        n_rows = max(64, CHUNK_ELEMENTS // self.W_enc.shape[0])
+        for start in range(0, self.x.shape[0], n_rows):
+            yield start, self.x[start : start + n_rows]
+
+    def sample(self, n_rows: int) -> Tensor:
+        """The pre-activations of a few rows spread over the batch."""
+        step = max(1, self.x.shape[0] // n_rows)
+        with torch.no_grad():
+            return functional.linear(self.x[::step][:n_rows], self.W_enc, self.b_enc)
+
+    def exact(self, pattern: Pattern) -> Tensor:
+        """The pre-activations at the given pairs in the weights' own precision."""
+        with torch.no_grad():
+            return sampled_product(pattern, self.x, self.W_enc) + self.b_enc[pattern.feature]
+
+
+def top_k(pre: Float[Tensor, "row feature"], k: int) -> Int[Tensor, "row k"]:
+    """Indices of the k largest entries of every row, unsorted, found through the maxima of groups.
+
+    Exact, because the k largest entries lie in the k groups with the largest maxima (of equal values any k are chosen).
+    """
+    key, n_features = _ordered_integers(pre), pre.shape[1]
+    for group, subgroup in ((32, 8), (16, 4)):
+        if n_features % group == 0 and n_features // group >= 2 * k:
+            return _two_level_top_k(key, k, group, subgroup)
+    if n_features % 8 == 0 and n_features // 8 >= 2 * k:
+        return _one_level_top_k(key, k, 8)
+    return key.topk(k, dim=-1, sorted=False).indices
+
+
+def _ordered_integers(pre: Tensor) -> Tensor:
+    """bf16 as int16: the same order for positive values, and negatives below them, at the speed of integers.
+
+    Among negatives the order is reversed, which matters only where fewer than k entries are positive; those k then
+    hold zeros after the ReLU whichever are chosen.
+    """
+    return pre.view(torch.int16) if pre.dtype == torch.bfloat16 and pre.device.type == "cpu" else pre
+
+
+def _one_level_top_k(key: Tensor, k: int, group: int) -> Tensor:
+    n, n_features = key.shape
+    n_groups = n_features // group
+    view = key.view(n, group, n_groups)
+    best = view.amax(1).topk(k, dim=-1, sorted=False).indices
+    inside = view.gather(2, best.unsqueeze(1).expand(n, group, k)).reshape(n, group * k)
+    chosen = inside.topk(k, dim=-1, sorted=False).indices
+    member = chosen // k
+    return member * n_groups + best.gather(1, chosen - member * k)
+
+
+def _two_level_top_k(key: Tensor, k: int, group: int, subgroup: int) -> Tensor:
+    n, n_features = key.shape
+    n_groups = n_features // group
+    view = key.view(n, group, n_groups)
+    best = view.amax(1).topk(k, dim=-1, sorted=False).indices
+    # members of the k best groups, as `subgroup` strips of `width`; the same trick on them
+    width = (group // subgroup) * k
+    strips = view.gather(2, best.unsqueeze(1).expand(n, group, k)).view(n, subgroup, width)
+    best_strip = strips.amax(1).topk(k, dim=-1, sorted=False).indices
+    inside = strips.gather(2, best_strip.unsqueeze(1).expand(n, subgroup, k)).reshape(n, subgroup * k)
+    chosen = inside.topk(k, dim=-1, sorted=False).indices
+    member = chosen // k
+    flat = member * width + best_strip.gather(1, chosen - member * k)
+    member = flat // k
+    return member * n_groups + best.gather(1, flat - member * k)
+
+
+def resolve_precision(precision: Precision, device: torch.device) -> Literal["float32", "bfloat16"]:
+    """What `auto` means on a device: bf16 where a measured product is faster in it.
+
+    Raises:
+        UserError: an unknown precision.
+    """
+    if precision not in ("auto", "float32", "bfloat16"):
+        raise UserError("precision", precision, "is unknown", "use auto, float32 or bfloat16")
+    if precision != "auto":
+        return precision
+    return "bfloat16" if _bf16_pays(device.type) else "float32"
+
+
+@cache
+def _bf16_pays(device_type: str) -> bool:
+    if device_type != "cpu":
+        return True
+    a, b = torch.randn(512, 512), torch.randn(2048, 512)
+
+    def best_seconds(dtype: torch.dtype) -> float:
+        x, w = a.to(dtype), b.to(dtype)
+        functional.linear(x, w)
+        times = []
+        for _ in range(5):
+            started = time.perf_counter()
+            functional.linear(x, w)
+            times.append(time.perf_counter() - started)
+        return min(times)
+
+    return best_seconds(torch.bfloat16) < 0.8 * best_seconds(torch.float32)

@@ -1,0 +1,131 @@
+"""The loss of a joint dictionary as named pure terms; what is added is what is logged.
+
+With e_m = x_m - xhat_m the error in space m (scaled units) and V_m the total variance of x_m:
+
+| loss        | value, mean over rows                                | reads as                                     |
+|-------------|------------------------------------------------------|----------------------------------------------|
+| `joint`     | sum_m ||e_m||^2 / sum_m V_m                           | one squared L2 over the concatenation: FVU   |
+| `per_model` | (1/M) sum_m ||e_m||^2 / V_m                           | each model counts alike: mean of the FVUs    |
+| `l2norm`    | sum_m ||e_m|| / sum_m sqrt(V_m)                       | unsquared: rows with large errors count less |
+
+The squared L2 of a concatenation IS the sum of the squared L2s, so "one loss or two" differ only through each
+model's own normalisation (`per_model`) or through unsquared norms (`l2norm`).
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from suture.errors import UserError
+
+LossKind = Literal["joint", "per_model", "l2norm"]
+LOSSES: tuple[LossKind, ...] = ("joint", "per_model", "l2norm")
+Terms = dict[str, Tensor]
+"""Named scalars whose sum is the loss."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """What is minimised."""
+
+    loss: LossKind = "joint"
+    l1: float = 1e-3
+    """Weight of `relu+l1`'s penalty, sum_i f_i sum_m ||d_i^m||, in the units of the loss (a fraction of variance)."""
+    l0: float = 1e-4
+    """Weight of `jumprelu`'s penalty, the number of active features, in the units of the loss."""
+    aux: float = 1 / 32
+    """Weight of AuxK, the loss that revives dead features (2406.04093); 0 turns it off."""
+    k_aux: int | None = None
+    """Dead features that share out the error of one row; half the width when not given."""
+    dead_after: int = 100_000
+    """A feature is dead once it has been silent for so many rows."""
+
+    def __post_init__(self) -> None:
+        if self.loss not in LOSSES:
+            raise UserError("loss", self.loss, "is unknown", f"use one of {', '.join(LOSSES)}")
+        for name in ("l1", "l0", "aux"):
+            if getattr(self, name) < 0:
+                raise UserError(name, getattr(self, name), "is negative", "give a weight of 0 or more")
+        if self.k_aux is not None and self.k_aux < 1:
+            raise UserError("k-aux", self.k_aux, "is less than 1", "give a positive number, or --aux 0 for no AuxK")
+        if self.dead_after < 1:
+            raise UserError("dead-after", self.dead_after, "is less than 1", "give a number of rows")
+
+
+def reconstruction(
+    error: Float[Tensor, "row D"], widths: tuple[int, ...], variance: Float[Tensor, "space"], loss: LossKind
+) -> Float[Tensor, ""]:
+    """The loss of the error, by the table above. `widths` cut D into spaces."""
+    if loss == "joint":
+        return error.square().sum() / (error.shape[0] * variance.sum())
+    per_space = torch.stack([e.square().sum(-1) for e in error.split(widths, dim=-1)], dim=-1)
+    if loss == "per_model":
+        return (per_space / variance).mean()
+    # a tiny floor keeps the gradient of a norm finite where the error is exactly zero
+    return (per_space + 1e-12).sqrt().sum(-1).mean() / variance.sqrt().sum()
+
+
+def l1_penalty(
+    value: Float[Tensor, "active"],
+    feature: Int[Tensor, "active"],
+    norm_sum: Float[Tensor, "feature"],
+    n_rows: int,
+) -> Float[Tensor, ""]:
+    """Mean over rows of sum_i f_i sum_m ||d_i^m||."""
+    return (value * norm_sum[feature]).sum() / n_rows
+
+
+def auxiliary(residual: Float[Tensor, "row D"], from_dead: Float[Tensor, "row D"]) -> Float[Tensor, ""]:
+    """||e - e_hat||^2 / ||e||^2: the share of the main error (held constant) that dead features leave unexplained."""
+    return (residual - from_dead).square().sum() / residual.square().sum().clamp_min(1e-12)
+
+
+class _Revive(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, pre: Tensor) -> Tensor:
+        ctx.save_for_backward(pre)
+        return pre.relu()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (pre,) = ctx.saved_tensors
+        return torch.where(pre > 0, grads[0], grads[0].clamp_max(0))
+
+
+def revive(pre: Float[Tensor, "active"]) -> Float[Tensor, "active"]:
+    """ReLU whose gradient can also pull a silent unit up (never push it further down).
+
+    With a plain ReLU a feature whose pre-activation is negative on every row is beyond the reach of AuxK.
+    """
+    result = _Revive.apply(pre)
+    assert isinstance(result, Tensor)
+    return result
+
+
+class _JumpReLU(torch.autograd.Function):
+    """value = pre · [pre > threshold], with the straight-through gradient of 2407.14435 for the threshold."""
+
+    @staticmethod
+    def forward(ctx: Any, pre: Tensor, threshold: Tensor, bandwidth: float) -> tuple[Tensor, Tensor]:
+        on = pre > threshold
+        near = (pre - threshold).abs() < bandwidth / 2
+        ctx.save_for_backward(on, near, threshold)
+        ctx.bandwidth = bandwidth
+        return pre * on, on.to(pre.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        on, near, threshold = ctx.saved_tensors
+        value_grad, gate_grad = grads
+        return value_grad * on, -near * (threshold * value_grad + gate_grad) / ctx.bandwidth, None
+
+
+def jump_relu(
+    pre: Float[Tensor, "active"], threshold: Float[Tensor, "active"], bandwidth: float
+) -> tuple[Float[Tensor, "active"], Float[Tensor, "active"]]:
+    """(values, gates in {0, 1}) of a JumpReLU; the gates' sum is the L0 that its penalty lowers."""
+    value, gate = _JumpReLU.apply(pre, threshold, bandwidth)  # pyright: ignore[reportGeneralTypeIssues]
+    return value, gate

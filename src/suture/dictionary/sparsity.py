@@ -1,0 +1,150 @@
+"""Which features are active: top-k per row, top n·k of a batch, everything above zero, or above a learned threshold.
+
+A sparsity is settings plus two choices over the same chunks of pre-activations: `select_training`, what the training
+step looks at, and `select_inference`, what `Dictionary.encode` returns. They differ for BatchTopK (a batch's own
+cut-off against a saved threshold; 2412.06410) and JumpReLU (training also needs the pairs just below the threshold,
+through which its gradient flows; 2407.14435).
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from suture.dictionary.kernels import MARGIN, Chunks, Pattern, top_k
+from suture.errors import UserError
+
+SparsityKind = Literal["topk", "batchtopk", "relu+l1", "jumprelu"]
+KINDS: tuple[SparsityKind, ...] = ("topk", "batchtopk", "relu+l1", "jumprelu")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sparsity:
+    """What keeps codes sparse."""
+
+    kind: SparsityKind = "topk"
+    k: int = 32
+    """Active features of a row (`topk`) or of the average row (`batchtopk`); unused by the others."""
+    bandwidth: float = 0.1
+    """Width of the window around a JumpReLU threshold through which its gradient flows, in units of pre-activation."""
+    initial_threshold: float = 0.1
+    """Where JumpReLU thresholds start, in units of pre-activation."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise UserError("sparsity", self.kind, "is unknown", f"use one of {', '.join(KINDS)}")
+        if self.k < 1:
+            raise UserError("k", self.k, "is less than 1", "keep at least one feature active")
+        if self.bandwidth <= 0 or self.initial_threshold <= 0:
+            raise UserError("bandwidth", self.bandwidth, "must be positive, as the threshold", "use 0.1")
+
+    @property
+    def selects_k(self) -> bool:
+        """Whether k decides how many features are active."""
+        return self.kind in ("topk", "batchtopk")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The pairs a step looks at, with their pre-activations in the weights' precision."""
+
+    pattern: Pattern
+    pre: Float[Tensor, "active"]
+    """Pre-activations with bias, before any ReLU or threshold."""
+    cutoff: float | None = None
+    """BatchTopK: the smallest score kept in this batch."""
+
+
+def select_training(
+    chunks: Chunks,
+    sparsity: Sparsity,
+    *,
+    k: float,
+    score_weight: Float[Tensor, "feature"] | None,
+    threshold: Float[Tensor, "feature"],
+) -> Selection:
+    """The active pairs of a training batch. `k` may be above `sparsity.k` while it is annealed.
+
+    `score_weight` multiplies BatchTopK's pre-activations (the decoder norms, summed over spaces).
+    """
+    if sparsity.kind == "topk":
+        return _top_k_rows(chunks, round(k))
+    if sparsity.kind == "batchtopk":
+        assert score_weight is not None
+        return _top_of_batch(chunks, k, score_weight)
+    if sparsity.kind == "relu+l1":
+        return _above(chunks, torch.zeros_like(threshold))
+    return _above(chunks, threshold - sparsity.bandwidth / 2)
+
+
+def select_inference(chunks: Chunks, sparsity: Sparsity, threshold: Float[Tensor, "feature"]) -> Selection:
+    """The pairs that `encode` returns: top-k per row, or everything above its threshold."""
+    if sparsity.kind == "topk":
+        return _top_k_rows(chunks, sparsity.k)
+    return _above(chunks, threshold)
+
+
+def _top_k_rows(chunks: Chunks, k: int) -> Selection:
+    n_features = chunks.W_enc.shape[0]
+    k = min(k, n_features)
+    wanted = min(k + MARGIN, n_features) if chunks.precision == "bfloat16" else k
+    candidates = torch.cat([top_k(pre, wanted).to(torch.int32) for _, pre in chunks])
+    pattern = Pattern.fixed(candidates, n_features)
+    pre = chunks.exact(pattern)
+    if wanted == k:
+        return Selection(pattern, pre)
+    best = pre.view(-1, wanted).topk(k, dim=-1, sorted=False).indices
+    return Selection(
+        Pattern.fixed(candidates.gather(1, best), n_features), pre.view(-1, wanted).gather(1, best).view(-1)
+    )
+
+
+def _top_of_batch(chunks: Chunks, k: float, score_weight: Tensor) -> Selection:
+    """The n·k largest positive scores of the batch, exactly.
+
+    1. A few rows tell roughly where the cut-off lies; take everything above a bar a little below it.
+    2. Too few pairs above the bar (or the re-scored ones fall below it): lower the bar and look again.
+    3. Of the pairs above the bar, exactly re-scored, keep the n·k best.
+    """
+    n_features = chunks.W_enc.shape[0]
+    wanted = round(chunks.x.shape[0] * k)
+    bar = _guess_cutoff(chunks, k, score_weight)
+    while True:
+        found = _above(chunks, bar / score_weight)
+        score = found.pre * score_weight[found.pattern.feature]
+        # a bf16 product may lose pairs within its rounding of the bar, so the cut-off must lie clearly above it
+        enough = score.numel() >= wanted and float(score.topk(wanted).values[-1]) >= bar * 1.02
+        if enough or bar <= 0.0:
+            break
+        bar = bar * 0.8 if bar > 1e-6 else 0.0
+    kept = score.topk(min(wanted, score.numel()), sorted=False).indices.sort().values
+    pattern = Pattern.from_pairs(found.pattern.row[kept], found.pattern.feature[kept], found.pattern.n_rows, n_features)
+    cutoff = float(score[kept].min()) if kept.numel() else None
+    return Selection(pattern, found.pre[kept], cutoff)
+
+
+def _guess_cutoff(chunks: Chunks, k: float, score_weight: Tensor) -> float:
+    sample = chunks.sample(64) * score_weight
+    wanted = min(sample.numel(), round(sample.shape[0] * k * 1.15))
+    return max(0.0, 0.9 * float(sample.flatten().topk(wanted).values[-1]))
+
+
+def _above(chunks: Chunks, bar: Tensor) -> Selection:
+    """Every pair whose pre-activation exceeds its feature's bar."""
+    rows, features = [], []
+    for start, pre in chunks:
+        row, feature = torch.nonzero(pre > bar.to(pre.dtype), as_tuple=True)
+        rows.append(row + start)
+        features.append(feature)
+    pattern = Pattern.from_pairs(torch.cat(rows), torch.cat(features), chunks.x.shape[0], chunks.W_enc.shape[0])
+    exact = chunks.exact(pattern)
+    if chunks.precision == "float32":
+        kept = exact > bar[pattern.feature]
+        if bool(kept.all()):
+            return Selection(pattern, exact)
+    else:
+        kept = exact > bar[pattern.feature]
+    pairs = Pattern.from_pairs(pattern.row[kept], pattern.feature[kept], pattern.n_rows, pattern.n_features)
+    return Selection(pairs, exact[kept])
