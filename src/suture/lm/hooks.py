@@ -1,0 +1,92 @@
+"""Record activations of a language model, or edit them for the length of a `with` block.
+
+Recording:
+1. A hook on every hookpoint keeps the first activation that passes.
+2. When the last one asked for has been seen, a private exception stops the forward pass: deeper blocks and the
+   unembedding never run, whatever the order of the modules inside a block.
+
+Editing puts one hook at the hookpoint and takes it away at the end, so it holds in every forward pass between, one
+token at a time during generation with a KV cache included. Edits nest: hooks run in the order they were made, and a
+recording inside an edit sees the edited activation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from suture.errors import UserError
+from suture.lm.hookpoints import resolve
+from suture.lm.load import LanguageModel
+
+
+class _SeenAllError(Exception):
+    """Stops a forward pass that has nothing more to tell."""
+
+
+@torch.no_grad()
+def record(
+    lm: LanguageModel, input_ids: Int[Tensor, "batch token"], hookpoints: Sequence[str]
+) -> list[Float[Tensor, "batch token width"]]:
+    """The raw activations at each hookpoint from one forward pass, in the order asked, on the model's device and dtype.
+
+    `input_ids` is what the model sees, BOS included; padding on the right changes nothing to its left.
+    Raises UserError for a hookpoint the model does not have, or that a forward pass does not reach.
+    """
+    points = {name: resolve(lm.model, name) for name in hookpoints}
+    seen: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[[Tensor], None]:
+        def fn(activation: Tensor) -> None:
+            seen.setdefault(name, activation)  # 1
+            if len(seen) == len(points):
+                raise _SeenAllError  # 2
+
+        return fn
+
+    if not points:
+        return []
+    with ExitStack() as hooks:
+        for name, point in points.items():
+            hooks.callback(point.attach(keep(name)).remove)
+        try:
+            lm.model(input_ids.to(lm.device), use_cache=False)
+        except _SeenAllError:
+            pass
+        else:
+            missed = next(name for name in points if name not in seen)
+            raise UserError("hookpoint", missed, "this module does not run in a forward pass", "name one that does")
+    return [seen[name] for name in hookpoints]
+
+
+@contextmanager
+def edit(lm: LanguageModel, hookpoint: str, fn: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """While inside, every activation [batch, token, width] at `hookpoint` is replaced by `fn(activation)`.
+
+    `fn` must not change its argument in place and must keep its shape; the result is cast to the model's dtype.
+    Raises UserError for an unknown hookpoint or an edit that changes the shape.
+    """
+    point = resolve(lm.model, hookpoint)
+
+    def replace(activation: Tensor) -> Tensor:
+        edited = fn(activation)
+        if edited.shape != activation.shape:
+            problem = f"the edit turned shape {tuple(activation.shape)} into {tuple(edited.shape)}"
+            raise UserError("hookpoint", hookpoint, problem, "use an edit made for this model's width")
+        return edited.to(activation.dtype)
+
+    handle = point.attach(replace)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@torch.no_grad()
+def logits(lm: LanguageModel, input_ids: Int[Tensor, "batch token"]) -> Float[Tensor, "batch token vocab"]:
+    """Next-token logits in float32 at every position, under whatever edits are in force."""
+    return lm.model(input_ids.to(lm.device), use_cache=False).logits.float()
