@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count
@@ -72,7 +72,7 @@ def batches(
     start: int = 0,
     n_steps: int | None = None,
     prefetch: int = 2,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Shuffled batches over epochs without end, or `n_steps` of them, beginning with batch number `start`.
 
     Each epoch is a fresh permutation of all chosen rows (pooled: of all pairs of row and space); the remainder that
@@ -100,12 +100,12 @@ def batches(
         return _pooled(store, chosen[row], space)
 
     numbers = count(start) if n_steps is None else iter(range(start, start + n_steps))
-    return _read_ahead(read, numbers, prefetch)
+    return read_ahead(read, numbers, prefetch)
 
 
 def sequential(
     store: Store, rows: Int64[Tensor, "chosen"], *, batch_size: int, pooled: bool = False, prefetch: int = 2
-) -> Iterator[tuple[Int64[Tensor, "row"], Batch]]:
+) -> Generator[tuple[Int64[Tensor, "row"], Batch], None, None]:
     """Every chosen row once, in the order given, the last batch perhaps smaller; with the rows' numbers.
 
     Pooled: the same rows come once per space, one space after the other.
@@ -119,7 +119,7 @@ def sequential(
         return chunk, _pooled(store, chunk.numpy(), np.full(len(chunk), space))
 
     spaces = range(len(store.spaces)) if pooled else (None,)
-    return _read_ahead(read, iter((chunk, space) for chunk in chunks for space in spaces), prefetch)
+    return read_ahead(read, iter((chunk, space) for chunk in chunks for space in spaces), prefetch)
 
 
 def epoch_order(n_items: int, *, seed: int, epoch: int) -> np.ndarray:
@@ -148,7 +148,7 @@ def _pooled(store: Store, rows: np.ndarray, space_of: np.ndarray) -> Batch:
     return Batch(activations=torch.from_numpy(activations), model=torch.from_numpy(space_of.astype(np.int64)))
 
 
-def _read_ahead(read: Callable[..., T], items: Iterator[object], prefetch: int) -> Iterator[T]:
+def read_ahead(read: Callable[..., T], items: Iterator[object], prefetch: int) -> Generator[T, None, None]:
     """Yield read(item) in order, up to `prefetch` items ahead of the caller; an error is raised at its own turn."""
     assert prefetch >= 1
     pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="suture-batches")

@@ -239,14 +239,14 @@ def write_store(
     return Store.open(path)
 
 
-def stored_bytes(activations: Float[Tensor, "row width"], dtype: Precision) -> np.ndarray[Any, Any]:
+def stored_bytes(activations: Float[Tensor, "row width"], dtype: Precision) -> np.ndarray:
     """The values as they lie on disk, rounded to nearest (even) where the precision is lower."""
     kept = activations.to(getattr(torch, dtype)).contiguous().cpu()
     values = kept.view(torch.int16).numpy().view(np.uint16) if dtype == "bfloat16" else kept.numpy()
     return values.astype(STORAGE[dtype], copy=False)
 
 
-def _sums(file: Path, n_rows: int, width: int, dtype: Precision) -> tuple[np.ndarray[Any, Any], float]:
+def _sums(file: Path, n_rows: int, width: int, dtype: Precision) -> tuple[np.ndarray, float]:
     """Sum of a shard's rows and sum of their norms, float64."""
     stored = np.memmap(file, STORAGE[dtype], "r", shape=(n_rows, width))
     total, norms = np.zeros(width), 0.0

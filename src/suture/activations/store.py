@@ -13,11 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int32, Int64
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -117,7 +118,7 @@ class Store:
                 columns=tuple(range(len(spaces))),
                 maps=(None,) * len(spaces),
             )
-        except (OSError, KeyError, TypeError, ValueError) as error:
+        except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
             raise ArtifactError("store", path, f"cannot be read ({error})", "collect it again") from None
         _check_sizes(store)
         return store
@@ -254,7 +255,7 @@ class Store:
         )
 
 
-def widen(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def widen(values: np.ndarray) -> np.ndarray:
     """Stored values as float32: bfloat16 bits are the upper half of the float32 with the same value.
 
     >>> widen(np.array([0x3F80, 0xC000], dtype=np.uint16))

@@ -1,0 +1,59 @@
+"""Laws of null pairs: a copy is the same, a rotated copy keeps all geometry, and nothing else of the store changes."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from suture.activations.batches import batches, split_rows
+from suture.activations.null import random_rotation, self_pair
+from suture.activations.shards import write_store
+from suture.activations.store import Store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    g = torch.Generator().manual_seed(1)
+    x, y = torch.randn(500, 6, generator=g) + 2, torch.randn(500, 17, generator=g)
+    return write_store(tmp_path / "s", [x, y], names=[("a", "mlp0.out"), ("b", "resid1.post")], shard_rows=200)
+
+
+def test_a_plain_copy_is_the_same_twice(store: Store) -> None:
+    null = self_pair(store, 1, rotation_seed=None)
+    one, two = null.read(torch.tensor([400, 3, 3]))
+    assert torch.equal(one, two)
+    assert torch.equal(one, store.read(torch.tensor([400, 3, 3]))[1])
+    assert [s.label for s in null.spaces] == ["b @ resid1.post", "b (copy) @ resid1.post"]
+
+
+def test_a_rotated_copy_keeps_distances_scale_and_mean(store: Store) -> None:
+    null = self_pair(store, 1, rotation_seed=5)
+    rows = torch.arange(500)
+    own, rotated = (x.double() for x in null.read(rows))
+    assert not torch.allclose(own, rotated, atol=0.1)
+    assert torch.allclose(torch.cdist(own, own), torch.cdist(rotated, rotated), atol=1e-5)
+    assert torch.allclose(null.spaces[1].mean.double(), rotated.mean(dim=0), atol=1e-6)
+    assert null.spaces[1].scale == null.spaces[0].scale == store.spaces[1].scale
+    assert null.spaces[1].label == "b (rotated copy) @ resid1.post"
+    again = self_pair(store, 1, rotation_seed=5).read(rows)[1]
+    assert torch.equal(again.double(), rotated)
+    assert not torch.equal(self_pair(store, 1, rotation_seed=6).read(rows)[1].double(), rotated)
+
+
+def test_the_view_has_the_stores_whole_interface(store: Store) -> None:
+    null = self_pair(store, 0, rotation_seed=2)
+    assert len(null) == len(store)
+    assert torch.equal(null.documents, store.documents)
+    assert torch.equal(null.token_ids, store.token_ids[:, [0, 0]])
+    assert len(null.alignment) == 2
+    train, _ = split_rows(null)
+    batch = next(iter(batches(null, train, batch_size=32, seed=0)))
+    left, right = batch.activations[:, :6], batch.activations[:, 6:]
+    assert torch.allclose(left.norm(dim=1), right.norm(dim=1), rtol=1e-5)
+    assert "rotated" in null.view
+
+
+@pytest.mark.parametrize("width", [1, 2, 50])
+def test_a_rotation_is_orthogonal(width: int) -> None:
+    q = random_rotation(width, seed=0).double()
+    assert torch.allclose(q @ q.T, torch.eye(width, dtype=torch.float64), atol=1e-6)
