@@ -1,0 +1,173 @@
+"""The report's figures as plain Plotly specifications; colours are roles that the page fills in for light and dark.
+
+A trace names its role in `meta.role` ("A", "B", "shared", ...) and `meta.control` marks a control; the page's script
+turns roles into the theme's colours. What tells traces apart without colour (pattern, dash, marker) is set here.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+from suture.report import words
+
+Figure = dict[str, Any]
+"""`data` and `layout` as Plotly takes them, and `alt`, the sentence a screen reader says."""
+
+SHARE_COLUMNS = ("refit_share", "usage_share", "decoder_share", "attribution")
+"""Columns with B's share of a feature, best evidence first."""
+
+_PATTERNS = {"shared": "", "A": "/", "B": "\\", "ambiguous": ".", "dead": "x"}
+_DASHES = ("solid", "dash", "dot", "dashdot")
+_SYMBOLS = ("circle", "square", "diamond", "triangle-up")
+
+
+def share_histogram(columns: Mapping[str, Sequence[Any]], column: str) -> Figure | None:
+    """How many features have which share of B, stacked by label; None where the column has no numbers."""
+    values, labels = columns.get(column), columns.get("label")
+    if values is None or labels is None or not any(v is not None for v in values):
+        return None
+    title = words.COLUMNS.get(column, (column, "", ""))[0]
+    present = {label: 0 for label in labels if label != "dead"}
+    data = []
+    for label in words.ordered_labels(present):
+        if label not in present:
+            continue
+        x = [round(v, 4) for v, own in zip(values, labels, strict=True) if own == label and v is not None]
+        data.append(
+            {
+                "type": "histogram",
+                "name": words.label_words(label),
+                "x": x,
+                "xbins": {"start": 0, "end": 1.0001, "size": 0.025},
+                "marker": {"pattern": {"shape": _PATTERNS.get(label, "+"), "size": 5, "solidity": 0.25}},
+                "meta": {"role": label},
+                "hovertemplate": "%{x}: %{y} features<extra>" + words.label_words(label) + "</extra>",
+            }
+        )
+    layout = {
+        "barmode": "stack",
+        "bargap": 0.06,
+        "xaxis": {
+            "range": [0, 1],
+            "tickvals": [0, 0.25, 0.5, 0.75, 1],
+            "ticktext": ["0<br>all A", "0.25", "0.5<br>equal", "0.75", "1<br>all B"],
+        },
+        "yaxis": {"title": {"text": "features"}},
+    }
+    return {"data": data, "layout": layout, "alt": f"Histogram of {title}, stacked by label."}
+
+
+def entropy_histogram(two_clusters: Mapping[str, Any]) -> Figure | None:
+    """The usage-entropy histogram, from its counts and edges; None where it is not given."""
+    histogram = two_clusters.get("entropy_histogram") or two_clusters.get("usage_entropy_histogram")
+    if isinstance(histogram, Mapping):
+        counts, edges = histogram.get("counts"), histogram.get("edges")
+    else:
+        counts, edges = histogram, None
+    if not counts:
+        return None
+    edges = edges or [i / len(counts) for i in range(len(counts) + 1)]
+    middles = [round((a + b) / 2, 4) for a, b in pairwise(edges)]
+    trace = {
+        "type": "bar",
+        "x": middles,
+        "y": list(counts),
+        "meta": {"role": "accent"},
+        "hovertemplate": "entropy %{x}: %{y} features<extra></extra>",
+    }
+    axis = {
+        "range": [0, 1],
+        "tickvals": [0, 0.5, 1],
+        "ticktext": ["0<br>one model only", "0.5", "1<br>both equally"],
+    }
+    layout = {"bargap": 0.06, "xaxis": axis, "yaxis": {"title": {"text": "features"}}, "showlegend": False}
+    return {"data": [trace], "layout": layout, "alt": "Histogram of usage entropy."}
+
+
+def effect_curves(effect: Mapping[str, Any], measure: str, *, y_title: str) -> Figure | None:
+    """One measure of a steering effect against strength, a line per model and a faint one per control."""
+    data = []
+    for number, model in enumerate(effect.get("models", [])):
+        role = words.letter(number)
+        style = {"dash": _DASHES[number % 4], "width": 2.5}
+        marker = {"symbol": _SYMBOLS[number % 4], "size": 7}
+        if model.get(measure):
+            data.append(_curve(model, measure, name=f"{role}: {model['model']}", role=role, line=style, marker=marker))
+            data[-1] |= _interval_bars(model[measure], model.get(f"{measure}_interval"))
+        control = {"strengths": model.get("strengths"), **(model.get("random") or {})}
+        if control.get(measure):
+            thin = {"dash": "dot", "width": 1.5}
+            open_marker = {"symbol": f"{_SYMBOLS[number % 4]}-open", "size": 6}
+            name = f"{role}: random direction"
+            data.append(_curve(control, measure, name=name, role=role, line=thin, marker=open_marker))
+            data[-1]["meta"]["control"] = True
+            spread = control.get(f"{measure}_sd")
+            if spread:
+                data[-1]["error_y"] = {"type": "data", "array": list(spread), "thickness": 1, "width": 3}
+    if not data:
+        return None
+    layout = {
+        "xaxis": {"title": {"text": "strength (× 99.9 % activation)"}},
+        "yaxis": {"title": {"text": y_title}},
+        "showlegend": False,
+    }
+    return {"data": data, "layout": layout, "alt": f"{y_title} against steering strength."}
+
+
+def training_curves(metrics: Sequence[Mapping[str, Any]], *, max_points: int = 200) -> Figure | None:
+    """FVU per model over the training steps, thinned to `max_points`; None where training left no metrics."""
+    points = [m for m in metrics if isinstance(m.get("fvu"), list) and m.get("step") is not None]
+    if len(points) < 2:
+        return None
+    stride = -(-len(points) // max_points)
+    points = [*points[:-1][::stride], points[-1]]
+    data = []
+    for model in range(len(points[0]["fvu"])):
+        role = words.letter(model)
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "name": role,
+                "x": [p["step"] for p in points],
+                "y": [_rounded(p["fvu"][model]) for p in points],
+                "line": {"dash": _DASHES[model % 4], "width": 2},
+                "meta": {"role": role},
+                "hovertemplate": "step %{x}: FVU %{y:.3f}<extra>" + role + "</extra>",
+            }
+        )
+    layout = {
+        "xaxis": {"title": {"text": "training step"}},
+        "yaxis": {"title": {"text": "FVU"}, "rangemode": "tozero"},
+    }
+    return {"data": data, "layout": layout, "alt": "Fraction of variance unexplained over the training steps."}
+
+
+def _curve(
+    source: Mapping[str, Any], measure: str, *, name: str, role: str, line: Figure, marker: Figure
+) -> dict[str, Any]:
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": name,
+        "x": list(source["strengths"]),
+        "y": [_rounded(v) for v in source[measure]],
+        "line": line,
+        "marker": marker,
+        "meta": {"role": role},
+        "hovertemplate": "strength %{x}: %{y:.3g}<extra>" + name.replace("<", "&lt;") + "</extra>",
+    }
+
+
+def _interval_bars(values: Sequence[float], intervals: Sequence[Sequence[float] | None] | None) -> dict[str, Any]:
+    if not intervals or not any(intervals):
+        return {}
+    known = [interval or (value, value) for value, interval in zip(values, intervals, strict=True)]
+    above = [_rounded(max(0.0, high - value)) for value, (_, high) in zip(values, known, strict=True)]
+    below = [_rounded(max(0.0, value - low)) for value, (low, _) in zip(values, known, strict=True)]
+    bars = {"type": "data", "symmetric": False, "array": above, "arrayminus": below, "thickness": 1, "width": 3}
+    return {"error_y": bars}
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.4g}")

@@ -1,0 +1,259 @@
+"""Find the artifacts that a report is about, read their JSON, and put together what belongs together.
+
+1. Every folder with a manifest.json below a directory is an artifact; unfinished folders (.partial) are left alone.
+2. An artifact's JSON files are read whole; tensors and shards are not opened.
+3. A features artifact, its dictionary and its store are joined through the manifest checksums of their parents.
+4. A comparison of a model with itself (a null) is set beside the comparison of the same design.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from suture.artifact import MANIFEST, Manifest, open_artifact, read_json, sha256_of
+from suture.errors import ArtifactError, UserError
+from suture.report import words
+
+DESIGN_ORDER = ("crosscoder", "pooled", "universal", "sae")
+"""Designs in the order in which a report shows them; the first one with features answers the question."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """A finished folder, as far as a report needs it."""
+
+    folder: Path
+    name: str
+    """Short and unique within the report."""
+    manifest: Manifest
+    manifest_sha256: str
+    json: dict[str, Any]
+    """The content of its JSON files by name without suffix."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Everything that decided the result."""
+        return self.manifest.settings
+
+    @property
+    def anchor(self) -> str:
+        """The id of its entry in the provenance section."""
+        return f"artifact-{self.manifest_sha256[:12]}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """One dictionary with what is known of its features and its store."""
+
+    dictionary: Artifact | None
+    features: Artifact | None
+    store: Artifact | None
+    null: "Comparison | None" = None
+    """The same design on a model against itself."""
+
+    @property
+    def name(self) -> str:
+        """How the report calls it."""
+        artifact = self.dictionary or self.features
+        assert artifact is not None
+        return artifact.name
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The dictionary's evaluation, overlaid with the features' summary."""
+        evaluation = self.dictionary.json.get("evaluation", {}) if self.dictionary else {}
+        return {**evaluation, **(self.features.json.get("summary", {}) if self.features else {})}
+
+    @property
+    def design(self) -> str:
+        """`sae`, `crosscoder`, `pooled` or `universal`."""
+        for artifact in (self.dictionary, self.features):
+            if artifact is not None:
+                for source in (artifact.json.get("dictionary", {}), artifact.settings, self.summary):
+                    design = source.get("design")
+                    kind = design.get("kind") if isinstance(design, dict) else design
+                    if isinstance(kind, str):
+                        return kind
+        return "dictionary"
+
+    @property
+    def models(self) -> list[str]:
+        """A label per model, in the order of the spaces."""
+        columns = self.features.json.get("columns", {}) if self.features else {}
+        if columns.get("models"):
+            return list(columns["models"])
+        return [space_label(s) for s in self.spaces]
+
+    @property
+    def spaces(self) -> list[dict[str, Any]]:
+        """What is known of each space."""
+        for artifact in (self.dictionary, self.store):
+            if artifact is not None:
+                for source in (*artifact.json.values(), artifact.settings):
+                    if isinstance(source, dict) and isinstance(source.get("spaces"), list):
+                        return [s for s in source["spaces"] if isinstance(s, dict)]
+        return []
+
+    @property
+    def n_features(self) -> int | None:
+        """The size of the dictionary."""
+        if self.features is not None and self.features.json.get("columns", {}).get("n_features"):
+            return int(self.features.json["columns"]["n_features"])
+        if self.dictionary is not None:
+            for source in (self.dictionary.json.get("dictionary", {}), self.dictionary.settings):
+                for path, value in words.flatten(source).items():
+                    if path.rsplit(".", 1)[-1] == "n_features" and isinstance(value, int):
+                        return value
+        return None
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of features per label; empty where none were labelled."""
+        return dict(self.summary.get("counts") or {})
+
+    @property
+    def n_live(self) -> int:
+        """Labelled features that are not dead."""
+        return sum(n for label, n in self.counts.items() if label != "dead")
+
+    @property
+    def is_null(self) -> bool:
+        """Whether the models compared are one model and a copy of itself."""
+        sources = [self.summary]
+        sources += [a.settings for a in (self.features, self.store, self.dictionary) if a is not None]
+        known = [(s.get("fingerprint"), s.get("hookpoint")) for s in self.spaces if s.get("fingerprint")]
+        return any(bool(s.get("null")) for s in sources) or len(set(known)) < len(known)
+
+    @property
+    def exclusive_share(self) -> float | None:
+        """Share of live features labelled as one model's own; on a null, the false-positive rate."""
+        given = self.summary.get("false_positive_rate", self.summary.get("null_rate")) if self.is_null else None
+        if given is not None:
+            return float(given)
+        own = sum(n for label, n in self.counts.items() if label not in ("shared", "ambiguous", "dead"))
+        return own / self.n_live if self.n_live else None
+
+    @property
+    def shared_share(self) -> float | None:
+        """Share of live features labelled shared; on a null, the ceiling."""
+        return self.counts.get("shared", 0) / self.n_live if self.n_live else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gathered:
+    """Everything a report shows."""
+
+    artifacts: list[Artifact]
+    comparisons: list[Comparison]
+    """Real comparisons, crosscoders first; nulls hang on them or are in `nulls`."""
+    nulls: list[Comparison]
+    effects: list[Artifact]
+
+    @property
+    def stores(self) -> list[Artifact]:
+        """The stores, in the order given."""
+        return [a for a in self.artifacts if a.manifest.step == "store"]
+
+
+def find_artifacts(folder: str | Path) -> list[Path]:
+    """All finished artifacts in `folder` and below, in a fixed order.
+
+    Raises:
+        UserError: the folder does not exist or holds none.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError("folder", folder, "is not a folder", "name the folder that holds the artifacts")
+    found = sorted(m.parent for m in folder.rglob(MANIFEST) if not any(p.endswith(".partial") for p in m.parts))
+    if not found:
+        raise UserError("folder", folder, "holds no finished artifact", "run suture demo, collect or train first")
+    return found
+
+
+def gather(folders: Iterable[str | Path]) -> Gathered:
+    """Read the artifacts and join them.
+
+    Raises:
+        ArtifactError: a folder is not a finished artifact, or one of its JSON files is broken.
+        UserError: no folder was given.
+    """
+    paths = list(dict.fromkeys(Path(f) for f in folders))
+    if not paths:
+        raise UserError("folders", "(none)", "there is nothing to report on", "name at least one artifact folder")
+    names = short_names([p.resolve() for p in paths])
+    artifacts = [_read(path, name) for path, name in zip(paths, names, strict=True)]
+    by_sha = {a.manifest_sha256: a for a in artifacts}
+    every = _comparisons(artifacts, by_sha)
+    nulls = [c for c in every if c.is_null]
+    real = [_with_null(c, nulls) for c in every if not c.is_null]
+    real.sort(key=lambda c: (c.features is None, DESIGN_ORDER.index(c.design) if c.design in DESIGN_ORDER else 9))
+    effects = [a for a in artifacts if a.manifest.step == "effect"]
+    return Gathered(artifacts=artifacts, comparisons=real, nulls=nulls, effects=effects)
+
+
+def short_names(paths: Sequence[Path]) -> list[str]:
+    """For each path its part below the folder that all share; the last name alone for a single path."""
+    if len(paths) == 1:
+        return [paths[0].name]
+    common = 0
+    for parts in zip(*(p.parts for p in paths), strict=False):
+        if len(set(parts)) > 1:
+            break
+        common += 1
+    return ["/".join(p.parts[min(common, len(p.parts) - 1) :]) for p in paths]
+
+
+def space_label(space: dict[str, Any]) -> str:
+    """`model @ hookpoint` with the model's last path part."""
+    model = str(space.get("model", "?")).rstrip("/").rsplit("/", 1)[-1]
+    return str(space.get("label") or f"{model} @ {space.get('hookpoint', '?')}")
+
+
+def _read(path: Path, name: str) -> Artifact:
+    manifest = open_artifact(path, setting="folders")
+    content: dict[str, Any] = {}
+    for entry in manifest.files:
+        file = path / entry.name
+        if "/" in entry.name or manifest.step not in ("store", "dictionary", "features", "effect"):
+            continue
+        try:
+            if file.suffix == ".json":
+                content[file.stem] = read_json(file)
+            elif file.name == "metrics.jsonl":
+                lines = file.read_text(encoding="utf-8").splitlines()
+                content["metrics"] = [json.loads(line) for line in lines if line]
+        except ValueError as error:
+            problem = f"file {entry.name} is not JSON ({error})"
+            raise ArtifactError("folders", path, problem, "make it again") from None
+    return Artifact(folder=path, name=name, manifest=manifest, manifest_sha256=sha256_of(path / MANIFEST), json=content)
+
+
+def _comparisons(artifacts: list[Artifact], by_sha: dict[str, Artifact]) -> list[Comparison]:
+    described: set[str] = set()
+    found: list[Comparison] = []
+    for features in (a for a in artifacts if a.manifest.step == "features"):
+        dictionary = _parent(features, "dictionary", by_sha)
+        store = _parent(features, "store", by_sha) or (dictionary and _parent(dictionary, "store", by_sha))
+        found.append(Comparison(dictionary=dictionary, features=features, store=store))
+        if dictionary is not None:
+            described.add(dictionary.manifest_sha256)
+    for dictionary in (a for a in artifacts if a.manifest.step == "dictionary"):
+        if dictionary.manifest_sha256 not in described:
+            store = _parent(dictionary, "store", by_sha)
+            found.append(Comparison(dictionary=dictionary, features=None, store=store))
+    return found
+
+
+def _parent(artifact: Artifact, step: str, by_sha: dict[str, Artifact]) -> Artifact | None:
+    for parent in artifact.manifest.parents:
+        found = by_sha.get(parent.manifest_sha256)
+        if found is not None and found.manifest.step == step:
+            return found
+    return None
+
+
+def _with_null(comparison: Comparison, nulls: list[Comparison]) -> Comparison:
+    null = next((n for n in nulls if n.design == comparison.design and n.counts), None)
+    return Comparison(dictionary=comparison.dictionary, features=comparison.features, store=comparison.store, null=null)

@@ -1,0 +1,379 @@
+// The report's behaviour: figures in the theme's colours, and the feature table. Data reaches the page as text only.
+(() => {
+  "use strict";
+  const PAGE = 25;
+  const LABELS = ["shared", "A", "B", "ambiguous", "dead"];
+  const VISIBLE = [
+    "index", "label", "_peek", "rate", "mean_active", "refit_share", "usage_share", "decoder_share", "attribution",
+    "cofire_correlation",
+  ];
+  const byId = (id) => document.getElementById(id);
+  const read = (id) => JSON.parse(byId(id).textContent);
+
+  function make(name, attributes, ...children) {
+    const node = document.createElement(name);
+    for (const [key, value] of Object.entries(attributes || {})) {
+      if (value === null || value === undefined || value === false) continue;
+      if (key === "text") node.textContent = value;
+      else if (key.startsWith("--")) node.style.setProperty(key, value);
+      else node.setAttribute(key, value === true ? "" : value);
+    }
+    node.append(...children.filter((child) => child !== null && child !== undefined));
+    return node;
+  }
+
+  // ---- figures -----------------------------------------------------------------------------------------------------
+
+  const styleOf = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  const roleColour = (role) => styleOf(`--${String(role).toLowerCase()}`) || styleOf("--other");
+
+  function themed(spec) {
+    const muted = styleOf("--muted");
+    const axis = { gridcolor: styleOf("--line"), linecolor: styleOf("--line"), zerolinecolor: styleOf("--line"), automargin: true };
+    const layout = {
+      margin: { l: 52, r: 12, t: 8, b: 44 },
+      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", showlegend: false,
+      font: { family: styleOf("--sans"), size: 12, color: muted },
+      hoverlabel: { bgcolor: styleOf("--card"), bordercolor: styleOf("--line"), font: { color: styleOf("--text") } },
+      ...spec.layout,
+    };
+    layout.xaxis = { ...axis, ...spec.layout.xaxis };
+    layout.yaxis = { ...axis, ...spec.layout.yaxis };
+    const data = spec.data.map((trace) => {
+      const meta = trace.meta || {};
+      const colour = roleColour(meta.role);
+      const painted = { ...trace, opacity: meta.control ? 0.75 : 1 };
+      if (trace.type === "scatter") painted.line = { ...trace.line, color: colour };
+      painted.marker = { ...trace.marker, color: colour };
+      if (painted.marker.pattern) painted.marker.pattern = { ...painted.marker.pattern, fgcolor: styleOf("--ground"), fillmode: "overlay" };
+      if (trace.error_y) painted.error_y = { ...trace.error_y, color: colour };
+      return painted;
+    });
+    return [data, layout];
+  }
+
+  function drawFigures() {
+    if (!window.Plotly) return;
+    for (const box of document.querySelectorAll("[data-figure]")) {
+      const [data, layout] = themed(read(box.dataset.figure));
+      window.Plotly.react(box, data, layout, { displayModeBar: false, responsive: true, scrollZoom: false });
+    }
+  }
+
+  // ---- words -------------------------------------------------------------------------------------------------------
+
+  function shown(value, kind) {
+    if (value === null || value === undefined || value === "") return "–";
+    if (typeof value === "boolean") return value ? "yes" : "no";
+    if (typeof value !== "number") return String(value);
+    if (kind === "integer") return String(value);
+    if (kind === "percent") return `${(100 * value).toPrecision(3).replace(/\.?0+$/, "")} %`;
+    if (kind === "share") return value.toFixed(2);
+    if (value !== 0 && (Math.abs(value) < 1e-3 || Math.abs(value) >= 1e6)) return value.toExponential(1).replace("e", " × 10^");
+    return String(Number(value.toPrecision(3)));
+  }
+
+  const INVISIBLE = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]/g;
+  function visible(text) {
+    return text.replace(/\n/g, "↵").replace(/\t/g, "⇥").replace(/\r/g, "␍")
+      .replace(INVISIBLE, (c) => `‹${c.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}›`);
+  }
+  const edged = (text) => visible(text).replace(/^ /, "·").replace(/(.) $/, "$1·") || "·";
+  const labelWords = (label) => (["shared", "ambiguous", "dead"].includes(label) ? label : `only ${label}`);
+  const labelClass = (label) => (LABELS.includes(label) ? `label-${label.toLowerCase()}` : "label-other");
+  const letterOf = (model) => String.fromCharCode(65 + model);
+  const sideClass = (model) => (model < 2 ? `side-${"ab"[model]}` : "side-other");
+
+  function chip(label) {
+    return make("span", { class: `chip ${labelClass(label)}` },
+      make("span", { class: "mark", "aria-hidden": "true" }), labelWords(label));
+  }
+  function modelHeading(table, model) {
+    const letter = letterOf(model);
+    return make("h4", {}, make("b", { class: `letter letter-${letter.toLowerCase()}`, text: letter }), ` ${table.models[model]}`);
+  }
+
+  // ---- the feature table -------------------------------------------------------------------------------------------
+
+  function explorer() {
+    const state = { table: null, sort: "index", down: false, hidden: new Set(), query: "", page: 0, order: [], open: new Set(), texts: null };
+    const tables = new Map();
+
+    function load(number) {
+      if (!tables.has(number)) tables.set(number, read(`table-${number}`));
+      const table = tables.get(number);
+      const columns = Object.keys(table.columns);
+      Object.assign(state, { table, hidden: new Set(), page: 0, open: new Set(), texts: null });
+      const informative = (key) => key === "_peek" ? table.examples.length > 0 : columns.includes(key) && table.columns[key].some((v) => v !== null);
+      state.shownColumns = VISIBLE.filter(informative);
+      if (state.shownColumns.filter((key) => key.endsWith("share")).length > 1) {
+        state.shownColumns = state.shownColumns.filter((key) => key !== "attribution");
+      }
+      if (!columns.includes(state.sort)) Object.assign(state, { sort: "index", down: false });
+      buildSort(columns);
+      buildToggles();
+      update();
+    }
+
+    const title = (key) => (key === "_peek" ? "Strongest on" : state.table.meta[key].title);
+    const isText = (key) => state.table.meta[key].kind === "text";
+
+    function buildSort(columns) {
+      byId("sort").replaceChildren(...columns.filter((key) => key !== "reason").map((key) => make("option", { value: key, text: title(key) })));
+    }
+
+    function buildToggles() {
+      const counts = new Map();
+      for (const label of state.table.columns.label) counts.set(label, (counts.get(label) || 0) + 1);
+      const rank = (label) => (LABELS.includes(label) ? LABELS.indexOf(label) : 2.5);
+      const labels = [...counts.keys()].sort((a, b) => rank(a) - rank(b));
+      byId("labels").replaceChildren(...labels.map((label) => {
+        const button = make("button", { type: "button", "aria-pressed": "true", "data-label": label }, chip(label), make("small", { text: counts.get(label).toLocaleString("en") }));
+        button.addEventListener("click", () => {
+          if (!state.hidden.delete(label)) state.hidden.add(label);
+          button.setAttribute("aria-pressed", String(!state.hidden.has(label)));
+          state.page = 0;
+          update();
+        });
+        return button;
+      }));
+    }
+
+    function textOf(feature) {
+      if (!state.texts) state.texts = new Array(state.table.n);
+      if (state.texts[feature] === undefined) {
+        const { strings, examples, logits } = state.table;
+        const parts = [];
+        for (const example of examples[feature] || []) {
+          for (const side of example.s) if (side.t) parts.push(side.t.map((i) => strings[i]).join(""));
+        }
+        for (const side of logits[feature] || []) for (const pairs of side) for (let i = 0; i < pairs.length; i += 2) parts.push(strings[pairs[i]]);
+        state.texts[feature] = parts.join("\n").toLowerCase();
+      }
+      return state.texts[feature];
+    }
+
+    function update() {
+      const { table, query } = state;
+      const needle = query.toLowerCase();
+      const values = table.columns[state.sort];
+      const order = [];
+      for (let i = 0; i < table.n; i += 1) {
+        if (state.hidden.has(table.columns.label[i])) continue;
+        if (needle && !textOf(i).includes(needle)) continue;
+        order.push(i);
+      }
+      const sign = state.down ? -1 : 1;
+      order.sort((a, b) => {
+        const [x, y] = [values[a], values[b]];
+        if (x === null || y === null) return (x === null) - (y === null) || a - b;  // missing numbers come last either way
+        return sign * (x < y ? -1 : x > y ? 1 : 0) || a - b;
+      });
+      state.order = order;
+      const pages = Math.max(1, Math.ceil(order.length / PAGE));
+      state.page = Math.min(state.page, pages - 1);
+      byId("sort").value = state.sort;
+      drawHead();
+      drawRows();
+      const first = state.page * PAGE;
+      byId("where").textContent = order.length
+        ? `${(first + 1).toLocaleString("en")}–${Math.min(first + PAGE, order.length).toLocaleString("en")} of ${order.length.toLocaleString("en")} features`
+        : "No feature fits";
+      byId("previous").disabled = state.page === 0;
+      byId("next").disabled = state.page >= pages - 1;
+    }
+
+    function drawHead() {
+      const focused = document.activeElement && document.activeElement.dataset ? document.activeElement.dataset.column : null;
+      byId("head").replaceChildren(make("tr", {}, ...state.shownColumns.map((key) => {
+        if (key === "_peek") return make("th", { scope: "col", style: "padding:10px 12px", text: title(key) });
+        const sorted = key === state.sort ? (state.down ? "descending" : "ascending") : "none";
+        const button = make("button", { type: "button", "data-column": key, title: state.table.meta[key].help, text: title(key) });
+        button.addEventListener("click", () => sortBy(key));
+        return make("th", { scope: "col", "aria-sort": sorted, class: numeric(key) ? "n" : null }, button);
+      })));
+      if (focused) byId("head").querySelector(`[data-column="${focused}"]`)?.focus();
+    }
+
+    const numeric = (key) => key !== "index" && !isText(key) && state.table.meta[key].kind !== "share";
+
+    function sortBy(key) {
+      const same = state.sort === key;
+      Object.assign(state, { sort: key, down: same ? !state.down : key !== "index" && !isText(key), page: 0 });
+      update();
+    }
+
+    function peek(feature) {
+      const seen = new Set();
+      for (const example of state.table.examples[feature] || []) {
+        const side = example.s[0];
+        const token = state.table.strings[side.t[side.p]];
+        if (token !== undefined) seen.add(edged(token.trim() || token));
+        if (seen.size === 6) break;
+      }
+      return [...seen].join("  ");
+    }
+
+    function shareCell(key, feature) {
+      const { columns } = state.table;
+      const value = columns[key][feature];
+      if (value === null) return "–";
+      const [low, high] = [columns[`${key}_low`]?.[feature], columns[`${key}_high`]?.[feature]];
+      const range = low !== undefined && low !== null && high !== null
+        ? make("span", { class: "range", style: `left:${100 * low}%;width:${100 * (high - low)}%` }) : null;
+      const track = make("span", { class: `track ${labelClass(columns.label[feature])}`, "aria-hidden": "true" }, range,
+        make("span", { class: "dot", style: `left:${100 * value}%` }));
+      return make("span", { class: "share" }, track, value.toFixed(2));
+    }
+
+    function cell(key, feature) {
+      if (key === "_peek") return make("td", {}, make("div", { class: "peek", dir: "auto", text: peek(feature) }));
+      const value = state.table.columns[key][feature];
+      if (key === "label") return make("td", {}, chip(value));
+      if (state.table.meta[key].kind === "share") return make("td", {}, shareCell(key, feature));
+      return make("td", { class: numeric(key) ? "n" : null, text: shown(value, state.table.meta[key].kind) });
+    }
+
+    function drawRows() {
+      const nodes = [];
+      for (const feature of state.order.slice(state.page * PAGE, (state.page + 1) * PAGE)) {
+        const open = state.open.has(feature);
+        const button = make("button", { type: "button", class: "open-button", "aria-expanded": String(open), "aria-controls": open ? `detail-${feature}` : null, "data-open": feature, "aria-label": `Feature ${feature}`, text: feature });
+        const row = make("tr", { class: open ? "feature open" : "feature", "data-feature": feature },
+          make("th", { scope: "row" }, button), ...state.shownColumns.slice(1).map((key) => cell(key, feature)));
+        row.addEventListener("click", (event) => {
+          if (!event.target.closest("button") && String(getSelection())) return;  // a text selection is not a click
+          toggle(feature);
+        });
+        nodes.push(row);
+        if (open) nodes.push(detail(feature));
+      }
+      if (!nodes.length) nodes.push(make("tr", {}, make("td", { class: "none", colspan: state.shownColumns.length, text: "No feature fits the labels and the search." })));
+      byId("rows").replaceChildren(...nodes);
+    }
+
+    function toggle(feature) {
+      if (!state.open.delete(feature)) state.open.add(feature);
+      drawRows();
+      byId("rows").querySelector(`[data-open="${feature}"]`)?.focus({ preventScroll: true });
+    }
+
+    function facts(feature) {
+      const { columns, meta } = state.table;
+      const items = [];
+      for (const key of Object.keys(columns)) {
+        if (key === "index" || key === "label" || /_(low|high)$/.test(key)) continue;
+        const value = columns[key][feature];
+        if (value === null || value === undefined || value === "") continue;
+        const [low, high] = [columns[`${key}_low`]?.[feature], columns[`${key}_high`]?.[feature]];
+        const interval = low !== undefined && low !== null && high !== null ? `  (${shown(low, meta[key].kind)} – ${shown(high, meta[key].kind)})` : "";
+        items.push(make("div", { title: meta[key].help }, make("dt", { text: meta[key].title + (interval ? " (95 %)" : "") }), make("dd", { text: shown(value, meta[key].kind) + interval })));
+      }
+      return make("dl", { class: "facts" }, ...items);
+    }
+
+    function unsparse(pairs) {
+      const values = new Map();
+      for (let i = 0; i < pairs.length; i += 2) values.set(pairs[i], pairs[i + 1]);
+      return values;
+    }
+
+    function note(alone, joint, model) {
+      const parts = [];
+      if (alone) parts.push(`${shown(alone, "number")} from ${letterOf(model)} alone`);
+      if (joint) parts.push(`${shown(joint, "number")} from all models`);
+      return parts.join(", ") || null;
+    }
+
+    function exampleText(example, model, strongest) {
+      const { strings } = state.table;
+      const side = example.s[model];
+      const tokens = side.t || example.s[0].t;
+      const values = unsparse(side.v);
+      const joint = side.t && model > 0 ? new Map() : unsparse(example.j);
+      const spans = tokens.map((index, i) => {
+        const value = values.get(i) || 0;
+        const classes = [value > 0 ? "on" : "", i === side.p ? "peak" : ""].filter(Boolean).join(" ");
+        return make("span", { class: classes || null, title: note(value, joint.get(i), model), "--v": value > 0 ? Math.min(1, value / strongest).toFixed(2) : null, text: visible(strings[index]) });
+      });
+      return make("p", { class: `text ${sideClass(model)}`, dir: "auto" }, ...spans);
+    }
+
+    function examplesOf(feature) {
+      const { table } = state;
+      const examples = table.examples[feature] || [];
+      if (!examples.length) {
+        const reason = table.examples_left_out ? "This dictionary is too large for examples on this page; they are in its examples.json." : "No examples were kept.";
+        return [make("p", { class: "quiet-note", text: reason })];
+      }
+      const strongest = table.models.map((_, model) => Math.max(1e-9, ...examples.flatMap((e) => (e.s[model] ? e.s[model].v.filter((__, i) => i % 2) : []))));
+      const nodes = [make("div", { class: "sides", "aria-hidden": "true" }, ...table.models.slice(0, examples[0].s.length).map((_, model) => modelHeading(table, model)))];
+      for (const example of examples) {
+        const where = [example.v === null || example.v === undefined ? "" : `activation ${shown(example.v, "number")}`, example.d === null || example.d === undefined ? "" : `document ${example.d}`, example.r === null || example.r === undefined ? "" : `row ${example.r}`].filter(Boolean).join(" · ");
+        nodes.push(make("div", { class: "example" }, make("p", { class: "where", text: where }),
+          make("div", { class: "sides" }, ...example.s.map((_, model) => exampleText(example, model, strongest[model])))));
+      }
+      return nodes;
+    }
+
+    function tokenLine(name, pairs) {
+      if (!pairs || !pairs.length) return null;
+      const line = make("p", { class: "tokens" }, make("span", { class: "name", text: name }));
+      for (let i = 0; i < pairs.length; i += 2) {
+        const value = pairs[i + 1];
+        line.append(make("span", { class: "token", dir: "auto" }, edged(state.table.strings[pairs[i]]),
+          make("small", { text: value === null ? "" : (value > 0 ? "+" : "") + value.toPrecision(2) })), " ");
+      }
+      return line;
+    }
+
+    function detail(feature) {
+      const { table } = state;
+      const logits = table.logits[feature] || [];
+      const panel = make("div", { class: "panel" }, make("h4", { text: `Feature ${feature} in numbers` }), facts(feature),
+        make("h4", { text: "Strongest examples" }), ...examplesOf(feature));
+      if (logits.some((side) => side[0].length || side[1].length)) {
+        panel.append(make("h4", { text: "Tokens it promotes and suppresses (direct path to the output)" }),
+          make("div", { class: "sides" }, ...logits.map((side, model) => make("div", {}, modelHeading(table, model), tokenLine("promoted", side[0]), tokenLine("suppressed", side[1])))));
+      }
+      return make("tr", { class: "detail", id: `detail-${feature}` }, make("td", { colspan: state.shownColumns.length }, panel));
+    }
+
+    function goTo(feature) {
+      if (feature >= state.table.n) return;
+      byId("search").value = "";
+      Object.assign(state, { query: "", hidden: new Set(), sort: "index", down: false });
+      for (const button of byId("labels").children) button.setAttribute("aria-pressed", "true");
+      state.open.add(feature);
+      update();
+      state.page = Math.floor(state.order.indexOf(feature) / PAGE);
+      update();
+      const button = byId("rows").querySelector(`[data-open="${feature}"]`);
+      button.scrollIntoView({ block: "start" });
+      button.focus({ preventScroll: true });
+    }
+
+    let waiting = 0;
+    byId("search").addEventListener("input", (event) => {
+      clearTimeout(waiting);
+      waiting = setTimeout(() => { Object.assign(state, { query: event.target.value, page: 0 }); update(); }, 120);
+    });
+    byId("sort").addEventListener("change", (event) => {
+      const key = event.target.value;
+      Object.assign(state, { sort: key, down: key !== "index" && !isText(key), page: 0 });
+      update();
+    });
+    byId("previous").addEventListener("click", () => { state.page -= 1; update(); });
+    byId("next").addEventListener("click", () => { state.page += 1; update(); });
+    byId("pick")?.addEventListener("change", (event) => load(Number(event.target.value)));
+    for (const button of document.querySelectorAll("[data-go-feature]")) {
+      button.addEventListener("click", () => goTo(Number(button.dataset.goFeature)));
+    }
+    load(0);
+  }
+
+  if (byId("explorer")) explorer();
+  else for (const button of document.querySelectorAll("[data-go-feature]")) button.hidden = true;
+  drawFigures();
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawFigures);
+})();

@@ -1,0 +1,300 @@
+"""The report's sections on comparisons: the answer, what was compared, designs, R² with models missing, shares."""
+
+from collections.abc import Mapping, Sequence
+
+from suture.report import words
+from suture.report.figures import SHARE_COLUMNS, entropy_histogram, share_histogram, training_curves
+from suture.report.gather import Artifact, Comparison, Gathered, space_label
+from suture.report.html import Child, Html, join, tag
+from suture.report.parts import chip, figure, legend, section, table
+
+_LABEL_HELP = {
+    "shared": "both models have it",
+    "ambiguous": "the data do not decide",
+    "dead": "never active on held-out text",
+}
+
+
+def answer(comparison: Comparison) -> Html:
+    """The page's first screen: how many features are shared, whose the others are, beside the null and the FVU."""
+    counts, summary = comparison.counts, comparison.summary
+    parts: list[Child] = [legend(comparison.models)]
+    if counts and len(comparison.models) > 1:
+        parts += [tag("p", _sentence(comparison), class_="answer"), _stack(counts)]
+    tiles: list[Html] = []
+    for letter, value in _per_model(summary.get("fvu")):
+        tiles.append(_tile(f"FVU of {letter}", words.number(value), "variance the dictionary does not explain"))
+    if summary.get("l0") is not None:
+        tiles.append(_tile("L0", words.number(summary["l0"]), "features active on an average row"))
+    null = comparison.null
+    if null is not None:
+        tiles.append(
+            _tile("Null rate", words.percent(null.exclusive_share), "labelled exclusive, a model against itself")
+        )
+        tiles.append(_tile("Ceiling", words.percent(null.shared_share), "labelled shared, a model against itself"))
+    parts.append(tag("div", tiles, class_="tiles"))
+    return tag("div", parts, class_="hero")
+
+
+def compared(gathered: Gathered) -> Html | None:
+    """What was compared and how."""
+    if not gathered.stores and not gathered.comparisons:
+        return None
+    parts: list[Child] = []
+    for store in gathered.stores:
+        parts.append(_store(store, alone=len(gathered.stores) == 1))
+    items = []
+    for c in (*gathered.comparisons, *gathered.nulls):
+        if c.dictionary is None:
+            continue
+        facts = "; ".join(f"{what} {value}" for what, value in words.settings_sentence(c.dictionary.settings))
+        self_pair = " A model against itself (null)." if c.is_null else ""
+        items.append(tag("li", tag("b", c.name), f": {facts}.{self_pair}"))
+    if items:
+        parts += [tag("h3", "Dictionaries"), tag("ul", items)]
+    return section("compared", "What was compared, and how", parts)
+
+
+def designs(gathered: Gathered) -> Html | None:
+    """FVU, L0, dead share and label counts of every dictionary, with null rate and ceiling."""
+    every = [*gathered.comparisons, *gathered.nulls]
+    if not every:
+        return None
+    labels = words.ordered_labels({label: 1 for c in every for label in c.counts})
+    labelled = any(c.counts for c in every)
+    n_models = max((len(c.summary.get("fvu") or []) for c in every), default=0)
+    head: list[Child] = ["Dictionary", "Features", *[f"FVU {words.letter(m)}" for m in range(n_models)], "L0", "Dead"]
+    if labelled:
+        head += [*[chip(label) for label in labels if label != "dead"], "Null rate", "Ceiling"]
+    rows = [_design_row(c, labels if labelled else [], n_models) for c in every]
+    note = (
+        "FVU: fraction of a model's variance that the dictionary leaves unexplained on held-out text (0 is perfect). "
+        "L0: features active on an average row. Label counts in features, and as a share of the live ones. "
+        "Null rate: the share labelled as one model's own when a model is compared with a copy of itself, where the "
+        "right answer is none; read the label counts against it. Ceiling: the share labelled shared there, "
+        "as high as it gets for identical models."
+    )
+    curves = []
+    for i, c in enumerate(gathered.comparisons):
+        spec = training_curves(c.dictionary.json.get("metrics", [])) if c.dictionary else None
+        if spec is not None:
+            curves.append(figure(spec, f"training-{i}", title=c.name, caption="FVU while training", height=220))
+    more = tag("details", tag("summary", "Training curves"), tag("div", curves, class_="grid")) if curves else None
+    return section(
+        "designs",
+        "How well each dictionary explains the models",
+        table(head, rows, label="Dictionaries"),
+        tag("p", note, class_="note"),
+        more,
+    )
+
+
+def missing_models(gathered: Gathered) -> Html | None:
+    """R²[i, j]: what is explained of model j when only model i is seen."""
+    maps = []
+    for c in (*gathered.comparisons, *gathered.nulls):
+        r2 = c.summary.get("r2")
+        if r2 and len(r2[0]) > 1:
+            maps.append(tag("figure", tag("figcaption", tag("strong", c.name)), _heat_map(r2, c)))
+    if not maps:
+        return None
+    note = (
+        "Each cell is R², the share of a model's variance explained on held-out text. Off the diagonal a model is "
+        "reconstructed from the other one alone: that is what the models have in common and the dictionary knows. "
+        "Below 0 the reconstruction is worse than the mean."
+    )
+    return section(
+        "missing",
+        "One model reconstructed from the other",
+        tag("div", maps, class_="grid"),
+        tag("p", note, class_="note"),
+    )
+
+
+def shares(gathered: Gathered) -> Html | None:
+    """Histograms of B's share of every feature, and the two-clusters numbers."""
+    figures: list[Html] = []
+    for i, c in enumerate([*gathered.comparisons, *gathered.nulls]):
+        columns = c.features.json.get("columns", {}).get("columns", {}) if c.features else {}
+        shown = 0
+        for column in SHARE_COLUMNS:
+            spec = share_histogram(columns, column) if shown < (1 if c.is_null else 2) else None
+            if spec is not None:
+                shown += 1
+                title = words.COLUMNS[column][0]
+                caption = f"{c.name}{' (a model against itself)' if c.is_null else ''}"
+                figures.append(figure(spec, f"share-{i}-{column}", title=title, caption=caption))
+        spec = entropy_histogram(c.summary.get("two_clusters") or {}) if not c.is_null else None
+        if spec is not None:
+            figures.append(figure(spec, f"entropy-{i}", title="Usage entropy", caption=c.name))
+    clusters = _two_clusters(gathered)
+    if not figures and clusters is None:
+        return None
+    note = "0: the feature writes only into A. 1: only into B. 0.5: equally into both, in units of each model's norm."
+    used = [label for c in gathered.comparisons for label in c.counts]
+    key = tag("p", [join([chip(label), " "]) for label in words.ordered_labels(dict.fromkeys(used, 1))], class_="key")
+    return section(
+        "shares",
+        "Where features live",
+        tag("p", note),
+        key if used else None,
+        tag("div", figures, class_="grid"),
+        clusters,
+    )
+
+
+def _sentence(c: Comparison) -> Html:
+    counts, live = c.counts, c.n_live
+    own = [
+        join([tag("b", words.count(n)), f" only in {label}, "])
+        for label, n in counts.items()
+        if label not in ("shared", "ambiguous", "dead")
+    ]
+    return join(
+        [
+            "Of ",
+            tag("b", words.count(live)),
+            f" live features of the {c.design}, ",
+            tag("b", words.count(counts.get("shared", 0)), " are shared"),
+            f" ({words.percent(c.shared_share, 0)}), ",
+            own,
+            f"and {words.count(counts.get('ambiguous', 0))} remain ambiguous. ",
+            _null_sentence(c),
+        ]
+    )
+
+
+def _null_sentence(c: Comparison) -> str:
+    if c.null is None:
+        return "No model was compared with itself, so the false-positive rate of “only A” and “only B” is unknown."
+    return (
+        f"{words.percent(c.exclusive_share)} of them are labelled as one model's own; when a model is compared with "
+        f"itself, where none should be, {words.percent(c.null.exclusive_share)} are."
+    )
+
+
+def _stack(counts: Mapping[str, int]) -> Html:
+    total = sum(counts.values()) or 1
+    shown = [(label, counts.get(label, 0)) for label in words.ordered_labels(counts)]
+    bars = [
+        tag("span", class_=f"bar {words.label_class(label)}", style=f"flex-grow:{n}", title=f"{label}: {n}")
+        for label, n in shown
+        if n
+    ]
+    items = [
+        tag(
+            "li",
+            chip(label),
+            tag("b", words.count(n)),
+            tag("small", words.percent(n / total)),
+            title=_LABEL_HELP.get(label, f"only model {label} has it"),
+        )
+        for label, n in shown
+    ]
+    return tag("div", tag("div", bars, class_="stack", aria_hidden="true"), tag("ul", items, class_="counts"))
+
+
+def _tile(name: str, value: str, meaning: str) -> Html:
+    return tag("div", tag("span", name, class_="name"), tag("b", value), tag("small", meaning), class_="tile")
+
+
+def _per_model(values: Sequence[float] | None) -> list[tuple[str, float]]:
+    return [(words.letter(m), v) for m, v in enumerate(values or [])]
+
+
+def _store(store: Artifact, *, alone: bool) -> Html:
+    index = store.json.get("store", {})
+    spaces = index.get("spaces") or store.settings.get("spaces") or []
+    alignment = index.get("alignment") or []
+    rows = []
+    for m, space in enumerate(spaces):
+        seen = alignment[m] if m < len(alignment) else {}
+        kept = seen.get("n_kept", 0) / seen["n_tokens"] if seen.get("n_tokens") else None
+        rows.append(
+            [
+                join([badge(m), " ", space_label(space)]),
+                words.plain(space.get("width")),
+                words.number(space.get("scale")),
+                words.count(seen.get("n_tokens")),
+                words.percent(kept),
+                words.count(seen.get("n_special")),
+            ]
+        )
+    head = ["Model @ hookpoint", "Width", "Scale", "Tokens seen", "Kept as rows", "Special tokens left out"]
+    n_rows = sum(index.get("shards") or []) or store.settings.get("n_rows")
+    corpus = store.settings.get("corpus")
+    corpus = corpus.get("source", corpus) if isinstance(corpus, Mapping) else corpus
+    text = f"{words.count(n_rows)} rows: text positions at which a token of every model ends. "
+    text += f"Text: {corpus}. " if corpus else ""
+    return join(
+        [
+            None if alone else tag("h3", "Store ", store.name),
+            tag("p", text),
+            table(head, rows, label=f"Models of the store {store.name}"),
+        ]
+    )
+
+
+def _design_row(c: Comparison, labels: Sequence[str], n_models: int) -> list[Child]:
+    summary, fvu = c.summary, c.summary.get("fvu") or []
+    name = join([tag("b", c.name), tag("small", f"{c.design}, a model against itself" if c.is_null else c.design)])
+    row: list[Child] = [name, words.count(c.n_features)]
+    row += [words.number(fvu[m]) if m < len(fvu) else words.DASH for m in range(n_models)]
+    row += [words.number(summary.get("l0")), _dead(c)]
+    if not labels:
+        return row
+    for label in labels:
+        if label != "dead":
+            n = c.counts.get(label, 0) if c.counts else None
+            share = words.percent(n / c.n_live) if n is not None and c.n_live else None
+            row.append(join([words.count(n), tag("small", share)]))
+    source = c if c.is_null else c.null
+    row += [
+        words.percent(source.exclusive_share if source else None),
+        words.percent(source.shared_share if source else None),
+    ]
+    return row
+
+
+def _dead(c: Comparison) -> str:
+    dead = c.summary.get("dead")
+    if dead is None:
+        return words.DASH
+    if isinstance(dead, int) and c.n_features and dead > 0:
+        dead = dead / c.n_features
+    return words.percent(float(dead))
+
+
+def _heat_map(r2: Sequence[Sequence[float | None]], c: Comparison) -> Html:
+    letters = [words.letter(m) for m in range(len(r2[0]))]
+    names = [f"code from {letter} alone" for letter in letters] + ["code from all models"]
+    rows = []
+    for name, values in zip(names, r2, strict=False):
+        cells = []
+        for value in values:
+            shade = min(1.0, max(0.0, value)) if value is not None else 0.0
+            shown = words.DASH if value is None else f"{value:.3f}"
+            cells.append(tag("td", shown, style=f"--v:{shade:.3f}", class_="strong" if shade > 0.55 else None))
+        rows.append(tag("tr", tag("th", name, scope="row"), cells))
+    head = tag("tr", tag("td"), [tag("th", f"R² of {letter}", scope="col") for letter in letters])
+    inner = tag("table", tag("thead", head), tag("tbody", rows), class_="heat")
+    return tag("div", inner, class_="scroll", tabindex=0, role="region", aria_label=f"R² matrix of {c.name}")
+
+
+def _two_clusters(gathered: Gathered) -> Html | None:
+    known = {c.name: c.summary["two_clusters"] for c in gathered.comparisons if c.summary.get("two_clusters")}
+    rows: list[list[Child]] = []
+    for key, (title, meaning) in words.CLUSTERS.items():
+        values = [numbers.get(key) for numbers in known.values()]
+        if any(v is not None for v in values):
+            write = words.number if key == "silhouette" else words.percent
+            rows.append([join([tag("b", title), tag("small", meaning)]), *[write(v) for v in values]])
+    if not rows:
+        return None
+    return join(
+        [
+            tag("h3", "Two private halves?"),
+            tag("p", "Whether a dictionary falls apart into one half per model, in numbers.", class_="note"),
+            table(["Measure", *known], rows, label="Two-clusters numbers"),
+        ]
+    )

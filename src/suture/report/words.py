@@ -1,0 +1,172 @@
+"""How numbers, labels, columns and settings are written for a reader."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+DASH = "–"
+
+_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+LABEL_ORDER = ("shared", "A", "B", "ambiguous", "dead")
+"""The order in which labels appear everywhere; labels beyond these (three models) come before `ambiguous`."""
+
+COLUMNS: dict[str, tuple[str, str, str]] = {
+    "index": ("Feature", "The feature's number in its dictionary.", "integer"),
+    "label": ("Label", "Whose feature it is.", "text"),
+    "rate": ("Rate", "Share of held-out rows on which the feature is active.", "percent"),
+    "mean_active": ("Mean active", "Mean activation over the rows on which it is active.", "number"),
+    "max": ("Maximum", "Largest activation seen.", "number"),
+    "q50": ("Median", "Median activation where active.", "number"),
+    "q90": ("90 %", "90 % quantile of the activation where active.", "number"),
+    "q99": ("99 %", "99 % quantile of the activation where active.", "number"),
+    "q999": ("99.9 %", "99.9 % quantile of the activation where active: the unit of steering strength.", "number"),
+    "decoder_share": ("Decoder share of B", "‖d_B‖ / (‖d_A‖ + ‖d_B‖): 0 is all A, 1 is all B.", "share"),
+    "attribution": ("Attribution to B", "Share of the pre-code that model B's encoder contributed.", "share"),
+    "refit_share": (
+        "Refit share of B",
+        "Share of B after refitting both directions on the data (cross-fitted): 0 is all A, 1 is all B.",
+        "share",
+    ),
+    "refit_share_low": ("Refit share, low", "Lower end of the 95 % document-bootstrap interval.", "share"),
+    "refit_share_high": ("Refit share, high", "Upper end of the 95 % document-bootstrap interval.", "share"),
+    "raw_share": ("Raw share of B", "The refit share without regard to what the other features explain.", "share"),
+    "usage_share": ("Usage share of B", "Share of the feature's activity that falls on model B's rows.", "share"),
+    "n_active": ("Rows active", "Held-out rows on which the feature is active.", "integer"),
+    "energy_share": ("Energy", "Share of the decoded energy of all features that this one carries.", "percent"),
+    "usage_entropy": ("Usage entropy", "0: active on one model's rows only; 1: equally on all.", "share"),
+    "cofire_correlation": ("Co-firing r", "Correlation of the codes from A alone and from B alone.", "number"),
+    "cofire_jaccard": ("Co-firing Jaccard", "Rows active from both / rows active from either.", "share"),
+    "cofire_weighted_jaccard": (
+        "Co-firing, weighted",
+        "Sum of the smaller codes / sum of the larger codes, from A alone and from B alone.",
+        "share",
+    ),
+    "decoder_cosine": ("Decoder cosine", "Cosine of the two decoder rows, coordinate by coordinate.", "number"),
+    "beta_eps_A": ("β error, A", "Latent scaling of A's residual along the decoder row (2504.02922).", "number"),
+    "beta_eps_B": ("β error, B", "Latent scaling of B's residual along the decoder row (2504.02922).", "number"),
+    "beta_r_A": ("β reconstruction, A", "Latent scaling of A's reconstruction (2504.02922).", "number"),
+    "beta_r_B": ("β reconstruction, B", "Latent scaling of B's reconstruction (2504.02922).", "number"),
+    "nu_eps": ("ν error", "Latent scaling on the error (2504.02922): high means shrinkage.", "number"),
+    "nu_r": ("ν reconstruction", "Latent scaling on the reconstruction (2504.02922): high means decoupling.", "number"),
+    "p_exclusive": ("p exclusive", "p-value of the exclusivity test, before Benjamini-Hochberg.", "p"),
+    "p_shared": ("p shared", "p-value of the test that both models have it.", "p"),
+    "reason": ("Reason", "Why the label is what it is.", "text"),
+}
+"""name -> (title, what it means, how it is written). Columns not listed here show under their own name."""
+
+CLUSTERS = {
+    "private_share": ("Private features", "live features that one model uses almost alone (entropy below 0.2)"),
+    "shared_energy": ("Energy in shared features", "of all decoded energy"),
+    "silhouette": ("Silhouette", "of decoder rows grouped by the model that uses them most: 1 two clouds, 0 one"),
+}
+"""The two-clusters numbers: name -> (title, what it means)."""
+
+SETTINGS = {
+    "kind": "design",
+    "design": "design",
+    "n_features": "features",
+    "features": "features",
+    "k": "active features per row (k)",
+    "loss": "loss",
+    "flag": "model flag",
+    "model_dropout": "model dropout",
+    "n_steps": "training steps",
+    "steps": "training steps",
+    "batch_size": "rows per batch",
+    "learning_rate": "learning rate",
+    "lr": "learning rate",
+    "seed": "seed",
+}
+"""Settings worth a line in the text, in this order; all others are in the provenance section."""
+
+
+def count(value: float | None) -> str:
+    """A whole number with thousands separated: `12,345`."""
+    return DASH if value is None else f"{value:,.0f}"
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number with `digits` significant digits, without an exponent where that stays short."""
+    if value is None or not math.isfinite(value):
+        return DASH
+    if value == 0:
+        return "0"
+    if 1e-3 <= abs(value) < 1e6:
+        decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+        return f"{value:,.{decimals}f}"
+    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+    return f"{mantissa} × 10{str(int(exponent)).translate(_SUPERSCRIPT)}"
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """A share of one as `12.3 %`."""
+    return DASH if share is None or not math.isfinite(share) else f"{100 * share:.{digits}f} %"
+
+
+def seconds(value: float) -> str:
+    """A duration as a person says it."""
+    if value < 60:
+        return f"{value:.1f} s"
+    minutes, rest = divmod(round(value), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def ordered_labels(counts: Mapping[str, float]) -> list[str]:
+    """The labels of `counts` in reading order; the five usual ones always, others where they occur."""
+    others = sorted(set(counts) - set(LABEL_ORDER))
+    return [*LABEL_ORDER[:3], *others, *LABEL_ORDER[3:]]
+
+
+def label_words(label: str) -> str:
+    """A label as the reader sees it: `A` is `only A`."""
+    return label if label in ("shared", "ambiguous", "dead") else f"only {label}"
+
+
+def label_class(label: str) -> str:
+    """The CSS class that gives a label its colour and mark."""
+    return f"label-{label.lower()}" if label in LABEL_ORDER else "label-other"
+
+
+def letter(model: int) -> str:
+    """The letter of model number `model`."""
+    return chr(ord("A") + model)
+
+
+def settings_sentence(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(what, value) pairs for the settings that a reader wants first."""
+    flat = flatten(settings)
+    found: dict[str, str] = {}
+    for key, words in SETTINGS.items():
+        for path, value in flat.items():
+            if path.rsplit(".", 1)[-1] == key and words not in found and value not in (None, False):
+                found[words] = plain(value)
+    return list(found.items())
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as one level with dotted names; lists stay values unless they hold mappings."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        elif isinstance(value, Sequence) and not isinstance(value, str) and any(isinstance(v, Mapping) for v in value):
+            flat.update(flatten({str(i): v for i, v in enumerate(value)}, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def plain(value: object) -> str:
+    """A JSON value in words."""
+    if value is None:
+        return DASH
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return count(value)
+    if isinstance(value, float):
+        return number(value, 4).rstrip("0").rstrip(".") if 1e-3 <= abs(value) < 1e6 else number(value)
+    if isinstance(value, list | tuple):
+        return ", ".join(plain(v) for v in value) or DASH
+    return str(value)
