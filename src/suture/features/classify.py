@@ -1,0 +1,225 @@
+"""Whose feature is it? From each model's share of a feature, with its uncertainty, to a label (methods, section 2).
+
+1. Model m's amount b_m of a feature is what a unit of it brings in m, fitted again on other rows (`refit`), or for a
+   pooled dictionary the rows of m it fires on. Its share is b_m / sum b, negative amounts counted as none.
+2. "m lacks it": share below t, and "m has it": share above t, are each tested by bootstrap over documents. Both are
+   signs of (1 - t) b_m - t (the others' b), linear in the sums, so nothing misbehaves near zero.
+   What noise in the fitted direction would hide of a share of t is taken off the threshold, so that a feature seen too
+   rarely cannot pass for absent.
+3. Benjamini-Hochberg over all features that fired often enough, per model and per question.
+4. Every model decided: the label names those that have it (all of several: `shared`; none: undecided). A model that
+   lacks it by its residual but not by its plain activation is decoupled: other features carry its part, so no label.
+5. Everything else is `ambiguous`, with its reason; a feature that never fired is `dead`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from string import ascii_uppercase
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from suture.errors import UserError
+from suture.features.bootstrap import CHUNK_FEATURES, Draws, Ratio, discoveries, p_below
+from suture.features.stats import FeatureStats, Shares
+
+SHARED, AMBIGUOUS, DEAD = "shared", "ambiguous", "dead"
+
+NEVER_FIRED = "never fired on the held-out rows"
+TOO_FEW_ROWS = "fired on too few rows"
+TOO_FEW_DOCUMENTS = "fired in too few documents"
+EXPLAINS_NOTHING = "explains nothing on held-out rows"
+DECOUPLED = "decoupled: other features carry its part in the other model"
+STRADDLES = "interval straddles a boundary"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelSettings:
+    """The rule, in numbers."""
+
+    exclusive_share: float = 0.15
+    """t: a model has a feature if its share is above, lacks it if below. Of M models: t · 2 / M."""
+    raw_share: float = 0.3
+    """A model whose share in the plain activations is at least this (of M: · 2 / M) does not lack the feature."""
+    q: float = 0.05
+    """False-discovery rate of each question over all tested features."""
+    min_rows: int = 10
+    """A feature that fired on fewer held-out rows is ambiguous."""
+    min_groups: int = 5
+    """A feature that fired in fewer groups of documents is ambiguous."""
+    n_draws: int = 500
+    """Bootstrap draws."""
+    seed: int = 0
+    """Of the draws."""
+
+    def __post_init__(self) -> None:
+        """Raise UserError for settings without meaning."""
+        if not 0 < self.exclusive_share < 0.5:
+            raise UserError("exclusive_share", self.exclusive_share, "is not between 0 and 0.5", "use 0.15")
+        if not self.exclusive_share <= self.raw_share <= 1:
+            raise UserError("raw_share", self.raw_share, "is below exclusive_share or above 1", "use 0.3")
+        if not 0 < self.q < 1:
+            raise UserError("q", self.q, "is not a rate", "use 0.05")
+        if self.n_draws < 20:
+            raise UserError("n_draws", self.n_draws, "is too few for an interval", "use 500")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labels:
+    """A label per feature, and the numbers it was made from; NaN (p: 1) where a number has no meaning."""
+
+    label: tuple[str, ...]
+    """`A`, `B`, .. by space; several letters for some of more than two; `shared`, `ambiguous` or `dead`."""
+    reason: tuple[str, ...]
+    """Why it is ambiguous or dead; empty otherwise."""
+    share: Float[Tensor, "feature space"]
+    low: Float[Tensor, "feature space"]
+    """Lower end of the 95 % bootstrap interval of the share."""
+    high: Float[Tensor, "feature space"]
+    raw_share: Float[Tensor, "feature space"]
+    p_lacks: Float[Tensor, "feature space"]
+    """Against "the model has it": small where the model lacks the feature."""
+    p_has: Float[Tensor, "feature space"]
+    """Against "the model lacks it": small where the model has the feature."""
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many features carry each label, the fixed ones always listed."""
+        n_spaces = self.share.shape[1]
+        names = [*ascii_uppercase[:n_spaces], SHARED, AMBIGUOUS, DEAD]
+        counted = Counter(self.label)
+        return {name: counted[name] for name in [*names, *sorted(set(counted) - set(names))]}
+
+    @property
+    def exclusive_rate(self) -> float:
+        """The share of live features labelled as lacking in some model: on a null pair, the false-positive rate."""
+        live = [name for name in self.label if name != DEAD]
+        return sum(name not in (SHARED, AMBIGUOUS) for name in live) / max(len(live), 1)
+
+
+def classify(stats: FeatureStats, settings: LabelSettings | None = None) -> Labels:
+    """Label every feature. With one model a live feature is its own: `A`."""
+    settings = settings or LabelSettings()
+    shares, counts = stats.shares, stats.firing.counts
+    n_spaces = len(stats.models)
+    share, raw = point_shares(shares)
+    if n_spaces == 1:
+        return _one_model(stats, share)
+    draws = Draws.make(shares.weight.shape[0], settings.n_draws, settings.seed)
+    n_groups_fired = (shares.fired > 0).sum(0)
+    tested = (counts >= settings.min_rows) & (n_groups_fired >= settings.min_groups)
+    p_lacks, p_has = _tests(shares, draws, 2 * settings.exclusive_share / n_spaces)
+    lacks = torch.stack([discoveries(p_lacks[:, m], tested, settings.q) for m in range(n_spaces)], dim=-1)
+    has = torch.stack([discoveries(p_has[:, m], tested, settings.q) for m in range(n_spaces)], dim=-1)
+    decoupled = (lacks & (raw >= 2 * settings.raw_share / n_spaces)).any(-1)
+    low, high = _intervals(shares, draws)
+    names, reasons = [], []
+    for i in range(stats.n_features):
+        if counts[i] == 0:
+            name, reason = DEAD, NEVER_FIRED
+        elif counts[i] < settings.min_rows:
+            name, reason = AMBIGUOUS, TOO_FEW_ROWS
+        elif not tested[i]:
+            name, reason = AMBIGUOUS, TOO_FEW_DOCUMENTS
+        else:
+            name, reason = _decide(
+                has[i], lacks[i], decoupled=bool(decoupled[i]), known=bool(share[i].isfinite().all())
+            )
+        names.append(name)
+        reasons.append(reason)
+    return Labels(
+        label=tuple(names),
+        reason=tuple(reasons),
+        share=share,
+        low=low,
+        high=high,
+        raw_share=raw,
+        p_lacks=p_lacks,
+        p_has=p_has,
+    )
+
+
+def point_shares(shares: Shares) -> tuple[Float[Tensor, "feature space"], Float[Tensor, "feature space"]]:
+    """Each model's share over all held-out rows, and the same in the plain activations (NaN for usage)."""
+    share = _share(shares.amount.sum(0))
+    return share, torch.full_like(share, torch.nan) if shares.raw is None else _share(shares.raw.sum(0))
+
+
+def _decide(
+    has: Bool[Tensor, "space"], lacks: Bool[Tensor, "space"], *, decoupled: bool, known: bool
+) -> tuple[str, str]:
+    if not known:
+        return AMBIGUOUS, EXPLAINS_NOTHING
+    if not bool((has ^ lacks).all()) or not bool(has.any()):
+        return AMBIGUOUS, STRADDLES
+    if decoupled:
+        return AMBIGUOUS, DECOUPLED
+    if bool(has.all()):
+        return SHARED, ""
+    return "".join(letter for letter, one in zip(ascii_uppercase, has.tolist(), strict=False) if one), ""
+
+
+def _tests(
+    shares: Shares, draws: Draws, threshold: float
+) -> tuple[Float[Tensor, "feature space"], Float[Tensor, "feature space"]]:
+    """(p_lacks, p_has) of every model."""
+    lacks, has = [], []
+    total = shares.amount.sum(-1)
+    for m in range(shares.amount.shape[-1]):
+        own = shares.amount[:, :, m]
+        others = total - own
+        seen = _seen(shares, m, threshold)
+        lack = Ratio((1 - threshold) * own - threshold * seen * others, shares.weight)
+        have = Ratio(threshold * others - (1 - threshold) * own, shares.weight)
+        # where no other model has anything either, "less than a share of it" says nothing
+        someone = p_below(Ratio(-others, shares.weight), draws)
+        lacks.append(torch.maximum(p_below(lack, draws), someone))
+        has.append(torch.maximum(p_below(have, draws), p_below(Ratio(-own, shares.weight), draws)))
+    return torch.stack(lacks, dim=-1), torch.stack(has, dim=-1)
+
+
+def _seen(shares: Shares, space: int, threshold: float) -> Float[Tensor, "feature"]:
+    """The part of a share of `threshold` that would show along a direction as noisy as this model's."""
+    if shares.noise is None:
+        return torch.ones(shares.weight.shape[1], dtype=torch.float64)
+    amount = shares.amount.sum(0) / shares.weight.sum(0).unsqueeze(-1)
+    others = (amount.sum(-1) - amount[:, space]).clamp_min(0)
+    at_boundary = threshold / (1 - threshold) * others
+    length = (at_boundary**2 + shares.noise[:, space] ** 2).sqrt()
+    return torch.where(length > 0, at_boundary / length, torch.ones_like(length))
+
+
+def _intervals(shares: Shares, draws: Draws) -> tuple[Float[Tensor, "feature space"], Float[Tensor, "feature space"]]:
+    """The 2.5 % and 97.5 % quantiles of every share over the draws."""
+    ends = []
+    for part in shares.amount.split(CHUNK_FEATURES, dim=1):
+        drawn = _share(torch.stack([draws.sums(part[:, :, m]) for m in range(part.shape[-1])], dim=-1))
+        ends.append(torch.nanquantile(drawn, torch.tensor([0.025, 0.975], dtype=drawn.dtype), dim=0))
+    low, high = torch.cat(ends, dim=1)
+    return low, high
+
+
+def _share(amount: Tensor) -> Tensor:
+    """Of amounts [.., space]; negative ones count as none, NaN where all are."""
+    positive = amount.double().clamp_min(0)
+    return positive / positive.sum(-1, keepdim=True)
+
+
+def _one_model(stats: FeatureStats, share: Tensor) -> Labels:
+    """A dictionary of one model has nothing to attribute."""
+    alive = stats.firing.counts > 0
+    ones = torch.where(alive.unsqueeze(-1), torch.ones_like(share), torch.full_like(share, torch.nan))
+    nothing = torch.full_like(share, torch.nan)
+    return Labels(
+        label=tuple("A" if a else DEAD for a in alive.tolist()),
+        reason=tuple("" if a else NEVER_FIRED for a in alive.tolist()),
+        share=ones,
+        low=ones,
+        high=ones,
+        raw_share=nothing,
+        p_lacks=torch.ones_like(share),
+        p_has=torch.ones_like(share),
+    )

@@ -1,0 +1,179 @@
+"""What each model really contributes to a feature, whatever its decoder says: directions fitted again, scored apart.
+
+Scaled units throughout; e_m is model m's residual, f_i the code of all models together, sums run over rows t.
+
+1. On discovery rows: v_i^m = d_i^m + sum f_i e_m / sum f_i^2, the least-squares direction of feature i in model m with
+   every other feature kept, and u_i^m = sum f_i (x_m - mean_m) / sum f_i^2, its direction in the plain activation.
+2. On other rows: b_i^m = sum f_i <v_i^m / ||v_i^m||, e_m + f_i d_i^m> / sum f_i^2, how much of the model's activation a
+   unit of the feature brings along that direction. The rows being others, noise in v cannot flatter it: where the model
+   does not have the feature, b is symmetric around zero. The same along u with x_m - mean_m.
+3. The noise in v shortens b (by the cosine of v with the true direction); `noise` is its expected length, from which
+   the classifier knows what b a model that has the feature would still show.
+
+Latent scaling (2504.02922) is the special case of fixed directions d_i^m; it is kept for comparison (`scaling`). It
+says nothing about a d_i^m so short that its direction is noise, and this does.
+All sums are sparse-transposed products of the codes with dense rows; nothing is ever [row, feature].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from suture.dictionary.dictionary import Codes, Dictionary
+from suture.dictionary.kernels import transpose_times
+
+
+@dataclass
+class Products:
+    """Sums over some rows, feature by feature, from which every quantity of this file follows."""
+
+    squares: Float[Tensor, "feature"]
+    """Sum of f_i^2."""
+    residual: Float[Tensor, "feature D"]
+    """Sum of f_i e."""
+    activation: Float[Tensor, "feature D"]
+    """Sum of f_i (x - mean)."""
+    present: Float[Tensor, "feature D"]
+    """Sum of x - center over the rows where f_i > 0: what met the encoder."""
+    energy: Float[Tensor, "feature space"]
+    """Sum of f_i^2 ||e_m||^2."""
+    values: Float[Tensor, "feature"]
+    """Sum of f_i."""
+
+    @staticmethod
+    def zeros(dictionary: Dictionary) -> Products:
+        """Nothing summed yet."""
+        F, D = dictionary.n_features, dictionary.width
+        like = dictionary.W_dec.detach()
+        return Products(
+            squares=like.new_zeros(F),
+            residual=like.new_zeros(F, D),
+            activation=like.new_zeros(F, D),
+            present=like.new_zeros(F, D),
+            energy=like.new_zeros(F, dictionary.n_spaces),
+            values=like.new_zeros(F),
+        )
+
+    def add(
+        self,
+        dictionary: Dictionary,
+        codes: Codes,
+        x: Float[Tensor, "row D"],
+        residual: Float[Tensor, "row D"],
+        mean: Float[Tensor, "D"],
+    ) -> None:
+        """Add a batch of rows."""
+        pattern, value = codes.pattern, codes.value
+        D = dictionary.width
+        ones = torch.ones_like(value)
+        squared_norms = torch.stack([part.square().sum(-1) for part in residual.split(dictionary.widths, dim=-1)], -1)
+        both = transpose_times(pattern, value, torch.cat([residual, x - mean], dim=-1))
+        self.residual += both[:, :D]
+        self.activation += both[:, D:]
+        self.present += transpose_times(pattern, ones, x - dictionary.center)
+        row_sums = torch.cat([torch.ones_like(x[:, :1]), squared_norms], dim=-1)
+        second = transpose_times(pattern, value.square(), row_sums)
+        self.squares += second[:, 0]
+        self.energy += second[:, 1:]
+        self.values += transpose_times(pattern, value, row_sums[:, :1])[:, 0]
+
+    def merge(self, other: Products) -> None:
+        """Add another set of rows' sums."""
+        for name in ("squares", "residual", "activation", "present", "energy", "values"):
+            getattr(self, name).add_(getattr(other, name))
+
+
+@dataclass(frozen=True)
+class Directions:
+    """Unit directions per feature and space, spaces side by side, from the discovery rows; zero where none is known."""
+
+    refit: Float[Tensor, "feature D"]
+    raw: Float[Tensor, "feature D"]
+    refit_norm: Float[Tensor, "feature space"]
+    """||v_i^m||, noise included."""
+    noise: Float[Tensor, "feature space"]
+    """Expected length of the noise in v_i^m."""
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Latent scaling along the decoder's own directions; NaN where a decoder row is zero."""
+
+    beta_eps: Float[Tensor, "feature space"]
+    """The factor by which d_i^m should be scaled to explain the residual with feature i added back; 1 when trained."""
+    beta_r: Float[Tensor, "feature space"]
+    """The same for the model's reconstruction (less its mean)."""
+    amount_eps: Float[Tensor, "feature space"]
+    """beta_eps times ||d_i^m||: the contribution of a unit of the feature, comparable between models."""
+    amount_r: Float[Tensor, "feature space"]
+
+
+def directions(dictionary: Dictionary, products: Products) -> Directions:
+    """Step 1, from the discovery rows' sums."""
+    squares = products.squares.unsqueeze(-1)
+    fired = squares > 0
+    per_unit = torch.where(fired, 1 / squares, torch.zeros_like(squares))
+    refit = torch.where(fired, dictionary.W_dec.detach() + products.residual * per_unit, torch.zeros_like(per_unit))
+    raw = products.activation * per_unit
+    return Directions(
+        refit=_unit(dictionary, refit),
+        raw=_unit(dictionary, raw),
+        refit_norm=_norms(dictionary, refit).double().cpu(),
+        noise=(products.energy.sqrt() * per_unit).double().cpu(),
+    )
+
+
+def refit_amounts(dictionary: Dictionary, found: Directions, products: Products) -> Float[Tensor, "feature space"]:
+    """Step 2's numerator, sum f_i <v, e_m + f_i d_i^m>, over the rows of `products`."""
+    contribution = products.residual + products.squares.unsqueeze(-1) * dictionary.W_dec.detach()
+    return _dots(dictionary, found.refit, contribution)
+
+
+def raw_amounts(dictionary: Dictionary, found: Directions, products: Products) -> Float[Tensor, "feature space"]:
+    """The same along u: sum f_i <u, x_m - mean_m>."""
+    return _dots(dictionary, found.raw, products.activation)
+
+
+def attribution(dictionary: Dictionary, products: Products) -> Float[Tensor, "feature space"]:
+    """The share of the pre-code that each model's encoder contributed where the feature was active; NaN if never.
+
+    A model whose encoder held the feature back on the whole counts as none.
+    """
+    given = _dots(dictionary, dictionary.W_enc.detach()[:, : dictionary.width], products.present).clamp_min(0)
+    return given / given.sum(-1, keepdim=True)
+
+
+def scaling(dictionary: Dictionary, products: Products, mean: Float[Tensor, "D"]) -> Scaling:
+    """Latent scaling along d_i^m, from the held-out rows' sums."""
+    d = dictionary.W_dec.detach()
+    squares = products.squares.double().cpu().unsqueeze(-1)
+    norms = _norms(dictionary, d).double().cpu()
+    eps = _dots(dictionary, d, products.residual + products.squares.unsqueeze(-1) * d)
+    # the reconstruction less the data's mean is (x - mean) - e; its offset from b_dec belongs to no feature
+    offset = (mean - dictionary.b_dec.detach()) * products.values.unsqueeze(-1)
+    rebuilt = _dots(dictionary, d, products.activation - products.residual + offset)
+    return Scaling(
+        beta_eps=eps / (norms**2 * squares),
+        beta_r=rebuilt / (norms**2 * squares),
+        amount_eps=eps / (norms * squares),
+        amount_r=rebuilt / (norms * squares),
+    )
+
+
+def _dots(dictionary: Dictionary, a: Tensor, b: Tensor) -> Tensor:
+    """<a_i, b_i> in each space: [feature, space] in float64."""
+    product = a.double() * b.double()
+    return torch.stack([part.sum(-1) for part in product.split(dictionary.widths, dim=-1)], dim=-1).cpu()
+
+
+def _norms(dictionary: Dictionary, a: Tensor) -> Tensor:
+    return torch.stack([part.norm(dim=-1) for part in a.split(dictionary.widths, dim=-1)], dim=-1)
+
+
+def _unit(dictionary: Dictionary, a: Tensor) -> Tensor:
+    parts = [torch.nn.functional.normalize(part, dim=-1) for part in a.split(dictionary.widths, dim=-1)]
+    return torch.cat(parts, dim=-1)
