@@ -1,0 +1,116 @@
+"""The numbers that tell what an edit did: pure functions of log-probabilities.
+
+1. Side effect: KL(plain || edited) = sum_v p (log p - log q) and the change of the loss on the token that followed.
+2. Effect: E = change of the log-probability that the next token is in a target set, minus the same for an anti-target
+   set.
+3. Efficiency: the strength at which the side effect reaches a budget, and E there, both interpolated.
+4. Agreement: Pearson correlation of two models' log-probability changes within prompts, from per-prompt sums that a
+   bootstrap over prompts can reweigh.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+Interval = tuple[float, float]
+"""The central 95 % of the bootstrap draws."""
+
+
+def kl_and_ce_change(
+    plain: Float[Tensor, "row vocab"], edited: Float[Tensor, "row vocab"], following: Int[Tensor, "row"]
+) -> Float[Tensor, "row 2"]:
+    """KL(plain || edited) and the rise of the loss on the following token, nats per row, from log-probabilities.
+
+    This direction weighs by what the unedited model would have said, so it counts what the edit broke.
+    """
+    fall = plain - edited
+    kl = torch.linalg.vecdot(torch.exp(plain), fall)
+    return torch.stack([kl, fall.gather(1, following[:, None])[:, 0]], dim=1)
+
+
+def set_effect(
+    plain: Float[Tensor, "row vocab"], edited: Float[Tensor, "row vocab"], targets: Tensor, anti_targets: Tensor
+) -> Float[Tensor, "row"]:
+    """E of each row in nats: change of log P(next token in `targets`) minus that of `anti_targets` (int64 ids)."""
+
+    def change(ids: Tensor) -> Tensor:
+        return torch.logsumexp(edited[:, ids], dim=1) - torch.logsumexp(plain[:, ids], dim=1)
+
+    return change(targets) - change(anti_targets)
+
+
+def bootstrap_weights(n: int, n_draws: int, seed: int) -> Float[Tensor, "draw unit"]:
+    """How often each of `n` units is in each draw with replacement; float64."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(n, (n_draws, n), generator=generator)
+    return torch.zeros(n_draws, n, dtype=torch.float64).scatter_add(1, drawn, torch.ones(n_draws, n).double())
+
+
+def ratio_interval(
+    total: Float[Tensor, "unit"], count: Float[Tensor, "unit"], weights: Float[Tensor, "draw unit"]
+) -> Interval | None:
+    """95 % interval of sum(total) / sum(count) over draws of whole units; None when there is only one unit."""
+    if len(total) < 2:
+        return None
+    drawn = weights @ count.double()
+    return interval((weights @ total.double())[drawn > 0] / drawn[drawn > 0])
+
+
+def interval(draws: Float[Tensor, "draw"]) -> Interval:
+    """The 2.5 % and 97.5 % quantiles."""
+    low, high = torch.quantile(draws, torch.tensor([0.025, 0.975], dtype=draws.dtype)).tolist()
+    return low, high
+
+
+def strength_at(strengths: Sequence[float], kl: Sequence[float], budget: float) -> float | None:
+    """The smallest positive strength at which `kl` reaches `budget`; None if it never does.
+
+    Interpolated linearly in sqrt(kl), which is proportional to the strength where that is small, starting at (0, 0).
+
+    >>> strength_at([1.0, 2.0], [0.01, 0.04], 0.0225)
+    1.5
+    >>> strength_at([1.0, 2.0], [0.01, 0.04], 0.1) is None
+    True
+    """
+    before, root_before = 0.0, 0.0
+    for strength, value in sorted(zip(strengths, kl, strict=True)):
+        if strength <= 0:
+            continue
+        root = max(value, 0.0) ** 0.5
+        if root >= budget**0.5:
+            return before + (strength - before) * (budget**0.5 - root_before) / (root - root_before)
+        before, root_before = strength, root
+    return None
+
+
+def effect_at(strengths: Sequence[float], effect: Sequence[float], strength: float | None) -> float | None:
+    """The effect at a strength between those measured, linearly interpolated, with effect 0 at strength 0.
+
+    >>> effect_at([1.0, 2.0], [3.0, 4.0], 1.5)
+    3.5
+    """
+    if strength is None:
+        return None
+    points = sorted({0.0: 0.0, **dict(zip(strengths, effect, strict=True))}.items())
+    for (x0, y0), (x1, y1) in pairwise(points):
+        if x0 <= strength <= x1:
+            return y0 + (y1 - y0) * (strength - x0) / (x1 - x0)
+    return None
+
+
+def prompt_sums(a: Float[Tensor, "prompt text"], b: Float[Tensor, "prompt text"]) -> Float[Tensor, "prompt 3"]:
+    """Per prompt sum ab, sum aa, sum bb of two models' changes, each centred over the texts of the prompt (float64).
+
+    Centring removes the normaliser, so that changes of log-probabilities and of logits give the same sums.
+    """
+    a, b = (c.double() - c.double().mean(dim=1, keepdim=True) for c in (a, b))
+    return torch.stack([(a * b).sum(1), (a * a).sum(1), (b * b).sum(1)], dim=1)
+
+
+def correlation(sums: Float[Tensor, "*draw 3"]) -> Float[Tensor, "*draw"]:
+    """Pearson correlation from sums over prompts; 0 where one of the two models did not change at all."""
+    product = (sums[..., 1] * sums[..., 2]).sqrt()
+    return torch.where(product > 0, sums[..., 0] / product.clamp_min(torch.finfo(product.dtype).tiny), 0.0)

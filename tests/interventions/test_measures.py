@@ -1,0 +1,71 @@
+"""The measures against torch, numpy and scipy, and on cases with known answers."""
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from torch.nn import functional as fn
+
+from suture.interventions import measures
+
+
+def log_probs(*shape: int, seed: int) -> torch.Tensor:
+    return torch.log_softmax(3 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed)), dim=-1)
+
+
+def test_kl_and_ce_agree_with_torch():
+    plain, edited = log_probs(7, 50, seed=0), log_probs(7, 50, seed=1)
+    following = torch.arange(7)
+    found = measures.kl_and_ce_change(plain, edited, following)
+    kl = fn.kl_div(edited, plain, reduction="none", log_target=True).sum(-1)
+    ce = fn.nll_loss(edited, following, reduction="none") - fn.nll_loss(plain, following, reduction="none")
+    torch.testing.assert_close(found, torch.stack([kl, ce], 1))
+    assert bool((kl > 0.1).all())
+    assert torch.equal(measures.kl_and_ce_change(plain, plain, following), torch.zeros(7, 2))
+
+
+def test_the_effect_is_the_change_of_the_sets_log_odds():
+    plain, edited = log_probs(4, 30, seed=2), log_probs(4, 30, seed=3)
+    targets, anti = torch.tensor([1, 5]), torch.tensor([2, 8, 9])
+
+    def odds(p: torch.Tensor) -> torch.Tensor:
+        return torch.log(p.exp()[:, targets].sum(1) / p.exp()[:, anti].sum(1))
+
+    torch.testing.assert_close(measures.set_effect(plain, edited, targets, anti), odds(edited) - odds(plain))
+
+
+def test_the_bootstrap_draws_n_units_and_its_interval_is_scipys():
+    weights = measures.bootstrap_weights(40, 4000, seed=0)
+    assert torch.equal(weights.sum(1), torch.full((4000,), 40.0, dtype=torch.float64))
+    values = torch.randn(40, generator=torch.Generator().manual_seed(0)).double() + 2
+    found = measures.ratio_interval(values, torch.ones(40), weights)
+    reference = scipy.stats.bootstrap((values.numpy(),), np.mean, method="percentile", n_resamples=4000, rng=1)
+    assert found == pytest.approx(tuple(reference.confidence_interval), abs=0.03)
+    assert measures.ratio_interval(values[:1], torch.ones(1), measures.bootstrap_weights(1, 10, seed=0)) is None
+
+
+def test_the_strength_at_a_budget_is_exact_for_a_parabola():
+    strengths = [4.0, 0.5, 1.0, 2.0]
+    kl = [0.03 * s * s for s in strengths]
+    assert measures.strength_at(strengths, kl, 0.1) == pytest.approx((0.1 / 0.03) ** 0.5)
+    assert measures.strength_at(strengths, kl, 0.003) == pytest.approx(0.1**0.5)
+    assert measures.strength_at(strengths, kl, 1.0) is None
+    assert measures.strength_at([-3.0, -1.0, 0.0], [9.0, 1.0, 0.0], 0.1) is None
+
+
+def test_the_effect_at_a_strength_goes_through_the_measured_points():
+    assert measures.effect_at([2.0, 1.0], [5.0, 3.0], 2.0) == 5.0
+    assert measures.effect_at([2.0, 1.0], [5.0, 3.0], 0.5) == 1.5
+    assert measures.effect_at([2.0, 1.0], [5.0, 3.0], None) is None
+
+
+def test_the_correlation_is_pearsons_within_prompts():
+    generator = torch.Generator().manual_seed(5)
+    a = torch.randn(6, 80, generator=generator)
+    b = 0.5 * a + torch.randn(6, 80, generator=generator)
+    found = float(measures.correlation(measures.prompt_sums(a, b).sum(0)))
+    centred = [(c - c.mean(1, keepdim=True)).flatten().numpy() for c in (a, b)]
+    assert found == pytest.approx(np.corrcoef(*centred)[0, 1], abs=1e-6)
+    shifted = b + 100 * torch.arange(6.0)[:, None]  # a normaliser of each prompt must not matter
+    assert float(measures.correlation(measures.prompt_sums(a, shifted).sum(0))) == pytest.approx(found, abs=1e-4)
+    assert float(measures.correlation(measures.prompt_sums(a, torch.zeros(6, 80)).sum(0))) == 0.0
