@@ -87,7 +87,7 @@ def collect(
     corpus: Corpus,
     n_rows: int,
     block: int = 128,
-    dtype: Precision = "bfloat16",
+    dtype: str = "bfloat16",
     batch_tokens: int | None = None,
     shard_rows: int = 65536,
     resume: bool = False,
@@ -104,7 +104,7 @@ def collect(
         corpus: the text, read in its own order.
         n_rows: text positions wanted.
         block: most tokens of text, per model, that are run together; BOS is put before them and not counted.
-        dtype: precision on disk.
+        dtype: precision on disk, "bfloat16" or "float32".
         batch_tokens: most tokens per forward pass, padding included; 4,096 on a CPU and 32,768 elsewhere without.
         shard_rows: rows per shard; what a killed run loses at most.
         resume: continue an unfinished run of the same settings; one that is finished already is opened.
@@ -130,7 +130,7 @@ def collect(
     partial = artifact.partial_path(path)
     _clear_or_check(partial, settings, resume=resume)
     n_free = (free_bytes or _free_bytes)(path)
-    n_bytes = max(store_bytes([s.width for s in plan.names], n_rows, dtype) - _bytes_in(partial), 0)
+    n_bytes = max(store_bytes([s.width for s in plan.names], n_rows, plan.dtype) - _bytes_in(partial), 0)
     if n_bytes > n_free:  # 1
         problem = f"needs {n_bytes / 1e9:.3g} GB of disk, {n_free / 1e9:.3g} GB are free"
         raise DiskSpaceError("out", path, problem, "collect fewer tokens, or name a folder on another disk")
@@ -161,7 +161,7 @@ def _plan(
     *,
     n_rows: int,
     block: int,
-    dtype: Precision,
+    dtype: str,
     batch_tokens: int | None,
     shard_rows: int,
 ) -> _Plan:
@@ -170,8 +170,8 @@ def _plan(
     for name, value in (("tokens", n_rows), ("block", block), ("shard_rows", shard_rows)):
         if value < 1:
             raise UserError(name, value, "is too small", "give at least 1")
-    if dtype not in STORAGE:
-        raise UserError("dtype", dtype, "cannot be stored", f"choose one of {', '.join(STORAGE)}")
+    if dtype not in ("bfloat16", "float32"):
+        raise UserError("dtype", dtype, "cannot be stored", "choose bfloat16 or float32")
     models: list[LanguageModel] = []
     for lm, _ in sources:
         if not any(lm is known for known in models):
