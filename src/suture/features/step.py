@@ -77,7 +77,7 @@ def features(
     """
     settings = settings or FeatureSettings()
     dictionary_path = Path(dictionary_path)
-    dictionary = Dictionary.load(dictionary_path)
+    dictionary = Dictionary.load(dictionary_path, precision="auto")
     training = artifact.open_artifact(dictionary_path).settings
     view = matching_view(dictionary, store)  # 1
     heldout, discovery = chosen_rows(view, training, settings.n_rows)
