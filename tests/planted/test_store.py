@@ -48,6 +48,7 @@ def test_scales_bring_the_mean_norm_to_the_root_of_the_width(tmp_path: Path) -> 
 def test_a_null_store_says_so(tmp_path: Path) -> None:
     store = planted_store(tmp_path / "store", SETTINGS.as_null("rotated"), 100)
     assert [space.model for space in store.spaces] == ["planted-A", "planted-A (rotated copy)"]
+    assert store.spaces[0].fingerprint == store.spaces[1].fingerprint
 
 
 def test_refusals(tmp_path: Path) -> None:

@@ -55,14 +55,14 @@ def planted_store(
 
 
 def space_names(settings: PlantedSettings) -> list[SpaceName]:
-    """The planted models as spaces: planted-A, planted-B, ... (a null's copies say what they are)."""
+    """The planted models as spaces: planted-A, planted-B, ...; a null's copies of A have its fingerprint."""
     copy = {"none": "", "same": " (copy)", "rotated": " (rotated copy)"}[settings.null]
     return [
         SpaceName(
             model=f"planted-A{copy}" if copy and m else f"planted-{chr(65 + m)}",
             hookpoint=HOOKPOINT,
             width=width,
-            fingerprint=f"planted seed {settings.seed} model {m}",
+            fingerprint=f"planted seed {settings.seed} model {0 if copy else m}",
         )
         for m, width in enumerate(settings.widths)
     ]
