@@ -16,7 +16,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -54,6 +54,7 @@ class SpaceInfo:
         return f"{self.model} @ {self.hookpoint}"
 
 
+@runtime_checkable
 class HasWidth(Protocol):
     """A space, a store's or a dictionary's."""
 

@@ -11,6 +11,7 @@
 """
 
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -144,13 +145,12 @@ def _sampled_gather(left_index: Tensor, right_index: Tensor, left: Tensor, right
 def _has_sampled_addmm(device_type: str) -> bool:
     """Whether this build of torch can do a sampled product there (on CPU it needs MKL)."""
     eye = torch.eye(2, device=device_type)
+    ends, column = (torch.arange(n, device=device_type, dtype=torch.int32) for n in (3, 2))
     try:
-        _sampled_csr(
-            torch.arange(3, device=device_type, dtype=torch.int32),
-            torch.arange(2, device=device_type, dtype=torch.int32),
-            eye,
-            eye,
-        )
+        with warnings.catch_warnings():
+            # torch says once per process that its CSR tensors are in beta; this is the first one made
+            warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+            _sampled_csr(ends, column, eye, eye)
     except (RuntimeError, NotImplementedError):
         return False
     return True
@@ -298,16 +298,16 @@ def _two_level_top_k(key: Tensor, k: int, group: int, subgroup: int) -> Tensor:
     return member * n_groups + best.gather(1, flat - member * k)
 
 
-def resolve_precision(precision: Precision, device: torch.device) -> Literal["float32", "bfloat16"]:
+def resolve_precision(precision: str, device: torch.device) -> Literal["float32", "bfloat16"]:
     """What `auto` means on a device: bf16 where a measured product is faster in it.
 
     Raises:
         UserError: an unknown precision.
     """
-    if precision not in ("auto", "float32", "bfloat16"):
-        raise UserError("precision", precision, "is unknown", "use auto, float32 or bfloat16")
-    if precision != "auto":
+    if precision == "float32" or precision == "bfloat16":
         return precision
+    if precision != "auto":
+        raise UserError("precision", precision, "is unknown", "use auto, float32 or bfloat16")
     return "bfloat16" if _bf16_pays(device.type) else "float32"
 
 

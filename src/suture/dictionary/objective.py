@@ -32,10 +32,11 @@ class Objective:
     """What is minimised."""
 
     loss: LossKind = "joint"
-    l1: float = 1e-3
-    """Weight of `relu+l1`'s penalty, sum_i f_i sum_m ||d_i^m||, in the units of the loss (a fraction of variance)."""
-    l0: float = 1e-4
-    """Weight of `jumprelu`'s penalty, the number of active features, in the units of the loss."""
+    l1: float = 0.1
+    """Weight of `relu+l1`'s penalty, sum_i f_i sum_m ||d_i^m|| over the square root of the rows' variance: a feature
+    is worth its price where it lowers the loss by more."""
+    l0: float = 2e-3
+    """Weight of `jumprelu`'s penalty, the number of active features: the share of variance one must explain."""
     aux: float = 1 / 32
     """Weight of AuxK, the loss that revives dead features (2406.04093); 0 turns it off."""
     k_aux: int | None = None
@@ -73,9 +74,10 @@ def l1_penalty(
     feature: Int[Tensor, "active"],
     norm_sum: Float[Tensor, "feature"],
     n_rows: int,
+    variance: Float[Tensor, "space"],
 ) -> Float[Tensor, ""]:
-    """Mean over rows of sum_i f_i sum_m ||d_i^m||."""
-    return (value * norm_sum[feature]).sum() / n_rows
+    """Mean over rows of sum_i f_i sum_m ||d_i^m||, in units of the rows' standard deviation (so free of the width)."""
+    return (value * norm_sum[feature]).sum() / (n_rows * variance.sum().sqrt())
 
 
 def auxiliary(residual: Float[Tensor, "row D"], from_dead: Float[Tensor, "row D"]) -> Float[Tensor, ""]:
@@ -120,7 +122,8 @@ class _JumpReLU(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
         on, near, threshold = ctx.saved_tensors
         value_grad, gate_grad = grads
-        return value_grad * on, -near * (threshold * value_grad + gate_grad) / ctx.bandwidth, None
+        through = near.to(value_grad.dtype) / ctx.bandwidth
+        return value_grad * on, -through * (threshold * value_grad + gate_grad), None
 
 
 def jump_relu(

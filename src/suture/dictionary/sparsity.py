@@ -27,9 +27,9 @@ class Sparsity:
     kind: SparsityKind = "topk"
     k: int = 32
     """Active features of a row (`topk`) or of the average row (`batchtopk`); unused by the others."""
-    bandwidth: float = 0.1
+    bandwidth: float = 0.5
     """Width of the window around a JumpReLU threshold through which its gradient flows, in units of pre-activation."""
-    initial_threshold: float = 0.1
+    initial_threshold: float = 0.5
     """Where JumpReLU thresholds start, in units of pre-activation."""
 
     def __post_init__(self) -> None:

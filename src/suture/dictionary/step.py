@@ -117,7 +117,9 @@ class TrainingState:
         terms["reconstruction"] = self._reconstruction(error, model)
         if dictionary.sparsity.kind == "relu+l1":
             norms = torch.stack([w.norm(dim=-1) for w in dictionary.W_dec.split(dictionary.cuts, dim=-1)])
-            terms["l1"] = settings.l1 * objective.l1_penalty(values, pattern.feature, norms.sum(0), x.shape[0])
+            terms["l1"] = settings.l1 * objective.l1_penalty(
+                values, pattern.feature, norms.sum(0), x.shape[0], self.variance
+            )
         return terms, values, error
 
     def _reconstruction(self, error: Tensor, model: Tensor | None) -> Tensor:
