@@ -24,6 +24,7 @@ from torch import Tensor
 from suture import artifact
 from suture.activations.batches import Batch, batches, split_rows
 from suture.activations.store import Store
+from suture.activations.view import View
 from suture.dictionary.checkpoint import load_checkpoint, remove_checkpoints, save_checkpoint
 from suture.dictionary.dictionary import STEP, Design, Dictionary
 from suture.dictionary.evaluate import evaluate
@@ -44,6 +45,8 @@ class TrainSettings:
     """How a dictionary is trained."""
 
     design: Design = field(default_factory=Design)
+    view: View = field(default_factory=View)
+    """Which of the store's spaces; all of them by default."""
     objective: Objective = field(default_factory=Objective)
     n_rows: int = 2_000_000
     """Rows to train on in all; a store with fewer is gone over again in a new order."""
@@ -160,6 +163,7 @@ def train(
         UserError: settings that do not fit the store or the unfinished run.
         NumericalError: the loss is not finite; the last checkpoint is kept.
     """
+    store = settings.view.of(store)
     training_rows, heldout_rows = split_rows(store, heldout=settings.heldout, seed=settings.seed)  # 1
     settings.design.check_spaces(store.spaces)
     _check_batch(settings, store, training_rows)

@@ -20,6 +20,7 @@ from torch import Tensor
 from suture import artifact
 from suture.activations.batches import split_rows
 from suture.activations.store import Store
+from suture.activations.view import View
 from suture.dictionary.dictionary import Dictionary
 from suture.dictionary.evaluate import evaluate
 from suture.errors import UserError
@@ -79,7 +80,7 @@ def features(
     dictionary_path = Path(dictionary_path)
     dictionary = Dictionary.load(dictionary_path, precision="auto")
     training = artifact.open_artifact(dictionary_path).settings
-    view = matching_view(dictionary, store)  # 1
+    view = matching_view(dictionary, View.from_json(training.get("view")).of(store))  # 1
     heldout, discovery = chosen_rows(view, training, settings.n_rows)
     null = is_null(view)
     recorded: dict[str, Any] = asdict(settings) | {"store": str(store.path), "view": view.view, "null": null}
