@@ -79,7 +79,7 @@ def open_corpus(
     UserError, naming the file and the byte or line for damage inside it.
     """
     path, name = Path(source).expanduser(), str(source)
-    if path.is_dir():
+    if name and path.is_dir():  # an empty name would be the working directory
         files = _files_of(path, name)
         corpus = Corpus(name, f"{len(files)} files in {path}", lambda: _of_files(files, separator, text_column))
     elif path.is_file():

@@ -133,11 +133,11 @@ def shipped_models() -> dict[str, Path]:
 def locate(name: str) -> str:
     """The folder of a local or shipped model, or the hub name itself; UserError if it can only be a missing folder."""
     folder = Path(name).expanduser()
-    if folder.is_dir():
+    if name and folder.is_dir():  # an empty name would be the working directory
         if not (folder / "config.json").is_file():
             raise UserError("model", name, "the folder has no config.json", "give the folder that save_pretrained made")
         return str(folder)
-    if folder.exists():
+    if name and folder.exists():
         raise UserError("model", name, "is a file, not a folder", "give the folder that save_pretrained made")
     if name in (shipped := shipped_models()):
         return str(shipped[name])
