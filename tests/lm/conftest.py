@@ -1,0 +1,34 @@
+"""Tiny models made once per test session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from lm.tiny import save_tiny
+from suture.lm.load import LanguageModel, load_model
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """tiny_folder(family, tokenizer=..., seed=...) -> the folder of that model, made on first use."""
+
+    @cache
+    def make(family: str = "gpt2", tokenizer: str = "byte-level", seed: int = 0) -> Path:
+        return save_tiny(tmp_path_factory.mktemp(family) / family, family, tokenizer=tokenizer, seed=seed)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_folder: Callable[..., Path]) -> Callable[..., LanguageModel]:
+    """tiny(family, tokenizer=..., seed=...) -> that model, loaded on first use."""
+
+    @cache
+    def load(family: str = "gpt2", tokenizer: str = "byte-level", seed: int = 0) -> LanguageModel:
+        return load_model(str(tiny_folder(family, tokenizer, seed)), device="cpu")
+
+    return load

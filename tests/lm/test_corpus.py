@@ -1,0 +1,149 @@
+"""Corpora: every kind of source gives the same documents in the same order, and damage is named where it lies."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import datasets.config
+import huggingface_hub.constants
+import pyarrow
+import pyarrow.parquet
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from suture.errors import UserError
+from suture.lm.corpus import Corpus, datasets_corpus, open_corpus
+
+TEXTS = ["One day, a fox.\nIt ran.", "日本 naïve 😀", "  spaced  ", "<script>alert(1)</script>"]
+
+
+def texts_of(corpus: Corpus) -> list[str]:
+    documents = list(corpus)
+    assert [d.number for d in documents] == list(range(len(documents)))
+    return [d.text for d in documents]
+
+
+def write_jsonl(file: Path, texts: list[str | None], column: str = "text") -> Path:
+    file.write_text("".join(json.dumps({"id": i, column: t}) + "\n" for i, t in enumerate(texts)), "utf-8")
+    return file
+
+
+def write_parquet(file: Path, texts: list[str | None]) -> Path:
+    pyarrow.parquet.write_table(pyarrow.table({"text": pyarrow.array(texts, pyarrow.string())}), file)
+    return file
+
+
+def refused(source: object, **options: str) -> str:
+    with pytest.raises(UserError) as caught:
+        list(open_corpus(str(source), **options))  # pyright: ignore[reportArgumentType]
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_a_text_file_is_divided_by_separator_lines(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_text("\n<|endoftext|>\n".join(TEXTS) + "\n<|endoftext|>\n\n", "utf-8")
+    corpus = open_corpus(file)
+    assert texts_of(corpus) == TEXTS
+    assert texts_of(corpus) == TEXTS  # any number of times
+    assert texts_of(open_corpus(file, separator="---")) == [file.read_text("utf-8").strip("\n")]
+
+
+def test_without_a_separator_the_file_is_one_document(tmp_path: Path) -> None:
+    file = tmp_path / "a.text"
+    file.write_text("one\n\ntwo\n", "utf-8")
+    assert texts_of(open_corpus(file)) == ["one\n\ntwo"]
+
+
+def test_line_ends_and_byte_order_mark_do_not_reach_the_text(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_bytes(b"\xef\xbb\xbfone\r\ntwo\r\n<|endoftext|>\r\nthree")
+    assert texts_of(open_corpus(file)) == ["one\ntwo", "three"]
+
+
+@given(st.lists(st.text(st.characters(exclude_characters="\r\n", exclude_categories=["Cs"])), max_size=6))
+def test_jsonl_and_parquet_give_back_any_text(
+    tmp_path_factory: pytest.TempPathFactory, texts: list[str | None]
+) -> None:
+    folder = tmp_path_factory.mktemp("any")
+    expected = [t for t in texts if t and t.strip()]
+    for file in (write_jsonl(folder / "a.jsonl", texts), write_parquet(folder / "a.parquet", texts)):
+        if expected:
+            assert texts_of(open_corpus(file)) == expected
+        else:
+            assert "no text" in refused(file)
+
+
+def test_blank_and_null_records_are_passed_over_and_not_numbered(tmp_path: Path) -> None:
+    some = ["one", "", None, "   ", "two"]
+    assert texts_of(open_corpus(write_jsonl(tmp_path / "a.jsonl", some))) == ["one", "two"]
+    assert texts_of(open_corpus(write_parquet(tmp_path / "a.parquet", some))) == ["one", "two"]
+
+
+def test_another_column(tmp_path: Path) -> None:
+    file = write_jsonl(tmp_path / "a.jsonl", ["one"], column="story")
+    assert texts_of(open_corpus(file, text_column="story")) == ["one"]
+    assert "use one of id, story" in refused(file)
+    assert "int, not text" in refused(file, text_column="id")
+    assert "use one of text" in refused(write_parquet(tmp_path / "a.parquet", ["x"]), text_column="story")
+
+
+def test_a_folder_is_read_in_path_order(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / ".hidden").mkdir()
+    write_jsonl(tmp_path / "c.jsonl", ["5"])
+    write_parquet(tmp_path / "deep" / "a.parquet", ["6"])
+    (tmp_path / "b.txt").write_text("3\n<|endoftext|>\n4", "utf-8")
+    (tmp_path / "a2.txt").write_text("2", "utf-8")
+    (tmp_path / "a1.txt").write_text("1", "utf-8")
+    (tmp_path / ".hidden" / "a.txt").write_text("no", "utf-8")
+    (tmp_path / "notes.md").write_text("no", "utf-8")
+    corpus = open_corpus(tmp_path)
+    assert texts_of(corpus) == ["1", "2", "3", "4", "5", "6"]
+    assert "5 files" in corpus.description
+
+
+def test_a_datasets_name_is_streamed(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "train.jsonl", [*TEXTS, None])  # `datasets` takes a folder where it takes a hub name
+    corpus = datasets_corpus(str(tmp_path))
+    assert texts_of(corpus) == texts_of(corpus) == TEXTS
+    with pytest.raises(UserError, match="use one of id, text"):
+        list(datasets_corpus(str(tmp_path), text_column="story"))
+    with pytest.raises(UserError, match="could not open"):
+        list(datasets_corpus(str(tmp_path), split="nowhere"))
+
+
+def test_offline_reads_no_network_and_leaves_the_switches_as_they_were() -> None:
+    before = datasets.config.HF_HUB_OFFLINE, huggingface_hub.constants.HF_HUB_OFFLINE
+    with pytest.raises(UserError) as caught:
+        open_corpus("nobody/no-such-dataset", offline=True)
+    assert "not in the datasets cache" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert before == (datasets.config.HF_HUB_OFFLINE, huggingface_hub.constants.HF_HUB_OFFLINE)
+
+
+@pytest.mark.parametrize("name", ["/absent/file", "./absent", "absent.txt", "absent.jsonl", "a/b/c", ""])
+def test_a_missing_file_is_not_taken_for_a_hub_name(name: str) -> None:
+    assert "no such file" in refused(name)
+
+
+def test_nothing_to_read_is_refused(tmp_path: Path) -> None:
+    assert "folder holds no text" in refused(tmp_path)
+    for name, content in {"a.txt": "", "b.txt": " \n<|endoftext|>\n\n", "c.jsonl": "\n"}.items():
+        (tmp_path / name).write_text(content, "utf-8")
+        assert "no text" in refused(tmp_path / name)
+    assert "no text" in refused(tmp_path)
+
+
+def test_damage_is_named_where_it_lies(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"good\nbad \xff here")
+    assert "byte 9" in refused(tmp_path / "a.txt")
+    (tmp_path / "a.jsonl").write_text('{"text": "x"}\n\n{"text": \n', "utf-8")
+    assert "line 3" in refused(tmp_path / "a.jsonl")
+    (tmp_path / "b.jsonl").write_text('["x"]\n', "utf-8")
+    assert "line 1: the record is not an object" in refused(tmp_path / "b.jsonl")
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 not really")
+    assert "Parquet" in refused(tmp_path / "a.parquet")
