@@ -344,9 +344,9 @@ def _run_model(
         outputs = record(lm, batch.to(lm.device), hookpoints)
         for space, output in zip(plan.spaces_of[m], outputs, strict=True):
             values = output.flatten(0, 1)[source.to(output.device)].to(activations[space].dtype)
-            finite = torch.isfinite(values).all(dim=1)
+            finite = torch.isfinite(values)
             if not bool(finite.all()):
-                row = int(target[int((~finite).nonzero()[0])])
+                row = int(target[int((~finite).nonzero()[0, 0])])
                 piece = next(p for p in group if starts[p] <= row < starts[p + 1])
                 problem = f"of {lm.name} is NaN or infinite in document {window.documents[piece]}"
                 fix = "load the model in float32, or leave the document out"
