@@ -159,7 +159,9 @@ def _curve(
     }
 
 
-def _interval_bars(values: Sequence[float], intervals: Sequence[Sequence[float] | None] | None) -> dict[str, Any]:
+def _interval_bars(
+    values: Sequence[int | float], intervals: Sequence[Sequence[int | float] | None] | None
+) -> dict[str, Any]:
     if not intervals or not any(intervals):
         return {}
     known = [interval or (value, value) for value, interval in zip(values, intervals, strict=True)]
@@ -169,5 +171,5 @@ def _interval_bars(values: Sequence[float], intervals: Sequence[Sequence[float] 
     return {"error_y": bars}
 
 
-def _rounded(value: float | None) -> float | None:
+def _rounded(value: int | float | None) -> int | float | None:
     return None if value is None else float(f"{value:.4g}")

@@ -7,6 +7,7 @@
 """
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +41,7 @@ class Artifact:
     @property
     def anchor(self) -> str:
         """The id of its entry in the provenance section."""
-        return f"artifact-{self.manifest_sha256[:12]}"
+        return "artifact-" + re.sub(r"[^\w-]+", "-", self.name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,9 +83,7 @@ class Comparison:
     def models(self) -> list[str]:
         """A label per model, in the order of the spaces."""
         columns = self.features.json.get("columns", {}) if self.features else {}
-        if columns.get("models"):
-            return list(columns["models"])
-        return [space_label(s) for s in self.spaces]
+        return short_labels(columns.get("models") or [space_label(s) for s in self.spaces])
 
     @property
     def spaces(self) -> list[dict[str, Any]]:
@@ -184,8 +183,7 @@ def gather(folders: Iterable[str | Path]) -> Gathered:
         raise UserError("folders", "(none)", "there is nothing to report on", "name at least one artifact folder")
     names = short_names([p.resolve() for p in paths])
     artifacts = [_read(path, name) for path, name in zip(paths, names, strict=True)]
-    by_sha = {a.manifest_sha256: a for a in artifacts}
-    every = _comparisons(artifacts, by_sha)
+    every = _comparisons(artifacts)
     nulls = [c for c in every if c.is_null]
     real = [_with_null(c, nulls) for c in every if not c.is_null]
     real.sort(key=lambda c: (c.features is None, DESIGN_ORDER.index(c.design) if c.design in DESIGN_ORDER else 9))
@@ -194,21 +192,25 @@ def gather(folders: Iterable[str | Path]) -> Gathered:
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:
-    """For each path its part below the folder that all share; the last name alone for a single path."""
-    if len(paths) == 1:
-        return [paths[0].name]
+    """For each path its part below the folder that all share, its last name at least."""
     common = 0
-    for parts in zip(*(p.parts for p in paths), strict=False):
+    for parts in zip(*(p.parts[:-1] for p in paths), strict=False):
         if len(set(parts)) > 1:
             break
         common += 1
-    return ["/".join(p.parts[min(common, len(p.parts) - 1) :]) for p in paths]
+    return ["/".join(p.parts[common:]) for p in paths]
 
 
 def space_label(space: dict[str, Any]) -> str:
-    """`model @ hookpoint` with the model's last path part."""
-    model = str(space.get("model", "?")).rstrip("/").rsplit("/", 1)[-1]
-    return str(space.get("label") or f"{model} @ {space.get('hookpoint', '?')}")
+    """`model @ hookpoint`."""
+    return str(space.get("label") or f"{space.get('model', '?')} @ {space.get('hookpoint', '?')}")
+
+
+def short_labels(labels: Sequence[str]) -> list[str]:
+    """Labels `model @ hookpoint` with the model's last path part alone, where they stay different that way."""
+    parts = [label.partition(" @ ") for label in labels]
+    short = [f"{model.rstrip('/').rsplit('/', 1)[-1]}{at}{hookpoint}" for model, at, hookpoint in parts]
+    return short if len(set(short)) == len(set(labels)) else list(labels)
 
 
 def _read(path: Path, name: str) -> Artifact:
@@ -230,28 +232,30 @@ def _read(path: Path, name: str) -> Artifact:
     return Artifact(folder=path, name=name, manifest=manifest, manifest_sha256=sha256_of(path / MANIFEST), json=content)
 
 
-def _comparisons(artifacts: list[Artifact], by_sha: dict[str, Artifact]) -> list[Comparison]:
-    described: set[str] = set()
+def parent_of(artifact: Artifact, step: str, among: Sequence[Artifact]) -> Artifact | None:
+    """The parent of `artifact` that was made by `step`, if it is among those read.
+
+    Content decides, not the path: folders may have been moved. The path settles it between equal copies.
+    """
+    for parent in artifact.manifest.parents:
+        same = [a for a in among if a.manifest.step == step and a.manifest_sha256 == parent.manifest_sha256]
+        if same:
+            return min(same, key=lambda a: a.folder.name != Path(parent.path).name)
+    return None
+
+
+def _comparisons(artifacts: list[Artifact]) -> list[Comparison]:
     found: list[Comparison] = []
     for features in (a for a in artifacts if a.manifest.step == "features"):
-        dictionary = _parent(features, "dictionary", by_sha)
-        store = _parent(features, "store", by_sha) or (dictionary and _parent(dictionary, "store", by_sha))
+        dictionary = parent_of(features, "dictionary", artifacts)
+        store = parent_of(features, "store", artifacts) or (dictionary and parent_of(dictionary, "store", artifacts))
         found.append(Comparison(dictionary=dictionary, features=features, store=store))
-        if dictionary is not None:
-            described.add(dictionary.manifest_sha256)
+    described = [c.dictionary for c in found]
     for dictionary in (a for a in artifacts if a.manifest.step == "dictionary"):
-        if dictionary.manifest_sha256 not in described:
-            store = _parent(dictionary, "store", by_sha)
+        if not any(dictionary is d for d in described):
+            store = parent_of(dictionary, "store", artifacts)
             found.append(Comparison(dictionary=dictionary, features=None, store=store))
     return found
-
-
-def _parent(artifact: Artifact, step: str, by_sha: dict[str, Artifact]) -> Artifact | None:
-    for parent in artifact.manifest.parents:
-        found = by_sha.get(parent.manifest_sha256)
-        if found is not None and found.manifest.step == step:
-            return found
-    return None
 
 
 def _with_null(comparison: Comparison, nulls: list[Comparison]) -> Comparison:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from suture.report import words
+from suture.report.gather import short_labels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +28,7 @@ class Limits:
     """Tokens kept after the peak."""
     n_promoted: int = 10
     """Promoted and suppressed tokens kept, each, per model."""
-    n_tokens: int = 700_000
+    n_tokens: int = 500_000
     """Tokens of all examples together; fewer examples per feature are kept where this is exceeded."""
 
     def per_feature(self, n_features: int) -> int:
@@ -60,7 +61,7 @@ def explorer_payload(
     strings, index = _string_table(cut, tops)
     return {
         "name": name,
-        "models": list(columns["models"]),
+        "models": short_labels(columns["models"]),
         "n": n_features,
         "columns": {key: [_rounded(v) for v in values] for key, values in columns["columns"].items()},
         "meta": {key: column_meta(key) for key in columns["columns"]},

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from suture.artifact import Parent
 from suture.report import words
 from suture.report.gather import Artifact, Gathered
 from suture.report.html import Child, Html, join, tag
@@ -13,10 +14,9 @@ _MAX_FILES = 40
 
 def provenance(gathered: Gathered, *, commands: Sequence[str], versions: Sequence[tuple[str, str]]) -> Html:
     """The chain of artifacts, their settings and checksums, versions and commands."""
-    names = {a.manifest_sha256: a for a in gathered.artifacts}
     rows: list[Sequence[Child]] = []
     for a in gathered.artifacts:
-        parents = [_link(names.get(p.manifest_sha256), p.path) for p in a.manifest.parents]
+        parents = [_link(gathered.artifacts, p) for p in a.manifest.parents]
         rows.append(
             [
                 tag("a", a.name, href=f"#{a.anchor}"),
@@ -43,10 +43,13 @@ def provenance(gathered: Gathered, *, commands: Sequence[str], versions: Sequenc
     )
 
 
-def _link(artifact: Artifact | None, path: str) -> Html:
-    if artifact is None:
-        return tag("span", path.rstrip("/").rsplit("/", 1)[-1], title=path)
-    return tag("a", artifact.name, href=f"#{artifact.anchor}")
+def _link(artifacts: Sequence[Artifact], parent: Parent) -> Html:
+    name = parent.path.rstrip("/").rsplit("/", 1)[-1]
+    same = [a for a in artifacts if a.manifest_sha256 == parent.manifest_sha256]
+    if not same:
+        return tag("span", name, title=parent.path)
+    found = min(same, key=lambda a: a.folder.name != name)
+    return tag("a", found.name, href=f"#{found.anchor}")
 
 
 def _artifact(a: Artifact) -> Html:

@@ -29,9 +29,9 @@
 
   function themed(spec) {
     const muted = styleOf("--muted");
-    const axis = { gridcolor: styleOf("--line"), linecolor: styleOf("--line"), zerolinecolor: styleOf("--line"), automargin: true };
+    const axis = { gridcolor: styleOf("--line"), linecolor: styleOf("--line"), zerolinecolor: styleOf("--line"), automargin: true, ticklabeloverflow: "allow" };
     const layout = {
-      margin: { l: 52, r: 12, t: 8, b: 44 },
+      margin: { l: 52, r: 30, t: 8, b: 44 },
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", showlegend: false,
       font: { family: styleOf("--sans"), size: 12, color: muted },
       hoverlabel: { bgcolor: styleOf("--card"), bordercolor: styleOf("--line"), font: { color: styleOf("--text") } },
@@ -52,12 +52,35 @@
     return [data, layout];
   }
 
-  function drawFigures() {
+  function draw(box) {
+    const [data, layout] = themed(read(box.dataset.figure));
+    window.Plotly.react(box, data, layout, { displayModeBar: false, responsive: true, scrollZoom: false });
+    box.dataset.drawn = "yes";
+  }
+
+  function figures() {
     if (!window.Plotly) return;
-    for (const box of document.querySelectorAll("[data-figure]")) {
-      const [data, layout] = themed(read(box.dataset.figure));
-      window.Plotly.react(box, data, layout, { displayModeBar: false, responsive: true, scrollZoom: false });
-    }
+    const boxes = [...document.querySelectorAll("[data-figure]")];
+    // A figure is drawn when it comes near or nothing else is to do: the page opens at once. One in a closed box has
+    // no width before it is opened, and then comes near.
+    const near = new IntersectionObserver((entries) => {
+      for (const entry of entries) {
+        if (!entry.isIntersecting) continue;
+        near.unobserve(entry.target);
+        if (!entry.target.dataset.drawn) draw(entry.target);
+      }
+    }, { rootMargin: "600px" });
+    for (const box of boxes) near.observe(box);
+    const idle = window.requestIdleCallback || ((task) => setTimeout(task, 200));
+    const next = () => {
+      const box = boxes.find((one) => !one.dataset.drawn && one.offsetWidth);
+      if (!box) return;
+      draw(box);
+      idle(next);
+    };
+    idle(next);
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => boxes.filter((box) => box.dataset.drawn).forEach(draw));
+    addEventListener("beforeprint", () => boxes.filter((box) => !box.dataset.drawn && box.offsetWidth).forEach(draw));
   }
 
   // ---- words -------------------------------------------------------------------------------------------------------
@@ -67,10 +90,15 @@
     if (typeof value === "boolean") return value ? "yes" : "no";
     if (typeof value !== "number") return String(value);
     if (kind === "integer") return String(value);
-    if (kind === "percent") return `${(100 * value).toPrecision(3).replace(/\.?0+$/, "")} %`;
+    if (kind === "percent") return `${Number((100 * value).toPrecision(3))}\u00a0%`;
     if (kind === "share") return value.toFixed(2);
-    if (value !== 0 && (Math.abs(value) < 1e-3 || Math.abs(value) >= 1e6)) return value.toExponential(1).replace("e", " × 10^");
+    if (value !== 0 && (Math.abs(value) < 1e-3 || Math.abs(value) >= 1e6)) return scientific(value);
     return String(Number(value.toPrecision(3)));
+  }
+
+  function scientific(value) {
+    const [mantissa, exponent] = value.toExponential(1).split("e");
+    return `${mantissa}\u00a0×\u00a010${[...String(Number(exponent))].map((c) => (c === "-" ? "⁻" : "⁰¹²³⁴⁵⁶⁷⁸⁹"[c])).join("")}`;
   }
 
   const INVISIBLE = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]/g;
@@ -88,9 +116,12 @@
     return make("span", { class: `chip ${labelClass(label)}` },
       make("span", { class: "mark", "aria-hidden": "true" }), labelWords(label));
   }
-  function modelHeading(table, model) {
+  function badge(model) {
     const letter = letterOf(model);
-    return make("h4", {}, make("b", { class: `letter letter-${letter.toLowerCase()}`, text: letter }), ` ${table.models[model]}`);
+    return make("b", { class: `letter letter-${letter.toLowerCase()}`, text: letter });
+  }
+  function modelHeading(table, model) {
+    return make("h4", {}, badge(model), ` ${table.models[model]}`);
   }
 
   // ---- the feature table -------------------------------------------------------------------------------------------
@@ -296,7 +327,7 @@
         const classes = [value > 0 ? "on" : "", i === side.p ? "peak" : ""].filter(Boolean).join(" ");
         return make("span", { class: classes || null, title: note(value, joint.get(i), model), "--v": value > 0 ? Math.min(1, value / strongest).toFixed(2) : null, text: visible(strings[index]) });
       });
-      return make("p", { class: `text ${sideClass(model)}`, dir: "auto" }, ...spans);
+      return make("p", { class: `text ${sideClass(model)}`, dir: "auto" }, badge(model), ...spans);
     }
 
     function examplesOf(feature) {
@@ -322,7 +353,7 @@
       for (let i = 0; i < pairs.length; i += 2) {
         const value = pairs[i + 1];
         line.append(make("span", { class: "token", dir: "auto" }, edged(state.table.strings[pairs[i]]),
-          make("small", { text: value === null ? "" : (value > 0 ? "+" : "") + value.toPrecision(2) })), " ");
+          make("small", { text: value === null ? "" : (value < 0 ? "−" : "+") + Math.abs(value).toPrecision(2) })), " ");
       }
       return line;
     }
@@ -374,6 +405,5 @@
 
   if (byId("explorer")) explorer();
   else for (const button of document.querySelectorAll("[data-go-feature]")) button.hidden = true;
-  drawFigures();
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawFigures);
+  figures();
 })();

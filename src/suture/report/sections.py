@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 
 from suture.report import words
 from suture.report.figures import SHARE_COLUMNS, entropy_histogram, share_histogram, training_curves
-from suture.report.gather import Artifact, Comparison, Gathered, space_label
+from suture.report.gather import Artifact, Comparison, Gathered, short_labels, space_label
 from suture.report.html import Child, Html, join, tag
-from suture.report.parts import chip, figure, legend, section, table
+from suture.report.parts import badge, chip, figure, legend, section, table
 
 _LABEL_HELP = {
     "shared": "both models have it",
@@ -113,34 +113,39 @@ def missing_models(gathered: Gathered) -> Html | None:
 
 def shares(gathered: Gathered) -> Html | None:
     """Histograms of B's share of every feature, and the two-clusters numbers."""
-    figures: list[Html] = []
+    blocks: list[Child] = []
     for i, c in enumerate([*gathered.comparisons, *gathered.nulls]):
-        columns = c.features.json.get("columns", {}).get("columns", {}) if c.features else {}
-        shown = 0
-        for column in SHARE_COLUMNS:
-            spec = share_histogram(columns, column) if shown < (1 if c.is_null else 2) else None
-            if spec is not None:
-                shown += 1
-                title = words.COLUMNS[column][0]
-                caption = f"{c.name}{' (a model against itself)' if c.is_null else ''}"
-                figures.append(figure(spec, f"share-{i}-{column}", title=title, caption=caption))
-        spec = entropy_histogram(c.summary.get("two_clusters") or {}) if not c.is_null else None
-        if spec is not None:
-            figures.append(figure(spec, f"entropy-{i}", title="Usage entropy", caption=c.name))
+        figures = _share_figures(c, i)
+        if figures:
+            name = f"{c.name}, a model against itself" if c.is_null else c.name
+            blocks += [tag("h3", name), tag("div", figures, class_="grid three")]
     clusters = _two_clusters(gathered)
-    if not figures and clusters is None:
+    if not blocks and clusters is None:
         return None
-    note = "0: the feature writes only into A. 1: only into B. 0.5: equally into both, in units of each model's norm."
-    used = [label for c in gathered.comparisons for label in c.counts]
-    key = tag("p", [join([chip(label), " "]) for label in words.ordered_labels(dict.fromkeys(used, 1))], class_="key")
-    return section(
-        "shares",
-        "Where features live",
-        tag("p", note),
-        key if used else None,
-        tag("div", figures, class_="grid"),
-        clusters,
+    note = (
+        "A share of 0: the feature is in A only. 1: in B only. 0.5: in both alike. Decoder share compares the lengths "
+        "of the two decoder rows; refit share compares what the data say of them; usage share compares how much the "
+        "feature is active on either model."
     )
+    used = dict.fromkeys((label for c in gathered.comparisons for label in c.counts if label != "dead"), 1)
+    key = [chip(label) for label in words.ordered_labels(used) if label in used]
+    return section(
+        "shares", "Where features live", tag("p", note), tag("p", key, class_="key") if key else None, blocks, clusters
+    )
+
+
+def _share_figures(c: Comparison, number: int) -> list[Html]:
+    columns = c.features.json.get("columns", {}).get("columns", {}) if c.features else {}
+    figures = []
+    for column in SHARE_COLUMNS:
+        spec = share_histogram(columns, column)
+        if spec is not None and len(figures) < 2:
+            title = words.COLUMNS[column][0]
+            figures.append(figure(spec, f"share-{number}-{column}", title=title))
+    spec = entropy_histogram(c.summary.get("two_clusters") or {})
+    if spec is not None:
+        figures.append(figure(spec, f"entropy-{number}", title="Usage entropy"))
+    return figures
 
 
 def _sentence(c: Comparison) -> Html:
@@ -168,13 +173,14 @@ def _null_sentence(c: Comparison) -> str:
     if c.null is None:
         return "No model was compared with itself, so the false-positive rate of “only A” and “only B” is unknown."
     return (
-        f"{words.percent(c.exclusive_share)} of them are labelled as one model's own; when a model is compared with "
-        f"itself, where none should be, {words.percent(c.null.exclusive_share)} are."
+        f"That makes {words.percent(c.exclusive_share)} one model's own; of a model compared with itself, where none "
+        f"should be, it is {words.percent(c.null.exclusive_share)}."
     )
 
 
 def _stack(counts: Mapping[str, int]) -> Html:
-    total = sum(counts.values()) or 1
+    total = sum(counts.values())
+    live = (total - counts.get("dead", 0)) or 1
     shown = [(label, counts.get(label, 0)) for label in words.ordered_labels(counts)]
     bars = [
         tag("span", class_=f"bar {words.label_class(label)}", style=f"flex-grow:{n}", title=f"{label}: {n}")
@@ -186,8 +192,8 @@ def _stack(counts: Mapping[str, int]) -> Html:
             "li",
             chip(label),
             tag("b", words.count(n)),
-            tag("small", words.percent(n / total)),
-            title=_LABEL_HELP.get(label, f"only model {label} has it"),
+            tag("small", f"of {words.count(total)}" if label == "dead" else words.percent(n / live)),
+            title=_LABEL_HELP.get(label, f"only model {label} has it") + "; percent of the live features",
         )
         for label, n in shown
     ]
@@ -198,7 +204,7 @@ def _tile(name: str, value: str, meaning: str) -> Html:
     return tag("div", tag("span", name, class_="name"), tag("b", value), tag("small", meaning), class_="tile")
 
 
-def _per_model(values: Sequence[float] | None) -> list[tuple[str, float]]:
+def _per_model(values: Sequence[int | float] | None) -> list[tuple[str, int | float]]:
     return [(words.letter(m), v) for m, v in enumerate(values or [])]
 
 
@@ -206,13 +212,14 @@ def _store(store: Artifact, *, alone: bool) -> Html:
     index = store.json.get("store", {})
     spaces = index.get("spaces") or store.settings.get("spaces") or []
     alignment = index.get("alignment") or []
+    names = short_labels([space_label(space) for space in spaces])
     rows = []
     for m, space in enumerate(spaces):
         seen = alignment[m] if m < len(alignment) else {}
         kept = seen.get("n_kept", 0) / seen["n_tokens"] if seen.get("n_tokens") else None
         rows.append(
             [
-                join([badge(m), " ", space_label(space)]),
+                join([badge(m), " ", tag("span", names[m], title=space_label(space))]),
                 words.plain(space.get("width")),
                 words.number(space.get("scale")),
                 words.count(seen.get("n_tokens")),
@@ -237,7 +244,7 @@ def _store(store: Artifact, *, alone: bool) -> Html:
 
 def _design_row(c: Comparison, labels: Sequence[str], n_models: int) -> list[Child]:
     summary, fvu = c.summary, c.summary.get("fvu") or []
-    name = join([tag("b", c.name), tag("small", f"{c.design}, a model against itself" if c.is_null else c.design)])
+    name = join([tag("b", c.name), tag("small", f"{c.design} (null)" if c.is_null else c.design)])
     row: list[Child] = [name, words.count(c.n_features)]
     row += [words.number(fvu[m]) if m < len(fvu) else words.DASH for m in range(n_models)]
     row += [words.number(summary.get("l0")), _dead(c)]
@@ -265,7 +272,7 @@ def _dead(c: Comparison) -> str:
     return words.percent(float(dead))
 
 
-def _heat_map(r2: Sequence[Sequence[float | None]], c: Comparison) -> Html:
+def _heat_map(r2: Sequence[Sequence[int | float | None]], c: Comparison) -> Html:
     letters = [words.letter(m) for m in range(len(r2[0]))]
     names = [f"code from {letter} alone" for letter in letters] + ["code from all models"]
     rows = []
@@ -287,7 +294,7 @@ def _two_clusters(gathered: Gathered) -> Html | None:
     for key, (title, meaning) in words.CLUSTERS.items():
         values = [numbers.get(key) for numbers in known.values()]
         if any(v is not None for v in values):
-            write = words.number if key == "silhouette" else words.percent
+            write = words.correlation if key == "silhouette" else words.percent
             rows.append([join([tag("b", title), tag("small", meaning)]), *[write(v) for v in values]])
     if not rows:
         return None

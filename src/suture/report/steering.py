@@ -5,7 +5,7 @@ from typing import Any
 
 from suture.report import words
 from suture.report.figures import effect_curves
-from suture.report.gather import Artifact
+from suture.report.gather import Artifact, short_labels
 from suture.report.html import Child, Html, join, tag
 from suture.report.parts import badge, figure, section
 
@@ -22,7 +22,7 @@ def steering(effects: Sequence[Artifact]) -> Html | None:
     if not cards:
         return None
     note = (
-        "Each model is steered along the feature's own direction in it; strength 1 adds the feature's 99.9 % "
+        "Each model is steered along the feature's own direction in it; strength 1 adds the feature's 99.9\u00a0% "
         "activation. Solid marks: the feature. Open marks on dotted lines: random directions of the same length. "
         "A feature that means something moves its own tokens far more than a random direction does."
     )
@@ -35,7 +35,8 @@ def _card(effect: Mapping[str, Any], number: int) -> Html:
         spec = effect_curves(effect, measure, y_title=unit)
         if spec is not None:
             figures.append(figure(spec, f"effect-{number}-{measure}", title=title, caption=meaning, height=240))
-    models = effect.get("models", [])
+    names = short_labels([m["model"] for m in effect.get("models", [])])
+    models = [{**m, "model": name} for m, name in zip(effect.get("models", []), names, strict=True)]
     go = tag("button", "show in the table", type="button", class_="quiet", data_go_feature=effect["feature"])
     return tag(
         "article",
@@ -61,23 +62,23 @@ def _agreement(agreement: Mapping[str, Any] | None) -> Html | None:
     if not agreement:
         return None
     interval = agreement.get("interval")
-    within = f" (95 %: {words.number(interval[0])} to {words.number(interval[1])})" if interval else ""
+    within = f" (95 %: {words.correlation(interval[0])} to {words.correlation(interval[1])})" if interval else ""
     if agreement.get("correlation") is not None:
         value = join(
             [
                 "The two models' next-token changes correlate at ",
-                tag("b", words.number(agreement["correlation"])),
-                f"; mismatched features at {words.number(agreement.get('mismatched'))}, "
-                f"random directions at {words.number(agreement.get('random'))}. "
-                f"Agreement beyond mismatched pairs: {words.number(agreement.get('value'))}{within}",
+                tag("b", words.correlation(agreement["correlation"])),
+                f"; mismatched features at {words.correlation(agreement.get('mismatched'))}, "
+                f"random directions at {words.correlation(agreement.get('random'))}. "
+                f"Agreement beyond mismatched pairs: {words.correlation(agreement.get('value'))}{within}",
             ]
         )
     else:
         value = join(
             [
                 "Agreement of the two models' next-token changes: ",
-                tag("b", words.number(agreement.get("value"))),
-                f"{within}; mismatched pairs: {words.number(agreement.get('mismatched'))}",
+                tag("b", words.correlation(agreement.get("value"))),
+                f"{within}; mismatched pairs: {words.correlation(agreement.get('mismatched'))}",
             ]
         )
     return tag("p", value, f", over {words.count(agreement.get('n_tokens'))} shared vocabulary entries.")
@@ -98,7 +99,18 @@ def _token_line(name: str, pairs: Sequence[Sequence[Any]] | None) -> Html | None
     if not pairs:
         return None
     chips = [
-        join([tag("span", visible(str(token)), tag("small", f"{value:+.2f}"), class_="token", dir="auto"), " "])
+        join(
+            [
+                tag(
+                    "span",
+                    visible(str(token)),
+                    tag("small", f"{value:+.2f}".replace("-", "−")),
+                    class_="token",
+                    dir="auto",
+                ),
+                " ",
+            ]
+        )
         for token, value in pairs[:10]
     ]
     return tag("p", tag("span", name, class_="name"), " ", chips, class_="tokens")

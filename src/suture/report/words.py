@@ -81,12 +81,12 @@ SETTINGS = {
 """Settings worth a line in the text, in this order; all others are in the provenance section."""
 
 
-def count(value: float | None) -> str:
+def count(value: int | float | None) -> str:
     """A whole number with thousands separated: `12,345`."""
     return DASH if value is None else f"{value:,.0f}"
 
 
-def number(value: float | None, digits: int = 3) -> str:
+def number(value: int | float | None, digits: int = 3) -> str:
     """A number with `digits` significant digits, without an exponent where that stays short."""
     if value is None or not math.isfinite(value):
         return DASH
@@ -96,15 +96,20 @@ def number(value: float | None, digits: int = 3) -> str:
         decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
         return f"{value:,.{decimals}f}"
     mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
-    return f"{mantissa} × 10{str(int(exponent)).translate(_SUPERSCRIPT)}"
+    return f"{mantissa}\u00a0×\u00a010{str(int(exponent)).translate(_SUPERSCRIPT)}"
 
 
-def percent(share: float | None, digits: int = 1) -> str:
-    """A share of one as `12.3 %`."""
-    return DASH if share is None or not math.isfinite(share) else f"{100 * share:.{digits}f} %"
+def percent(share: int | float | None, digits: int = 1) -> str:
+    """A share of one as `12.3 %`, with a space that does not break."""
+    return DASH if share is None or not math.isfinite(share) else f"{100 * share:.{digits}f}\u00a0%"
 
 
-def seconds(value: float) -> str:
+def correlation(value: int | float | None) -> str:
+    """A number between -1 and 1 with two decimals."""
+    return DASH if value is None or not math.isfinite(value) else f"{value:.2f}"
+
+
+def seconds(value: int | float) -> str:
     """A duration as a person says it."""
     if value < 60:
         return f"{value:.1f} s"
@@ -112,7 +117,7 @@ def seconds(value: float) -> str:
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def ordered_labels(counts: Mapping[str, float]) -> list[str]:
+def ordered_labels(counts: Mapping[str, int | float]) -> list[str]:
     """The labels of `counts` in reading order; the five usual ones always, others where they occur."""
     others = sorted(set(counts) - set(LABEL_ORDER))
     return [*LABEL_ORDER[:3], *others, *LABEL_ORDER[3:]]
@@ -166,7 +171,7 @@ def plain(value: object) -> str:
     if isinstance(value, int):
         return count(value)
     if isinstance(value, float):
-        return number(value, 4).rstrip("0").rstrip(".") if 1e-3 <= abs(value) < 1e6 else number(value)
+        return f"{value:.6g}" if value == 0 or 1e-4 <= abs(value) < 1e6 else number(value)
     if isinstance(value, list | tuple):
         return ", ".join(plain(v) for v in value) or DASH
     return str(value)

@@ -1,0 +1,280 @@
+"""The report: what is in the folders is on the page, as text, and nothing on the page reaches outside."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from plotly.offline import get_plotlyjs
+
+from report.made_artifacts import (
+    LABELS,
+    MODELS,
+    NASTY,
+    make_all,
+    make_dictionary,
+    make_features,
+    make_store,
+)
+from suture import artifact
+from suture.errors import ArtifactError, UserError
+from suture.report.gather import gather, short_names
+from suture.report.page import find_artifacts, report
+from suture.report.payload import Limits
+
+
+class Page(HTMLParser):
+    """A page as a browser's parser sees it: elements with attributes, text outside scripts, data blocks."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.data: dict[str, Any] = {}
+        self.text = ""
+        self._script: dict[str, str | None] | None = None
+        self._content: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag in ("script", "style"):
+            self._script, self._content = dict(attrs), []
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("script", "style") and self._script is not None:
+            if self._script.get("type") == "application/json":
+                self.data[str(self._script["id"])] = json.loads("".join(self._content), parse_constant=_refuse)
+            self._script = None
+
+    def handle_data(self, data: str) -> None:
+        if self._script is None:
+            self.text += data
+        else:
+            self._content.append(data)
+
+    @property
+    def ids(self) -> set[str]:
+        return {str(a["id"]) for _, a in self.elements if "id" in a}
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_all(tmp_path_factory.mktemp("artifacts"))
+
+
+@pytest.fixture(scope="module")
+def html(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    out = tmp_path_factory.mktemp("page") / "report.html"
+    written = report(out, find_artifacts(folder), title="A < B & C", commands=["suture demo --out 'x y'"])
+    assert written == out
+    return out.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def page(html: str) -> Page:
+    return Page(html)
+
+
+def test_every_section_is_there(page: Page) -> None:
+    sections = {str(a["id"]) for tag, a in page.elements if tag == "section"}
+    assert sections == {"compared", "designs", "missing", "shares", "features", "steering", "provenance"}
+
+
+def test_nothing_is_fetched(page: Page) -> None:
+    for tag, attributes in page.elements:
+        for name in ("src", "srcset", "data", "action", "poster"):
+            assert name not in attributes or tag == "img", (tag, attributes)
+        href = attributes.get("href")
+        assert href is None or href.startswith(("#", "data:")), (tag, attributes)
+    policy = next(a["content"] for t, a in page.elements if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy is not None
+    assert "default-src 'none'" in policy
+    assert "http" not in policy
+
+
+def test_texts_stay_texts(html: str, page: Page) -> None:
+    # Were one text taken for markup, there would be more scripts, an image, or a bold word.
+    scripts = [a for tag, a in page.elements if tag == "script" and a.get("type") is None]
+    assert len(scripts) == 2  # Plotly and our own
+    assert not [tag for tag, _ in page.elements if tag == "img"]
+    assert NASTY[0] in page.text
+    assert "stories <b>.txt" in page.text
+    assert "A < B & C" in page.text
+    blocks = re.findall(r'<script type="application/json"[^>]*>(.*?)</script>', html, flags=re.DOTALL)
+    assert len(blocks) == len(page.data)
+    assert not any("<" in block for block in blocks)
+
+
+def test_answer_stands_first_with_null_and_fvu(folder: Path, html: str) -> None:
+    summary = artifact.read_json(folder / "features-crosscoder" / "summary.json")
+    answer = html[html.index('id="answer"') : html.index('id="compared"')]
+    text = Page(answer).text.replace("\xa0", " ")
+    live = sum(n for label, n in summary["counts"].items() if label != "dead")
+    assert f"Of {live} live features of the crosscoder, {summary['counts']['shared']} are shared" in text
+    for label in ("A", "B"):
+        assert f"{summary['counts'][label]} only in {label}" in text
+    assert "1.2 %" in text  # the null's false-positive rate, given as 0.0123
+    assert "0.120" in text
+    assert "0.140" in text
+    assert all(model in text for model in MODELS)
+
+
+def test_payload_is_what_was_written(folder: Path, page: Page) -> None:
+    table = page.data["table-0"]
+    written = artifact.read_json(folder / "features-crosscoder" / "columns.json")["columns"]
+    assert table["columns"]["label"] == written["label"]
+    assert table["columns"]["rate"] == pytest.approx(written["rate"], rel=1e-3)
+    examples = artifact.read_json(folder / "features-crosscoder" / "examples.json")
+    logits = artifact.read_json(folder / "features-crosscoder" / "logits.json")
+    limits = Limits()
+    for feature, packed in enumerate(table["examples"]):
+        assert len(packed) == len(examples[feature])
+        for example, small in zip(examples[feature], packed, strict=True):
+            for side, tiny in zip(example["sides"], small["s"], strict=True):
+                peak = side["peak"]
+                window = slice(max(0, peak - limits.n_before), peak + limits.n_after + 1)
+                tokens = [table["strings"][i] for i in tiny["t"] or small["s"][0]["t"]]
+                assert tokens == [t.replace("\ud83d", "\ufffd") for t in side["tokens"][window]]
+                assert tokens[tiny["p"]] == side["tokens"][peak]
+                values = dict(zip(tiny["v"][::2], tiny["v"][1::2], strict=True))
+                assert [values.get(i, 0) for i in range(len(tokens))] == pytest.approx(side["values"][window], rel=1e-3)
+        promoted = table["logits"][feature][1][0]
+        assert [table["strings"][i] for i in promoted[::2]] == [t for t, _ in logits[feature][1]["promoted"]]
+
+
+def test_figures_are_valid_plotly(page: Page) -> None:
+    from plotly import graph_objects
+
+    figures = {name: spec for name, spec in page.data.items() if not name.startswith("table-")}
+    assert {"share-0-refit_share", "share-0-decoder_share", "share-1-usage_share", "effect-0-kl_neutral"} <= set(
+        figures
+    )
+    for spec in figures.values():
+        graph_objects.Figure(data=spec["data"], layout=spec["layout"])  # raises on an unknown property
+        assert spec["alt"]
+
+
+def test_histogram_holds_every_live_feature_once(folder: Path, page: Page) -> None:
+    written = artifact.read_json(folder / "features-crosscoder" / "columns.json")["columns"]
+    by_label = {trace["meta"]["role"]: trace["x"] for trace in page.data["share-0-refit_share"]["data"]}
+    for label in LABELS[:4]:
+        own = [v for v, x in zip(written["refit_share"], written["label"], strict=True) if x == label]
+        assert by_label.get(label, []) == pytest.approx(own, abs=1e-4)
+
+
+def test_effect_curves_have_their_control_and_intervals(page: Page) -> None:
+    traces = page.data["effect-0-kl_neutral"]["data"]
+    assert [t["meta"].get("control", False) for t in traces] == [False, True, False, True]
+    assert traces[0]["y"] == pytest.approx([0.005, 0.02, 0.08, 0.32])
+    assert traces[0]["error_y"]["array"] == pytest.approx([0.1 * v for v in traces[0]["y"]], rel=1e-3)
+    assert "error_y" in page.data["effect-0-target_effect"]["data"][1]  # the random directions' spread
+
+
+def test_links_lead_somewhere(page: Page) -> None:
+    targets = [str(a["href"])[1:] for tag, a in page.elements if tag == "a" and str(a.get("href")).startswith("#")]
+    assert targets
+    assert set(targets) <= page.ids
+    ids = [a["id"] for _, a in page.elements if "id" in a]
+    assert len(ids) == len(set(ids))
+
+
+def test_provenance_names_commands_and_checksums(folder: Path, page: Page) -> None:
+    assert "suture demo --out 'x y'" in page.text
+    assert "suture collect store" in page.text
+    for path in find_artifacts(folder):
+        assert artifact.sha256_of(path / "manifest.json") in page.text
+
+
+def test_a_null_is_set_beside_its_own_design_only(folder: Path) -> None:
+    gathered = gather(find_artifacts(folder))
+    assert [c.design for c in gathered.comparisons] == ["crosscoder", "pooled"]
+    crosscoder, pooled = gathered.comparisons
+    assert crosscoder.null is not None
+    assert crosscoder.null.exclusive_share == 0.0123
+    assert pooled.null is None
+    assert [c.name for c in gathered.nulls] == ["null"]
+
+
+def test_null_is_seen_without_features_by_equal_fingerprints(tmp_path: Path) -> None:
+    make_store(tmp_path / "store")
+    space = {"model": "m", "hookpoint": "mlp0.out", "width": 8, "fingerprint": "same"}
+    with artifact.create(tmp_path / "dict", step="dictionary", settings={}, parents=(tmp_path / "store",)) as draft:
+        artifact.write_json(draft.folder / "dictionary.json", {"design": "crosscoder", "spaces": [space, space]})
+    gathered = gather([tmp_path / "dict", tmp_path / "store"])
+    assert not gathered.comparisons
+    assert gathered.nulls[0].is_null
+
+
+@pytest.mark.parametrize(
+    ("kept", "sections"),
+    [
+        (["store"], {"compared", "provenance"}),
+        (["crosscoder"], {"compared", "designs", "missing", "provenance"}),
+        (["features-crosscoder"], {"compared", "designs", "missing", "shares", "features", "provenance"}),
+        (["steering/feature-3"], {"steering", "provenance"}),
+    ],
+)
+def test_what_is_missing_leaves_its_section_out(
+    folder: Path, tmp_path: Path, kept: list[str], sections: set[str]
+) -> None:
+    out = report(tmp_path / "r.html", [folder / name for name in kept], title="part", commands=[])
+    page = Page(out.read_text(encoding="utf-8"))
+    assert {str(a["id"]) for tag, a in page.elements if tag == "section"} == sections
+
+
+def test_2048_features_would_stay_small(tmp_path: Path) -> None:
+    n_features = 256
+    make_store(tmp_path / "store")
+    make_dictionary(tmp_path / "crosscoder", tmp_path / "store", design="crosscoder", n_features=n_features)
+    make_features(tmp_path / "features", tmp_path, dictionary="crosscoder", n_features=n_features, n_examples=10)
+    out = report(tmp_path / "r.html", find_artifacts(tmp_path), title="large", commands=[])
+    n_plotly = len(get_plotlyjs().encode())
+    assert n_plotly + (out.stat().st_size - n_plotly) * 2048 / n_features < 12e6
+
+
+def test_examples_are_cut_to_the_budget() -> None:
+    assert Limits().per_feature(2048) == 10
+    assert Limits(n_tokens=24 * 3 * 1000).per_feature(1000) == 3
+    assert Limits(n_tokens=10).per_feature(1000) == 0
+
+
+def test_unfinished_folders_are_left_alone(tmp_path: Path) -> None:
+    make_store(tmp_path / "store")
+    half = tmp_path / "features.partial"
+    half.mkdir()
+    (half / "manifest.json").write_text("{}")
+    assert find_artifacts(tmp_path) == [tmp_path / "store"]
+
+
+def test_wrong_input_is_one_line(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is not a folder"):
+        find_artifacts(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="holds no finished artifact"):
+        find_artifacts(tmp_path)
+    with pytest.raises(UserError, match="nothing to report on"):
+        report(tmp_path / "r.html", [], title="none", commands=[])
+    with pytest.raises(ArtifactError, match="does not exist"):
+        report(tmp_path / "r.html", [tmp_path / "gone"], title="gone", commands=[])
+    with pytest.raises(UserError, match="cannot be written"):
+        report(folder / "store" / "store.json" / "r.html", [folder / "store"], title="x", commands=[])
+    assert not (tmp_path / "r.html").exists()
+
+
+def test_broken_json_is_named(tmp_path: Path) -> None:
+    with artifact.create(tmp_path / "features", step="features", settings={}) as draft:
+        (draft.folder / "columns.json").write_text("{ half")
+    with pytest.raises(ArtifactError, match=r"columns\.json is not JSON"):
+        report(tmp_path / "r.html", [tmp_path / "features"], title="x", commands=[])
+
+
+def test_short_names() -> None:
+    names = short_names([Path("/d/store"), Path("/d/steering/feature-3")])
+    assert names == ["store", "steering/feature-3"]
+    assert short_names([Path("/d/store")]) == ["store"]
+    assert short_names([Path("/d"), Path("/d/store")]) == ["d", "d/store"]

@@ -1,0 +1,53 @@
+"""How numbers and labels are written, and that HTML is escaped."""
+
+import pytest
+
+from suture.report import words
+from suture.report.gather import short_labels
+from suture.report.html import embedded_json, tag
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [(None, "–"), (0, "0"), (0.12345, "0.123"), (23.456, "23.5"), (12345.6, "12,346"), (0.00012, "1.20 × 10⁻⁴"),
+     (float("nan"), "–"), (-0.5, "-0.500"), (2.5e7, "2.50 × 10⁷")],
+)  # fmt: skip
+def test_number(value: float | None, written: str) -> None:
+    assert words.number(value).replace("\xa0", " ") == written
+
+
+def test_plain_values() -> None:
+    assert words.plain([1, 2.5, "x", None]) == "1, 2.5, x, –"
+    assert words.plain(True) == "yes"
+    assert words.plain(3e-4) == "0.0003"
+    assert words.plain(2048) == "2,048"
+
+
+def test_seconds() -> None:
+    assert [words.seconds(s) for s in (0.25, 59.9, 61, 3700)] == ["0.2 s", "59.9 s", "1 min 1 s", "1 h 1 min"]
+
+
+def test_labels_in_order_with_others_between() -> None:
+    assert words.ordered_labels({"dead": 1, "AB": 2}) == ["shared", "A", "B", "AB", "ambiguous", "dead"]
+
+
+def test_flatten() -> None:
+    nested = {"design": {"kind": "sae", "sizes": [1, 2]}, "models": [{"name": "m"}]}
+    assert words.flatten(nested) == {"design.kind": "sae", "design.sizes": [1, 2], "models.0.name": "m"}
+
+
+def test_model_paths_are_shortened_only_where_they_stay_apart() -> None:
+    assert short_labels(["/x/m1 @ mlp0.out", "hub/m2 @ mlp0.out"]) == ["m1 @ mlp0.out", "m2 @ mlp0.out"]
+    assert short_labels(["a/m @ mlp0.out", "b/m @ mlp0.out"]) == ["a/m @ mlp0.out", "b/m @ mlp0.out"]
+
+
+def test_tag_escapes_text_and_attributes() -> None:
+    made = tag("p", "<b>", tag("i", "x"), class_='a"b', hidden=True, id=None)
+    assert made == '<p class="a&quot;b" hidden>&lt;b&gt;<i>x</i></p>'
+
+
+def test_embedded_json_cannot_be_left() -> None:
+    made = embedded_json({"t": "</script><!--"}, id_="d")
+    assert made.count("<") == 2
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        embedded_json(float("nan"), id_="d")
