@@ -1,0 +1,68 @@
+"""Find, compare, stitch and move sparse features across language models.
+
+Every step is a function from folders to a folder: `collect`, `train`, `features`, `steer`, `report`. Names are loaded
+when they are first used, so that `import suture` is instant.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from suture.activations.collect import collect
+    from suture.activations.store import Store
+    from suture.dictionary.dictionary import Codes, Design, Dictionary
+    from suture.dictionary.objective import Objective
+    from suture.dictionary.sparsity import Sparsity
+    from suture.dictionary.train import TrainSettings, train
+    from suture.errors import UserError
+    from suture.features.step import FeatureSettings, features
+    from suture.features.table import FeatureTable
+    from suture.interventions.effect import Effect, SteerSettings
+    from suture.interventions.step import steer
+    from suture.lm.corpus import open_corpus
+    from suture.lm.load import LanguageModel, load_model
+    from suture.report.page import report
+    from suture.studies.demo import demo
+
+_HOMES = {
+    "collect": "activations.collect",
+    "Store": "activations.store",
+    "Codes": "dictionary.dictionary",
+    "Design": "dictionary.dictionary",
+    "Dictionary": "dictionary.dictionary",
+    "Objective": "dictionary.objective",
+    "Sparsity": "dictionary.sparsity",
+    "TrainSettings": "dictionary.train",
+    "train": "dictionary.train",
+    "UserError": "errors",
+    "FeatureSettings": "features.step",
+    "features": "features.step",
+    "FeatureTable": "features.table",
+    "Effect": "interventions.effect",
+    "SteerSettings": "interventions.effect",
+    "steer": "interventions.step",
+    "open_corpus": "lm.corpus",
+    "LanguageModel": "lm.load",
+    "load_model": "lm.load",
+    "report": "report.page",
+    "demo": "studies.demo",
+}
+
+__all__ = [  # noqa: RUF022 (grouped as they are used)
+    "load_model", "LanguageModel", "open_corpus",
+    "collect", "Store",
+    "train", "TrainSettings", "Design", "Sparsity", "Objective", "Dictionary", "Codes",
+    "features", "FeatureSettings", "FeatureTable",
+    "steer", "SteerSettings", "Effect",
+    "report", "demo", "UserError",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'suture' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"suture.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -1,0 +1,478 @@
+"""The command line: one subcommand per step, each a thin call of the function of the same name.
+
+Every command: `--json` prints one JSON object on stdout and nothing else there; progress goes to stderr; exit code 0
+done, 2 the user can fix it (one line that names the setting, its value and the way out), 1 our bug, 130 interrupted.
+Imports inside functions, here alone, keep `suture --help` instant.
+"""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from suture.console import command_line, emit, percent, progress, say
+
+app = typer.Typer(
+    name="suture",
+    help="Find, compare, stitch and move sparse features across language models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+
+
+class DesignName(StrEnum):
+    """`--design`."""
+
+    sae = "sae"
+    crosscoder = "crosscoder"
+    pooled = "pooled"
+    universal = "universal"
+
+
+class SparsityName(StrEnum):
+    """`--sparsity`."""
+
+    topk = "topk"
+    batchtopk = "batchtopk"
+    relu_l1 = "relu+l1"
+    jumprelu = "jumprelu"
+
+
+class LossName(StrEnum):
+    """`--loss`."""
+
+    joint = "joint"
+    per_model = "per_model"
+    l2norm = "l2norm"
+
+
+class PrecisionName(StrEnum):
+    """`--precision`."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+class TrackName(StrEnum):
+    """`--track`."""
+
+    tensorboard = "tensorboard"
+    wandb = "wandb"
+
+
+class StoreType(StrEnum):
+    """`--dtype` of a store."""
+
+    bfloat16 = "bfloat16"
+    float32 = "float32"
+
+
+class LMType(StrEnum):
+    """`--lm-dtype`."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a finished result.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run of the same settings.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Never ask a hub: local folders and caches only.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:N, mps, or auto.")]
+TrustCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run Python code that comes with a model.")]
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)] = False,  # noqa: FBT002
+) -> None:
+    if version:
+        from suture.artifact import package_version
+
+        emit({}, as_json=False, text=f"suture {package_version()}")
+        raise typer.Exit
+
+
+@app.command()
+def demo(
+    *,
+    out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("demo"),
+    quick: Annotated[bool, typer.Option("--quick", help="Less data: under 30 seconds.")] = False,
+    seed: Annotated[int, typer.Option(help="Of the corpus and the dictionaries.")] = 0,
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Two shipped tiny language models, no network: which features they share, and a report that shows it."""
+    from suture.studies.demo import demo as run_demo
+
+    with progress() as advance:
+        result = run_demo(out, quick=quick, seed=seed, overwrite=overwrite, on_step=advance)
+    emit(result.to_json(), as_json=json, text=result.text())
+
+
+@app.command()
+def collect(
+    store: Annotated[Path, typer.Argument(help="The store's folder.")],
+    *,
+    model: Annotated[list[str], typer.Option(help="Local folder or hub name, as from_pretrained takes it; one each.")],
+    at: Annotated[
+        list[str], typer.Option(help="Hookpoint: mlp0.out, resid3.post, .. or a module path; one per model.")
+    ],
+    corpus: Annotated[str, typer.Option(help="Text, JSONL or Parquet file, a folder, or a datasets name.")],
+    tokens: Annotated[int, typer.Option(help="Rows wanted: text positions that all models share.")],
+    revision: Annotated[list[str] | None, typer.Option(help="Hub revision, one per model.")] = None,
+    block: Annotated[int, typer.Option(help="Longest piece of text, in tokens, that a model sees at once.")] = 128,
+    dtype: Annotated[StoreType, typer.Option(help="Of the activations on disk.")] = StoreType.bfloat16,
+    lm_dtype: Annotated[LMType, typer.Option(help="The language models run in.")] = LMType.auto,
+    batch_tokens: Annotated[int | None, typer.Option(help="Tokens per forward pass.")] = None,
+    text_column: Annotated[str, typer.Option(help="Of JSONL, Parquet and datasets.")] = "text",
+    separator: Annotated[str, typer.Option(help="The line between documents of a text file.")] = "<|endoftext|>",
+    split: Annotated[str, typer.Option(help="Of a datasets name.")] = "train",
+    device: Device = "auto",
+    offline: Offline = False,
+    trust_remote_code: TrustCode = False,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Run text through the models; keep their activations side by side, row by row, in a store."""
+    from suture.activations.collect import CollectProgress
+    from suture.activations.collect import collect as run_collect
+    from suture.lm.corpus import open_corpus
+
+    lms = load_models(model, revision, device=device, dtype=lm_dtype.value, offline=offline, trust=trust_remote_code)
+    at = one_each("at", at, len(model))
+    text = open_corpus(corpus, text_column=text_column, separator=separator, split=split, offline=offline)
+    announced = False
+    with progress() as advance:
+
+        def show(state: CollectProgress) -> None:
+            nonlocal announced
+            if not announced:
+                announced = True
+                mb, free = state.n_bytes_expected / 1e6, state.n_bytes_free / 1e9
+                say(f"the store will take about {mb:,.1f} MB of disk ({free:,.1f} GB are free)")
+            advance("rows", state.n_rows, state.n_rows_wanted, f"{state.rows_per_second:,.0f} rows/s")
+
+        made = run_collect(
+            store,
+            sources=list(zip(lms, at, strict=True)),
+            corpus=text,
+            n_rows=tokens,
+            block=block,
+            dtype=dtype.value,
+            batch_tokens=batch_tokens,
+            resume=resume,
+            overwrite=overwrite,
+            on_progress=show,
+            command=command_line(),
+        )
+    kept = [
+        {"space": s.label, "tokens": a.n_tokens, "kept": a.kept_share}
+        for s, a in zip(made.spaces, made.alignment, strict=True)
+    ]
+    shares = ", ".join(f"{k['space']} {percent(k['kept'])} of {k['tokens']:,} tokens" for k in kept)
+    short = "" if len(made) >= tokens else f" (the corpus ended before {tokens:,})"
+    emit(
+        {"store": str(store), "rows": len(made), "alignment": kept, "settings": made.manifest.settings},
+        as_json=json,
+        text=f"{store}: {len(made):,} rows{short}; kept {shares}",
+    )
+
+
+@app.command()
+def train(
+    dictionary: Annotated[Path, typer.Argument(help="The dictionary's folder.")],
+    *,
+    store: Annotated[Path, typer.Option(help="Activations, made by suture collect.")],
+    design: Annotated[DesignName, typer.Option(help="How models share the dictionary.")] = DesignName.crosscoder,
+    features: Annotated[int, typer.Option(help="Size of the dictionary.")] = 2048,
+    k: Annotated[int, typer.Option(help="Active features per row.")] = 32,
+    sparsity: Annotated[SparsityName, typer.Option(help="What keeps codes sparse.")] = SparsityName.topk,
+    loss: Annotated[
+        LossName,
+        typer.Option(
+            help="One squared L2 over the concatenation IS the sum of the models' squared L2s; per_model divides each "
+            "by its own variance, l2norm leaves norms unsquared."
+        ),
+    ] = LossName.joint,
+    flag: Annotated[bool, typer.Option("--flag", help="pooled: tell the encoder which model a row is from.")] = False,
+    model_dropout: Annotated[
+        float, typer.Option(help="crosscoder: chance that a model is hidden from the encoder.")
+    ] = 0.0,
+    dedicated: Annotated[
+        list[float] | None, typer.Option(help="Share of features of one space alone; one per space.")
+    ] = None,
+    tied: Annotated[float, typer.Option(help="Share of features with one decoder row for all spaces.")] = 0.0,
+    rows: Annotated[int, typer.Option(help="Rows to train on in all.")] = 2_000_000,
+    batch_size: Annotated[int, typer.Option(help="Rows per step.")] = 4096,
+    learning_rate: Annotated[float | None, typer.Option("--learning-rate", "--lr", help="Default by the size.")] = None,
+    warmup: Annotated[float, typer.Option(help="Share of the steps.")] = 0.02,
+    decay: Annotated[float, typer.Option(help="Share of the steps, the last.")] = 0.3,
+    k_start: Annotated[float, typer.Option(help="Begin with so many times k active features.")] = 1.0,
+    k_anneal: Annotated[float, typer.Option(help="Share of the steps to come down to k.")] = 0.2,
+    l1: Annotated[float, typer.Option(help="Penalty of relu+l1.")] = 0.1,
+    l0: Annotated[float, typer.Option(help="Penalty of jumprelu.")] = 2e-3,
+    aux: Annotated[float, typer.Option(help="Weight of AuxK, which revives dead features; 0 for none.")] = 1 / 32,
+    k_aux: Annotated[int | None, typer.Option(help="Dead features per row in AuxK; default half the width.")] = None,
+    dead_after: Annotated[int, typer.Option(help="Rows of silence after which a feature is dead.")] = 100_000,
+    heldout: Annotated[float, typer.Option(help="Share of the documents kept out of training.")] = 0.1,
+    space: Annotated[list[int] | None, typer.Option(help="Numbers of the store's spaces to use; default all.")] = None,
+    null: Annotated[bool, typer.Option("--null", help="Pair the one --space with a copy of itself.")] = False,
+    rotation_seed: Annotated[int | None, typer.Option(help="With --null: rotate the copy.")] = None,
+    validate_every: Annotated[int, typer.Option(help="Steps between lines of metrics.")] = 100,
+    checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Of weights, split, order and masks.")] = 0,
+    precision: Annotated[PrecisionName, typer.Option(help="Of the one dense product.")] = PrecisionName.auto,
+    track: Annotated[list[TrackName] | None, typer.Option(help="Also send metrics there.")] = None,
+    device: Device = "cpu",
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Train a dictionary on a store: an SAE, a crosscoder, a pooled or a universal dictionary."""
+    from suture.activations.store import Store
+    from suture.activations.view import View
+    from suture.artifact import read_json
+    from suture.dictionary.dictionary import Design
+    from suture.dictionary.objective import Objective
+    from suture.dictionary.sparsity import Sparsity
+    from suture.dictionary.train import TrainProgress, TrainSettings
+    from suture.dictionary.train import train as run_train
+
+    settings = TrainSettings(
+        design=Design(
+            kind=design.value,
+            n_features=features,
+            flag=flag,
+            dedicated=tuple(dedicated or ()),
+            tied=tied,
+            sparsity=Sparsity(kind=sparsity.value, k=k),
+        ),
+        view=View(spaces=tuple(space or ()), null=null, rotation_seed=rotation_seed),
+        objective=Objective(loss=loss.value, l1=l1, l0=l0, aux=aux, k_aux=k_aux, dead_after=dead_after),
+        n_rows=rows,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        warmup=warmup,
+        decay=decay,
+        k_start=k_start,
+        k_anneal=k_anneal,
+        model_dropout=model_dropout,
+        heldout=heldout,
+        validate_every=validate_every,
+        checkpoint_every=checkpoint_every,
+        seed=seed,
+        precision=precision.value,
+        device="cpu" if device == "auto" else device,
+        track=tuple(t.value for t in track or ()),
+    )
+    opened = Store.open(store)
+    with progress() as advance:
+
+        def show(p: TrainProgress) -> None:
+            fvu = " ".join(f"{v:.3f}" for v in p.fvu or p.training_fvu)
+            note = f"{p.rows_per_second:,.0f} rows/s  FVU {fvu}  L0 {p.l0:.1f}  dead {percent(p.dead)}"
+            advance("steps", p.step, p.n_steps, note)
+
+        run_train(
+            dictionary, opened, settings, on_progress=show, resume=resume, overwrite=overwrite, command=command_line()
+        )
+    evaluation = read_json(dictionary / "evaluation.json")
+    fvu = ", ".join(
+        f"{s.label} {v:.4f}" for s, v in zip(settings.view.of(opened).spaces, evaluation["fvu"], strict=True)
+    )
+    emit(
+        {"dictionary": str(dictionary), **evaluation},
+        as_json=json,
+        text=f"{dictionary}: FVU {fvu}; L0 {evaluation['l0']:.1f}; dead {percent(evaluation['dead'])}; R2 {_matrix(evaluation['r2'])}",
+    )
+
+
+@app.command()
+def features(
+    dictionary: Annotated[Path, typer.Argument(help="Made by suture train.")],
+    *,
+    store: Annotated[Path, typer.Option(help="The store it was trained on, or another of the same spaces.")],
+    out: Annotated[Path, typer.Option(help="Folder of the feature table.")],
+    rows: Annotated[int, typer.Option(help="Held-out rows at most.")] = 200_000,
+    top: Annotated[int, typer.Option(help="Top examples per feature.")] = 10,
+    tokens: Annotated[bool, typer.Option(help="Promoted tokens too: loads the models' unembeddings.")] = True,
+    device: Device = "auto",
+    offline: Offline = False,
+    trust_remote_code: TrustCode = False,
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Describe every feature and say whose it is: A, B, shared, ambiguous or dead, with numbers and intervals."""
+    from suture.activations.store import Store
+    from suture.dictionary.dictionary import Dictionary
+    from suture.features.stats import StatsSettings
+    from suture.features.step import FeatureSettings
+    from suture.features.step import features as run_features
+
+    opened = Store.open(store)
+    lms = None
+    if tokens:
+        names = [base_model(s.model) for s in Dictionary.load(dictionary).spaces]
+        lms = load_models(names, None, device=device, dtype="auto", offline=offline, trust=trust_remote_code)
+    with progress() as advance:
+        table = run_features(
+            out,
+            dictionary,
+            opened,
+            FeatureSettings(n_rows=rows, stats=StatsSettings(n_top=top)),
+            lms=lms,
+            on_progress=advance,
+            overwrite=overwrite,
+            command=command_line(),
+        )
+    counts = ", ".join(f"{n} {label}" for label, n in table.counts.items())
+    null = table.summary.get("false_positive_rate")
+    note = "" if null is None else f"; a null: {percent(null)} of the live features are falsely exclusive"
+    emit({"features": str(out), **table.summary}, as_json=json, text=f"{out}: {counts}{note}")
+
+
+@app.command()
+def steer(
+    dictionary: Annotated[Path, typer.Argument(help="Made by suture train.")],
+    *,
+    table: Annotated[Path, typer.Option(help="Made by suture features: tells how strongly a feature fires.")],
+    feature: Annotated[list[int], typer.Option(help="Number of a feature; several share the work.")],
+    out: Annotated[Path, typer.Option(help="Folder; each feature's effect goes to feature-I below it.")],
+    strength: Annotated[list[float] | None, typer.Option(help="Multiples of the 99.9 % activation.")] = None,
+    prompt: Annotated[
+        list[str] | None, typer.Option(help="Texts to continue; without, openings of the corpus.")
+    ] = None,
+    corpus: Annotated[str | None, typer.Option(help="Neutral text; without, the store's own documents.")] = None,
+    neutral: Annotated[int, typer.Option(help="Documents of neutral text.")] = 32,
+    prompts: Annotated[int, typer.Option(help="Openings taken as prompts where none are given.")] = 32,
+    new_tokens: Annotated[int, typer.Option(help="Length of the continuations.")] = 30,
+    seed: Annotated[int, typer.Option(help="Of controls, halves and sampling.")] = 0,
+    device: Device = "auto",
+    offline: Offline = False,
+    trust_remote_code: TrustCode = False,
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Steer every model along a feature's own direction in it, and measure effect, side effects and agreement."""
+    from dataclasses import asdict
+
+    from suture.dictionary.dictionary import Dictionary
+    from suture.interventions.effect import SteerSettings
+    from suture.interventions.step import neutral_corpus, texts_of
+    from suture.interventions.step import steer as run_steer
+
+    loaded = Dictionary.load(dictionary)
+    names = [base_model(s.model) for s in loaded.spaces]
+    lms = load_models(names, None, device=device, dtype="auto", offline=offline, trust=trust_remote_code)
+    documents, openings = texts_of(
+        neutral_corpus(dictionary, corpus, offline=offline), n_neutral=neutral, n_prompts=0 if prompt else prompts
+    )
+    given = tuple(strength or SteerSettings.strengths)
+    settings = SteerSettings(
+        strengths=given,
+        reference=1.0 if 1.0 in given else given[0],
+        max_new_tokens=new_tokens,
+        n_generation_prompts=min(3, len(prompt)) if prompt else 1,
+        seed=seed,
+    )
+    with progress() as advance:
+        effects = run_steer(
+            out,
+            dictionary,
+            table,
+            feature,
+            lms=lms,
+            prompts=[*(prompt or []), *openings],
+            neutral=documents,
+            settings=settings,
+            on_progress=lambda p: advance("passes", p.done, p.total),
+            overwrite=overwrite,
+            command=command_line(),
+        )
+    emit(
+        {"out": str(out), "effects": [asdict(e) for e in effects]},
+        as_json=json,
+        text="\n".join(_effect_text(e) for e in effects),
+    )
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="Everything below it that a step made is shown.")],
+    *,
+    out: Annotated[Path | None, typer.Option(help="The HTML file; default report.html in the folder.")] = None,
+    title: Annotated[str, typer.Option(help="Of the page.")] = "What two language models share",
+    json: Json = False,
+) -> None:
+    """One self-contained HTML page from a folder of results; it reads folders and computes nothing."""
+    from suture.report.page import find_artifacts
+    from suture.report.page import report as run_report
+
+    made = run_report(out or folder / "report.html", find_artifacts(folder), title=title)
+    emit({"report": str(made)}, as_json=json, text=str(made))
+
+
+# --- shared by commands ---------------------------------------------------------------------------------------------
+
+
+def load_models(
+    names: list[str], revisions: list[str] | None, *, device: str, dtype: str, offline: bool, trust: bool
+) -> list[Any]:
+    """Every model named, none twice."""
+    from suture.lm.load import load_model
+
+    revisions = one_each("revision", revisions, len(names)) if revisions else [None] * len(names)  # pyright: ignore[reportAssignmentType]
+    known: dict[tuple[str, str | None], Any] = {}
+    for key in zip(names, revisions or [], strict=True):
+        if key not in known:
+            name, revision = key
+            known[key] = load_model(
+                name, revision=revision, device=device, dtype=dtype, offline=offline, trust_remote_code=trust
+            )
+    return [known[key] for key in zip(names, revisions or [], strict=True)]
+
+
+def one_each(setting: str, values: list[str], n: int) -> list[str]:
+    """As many values as models; a single one serves all."""
+    from suture.errors import UserError
+
+    if len(values) == 1:
+        return values * n
+    if len(values) != n:
+        raise UserError(
+            setting, ", ".join(values), f"has {len(values)} values for {n} models", "give one per --model, in order"
+        )
+    return values
+
+
+def base_model(name: str) -> str:
+    """The model behind a space of a null, whose copy is named `NAME (copy)`.
+
+    >>> base_model("gpt2 (rotated copy)")
+    'gpt2'
+    """
+    return name.removesuffix(" (copy)").removesuffix(" (rotated copy)")
+
+
+def _matrix(r2: list[list[float]]) -> str:
+    return "[" + "; ".join(" ".join(f"{v:.3f}" for v in row) for row in r2) + "]"
+
+
+def _effect_text(effect: Any) -> str:
+    lines = [f"feature {effect.feature}"]
+    for model in effect.models:
+        kl = ", ".join(f"{s:g}: {v:.3f}" for s, v in zip(model.strengths, model.kl_neutral, strict=True))
+        tokens = " ".join(repr(t) for t, _ in model.top_promoted[:5])
+        lines.append(f"  {model.model}: promotes {tokens}; KL on neutral text by strength {kl}")
+    if effect.agreement is not None:
+        a = effect.agreement
+        lines.append(f"  agreement {a.value:.3f} (mismatched features {a.mismatched:.3f})")
+    return "\n".join(lines)
