@@ -5,12 +5,26 @@ done, 2 the user can fix it (one line that names the setting, its value and the 
 Imports inside functions, here alone, keep `suture --help` instant.
 """
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from suture.cli_options import (
+    DesignName,
+    Device,
+    Json,
+    LMType,
+    LossName,
+    Offline,
+    Overwrite,
+    PrecisionName,
+    Resume,
+    SparsityName,
+    StoreType,
+    TrackName,
+    TrustCode,
+)  # fmt: skip
 from suture.console import command_line, emit, percent, progress, say
 
 app = typer.Typer(
@@ -21,71 +35,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
-
-
-class DesignName(StrEnum):
-    """`--design`."""
-
-    sae = "sae"
-    crosscoder = "crosscoder"
-    pooled = "pooled"
-    universal = "universal"
-
-
-class SparsityName(StrEnum):
-    """`--sparsity`."""
-
-    topk = "topk"
-    batchtopk = "batchtopk"
-    relu_l1 = "relu+l1"
-    jumprelu = "jumprelu"
-
-
-class LossName(StrEnum):
-    """`--loss`."""
-
-    joint = "joint"
-    per_model = "per_model"
-    l2norm = "l2norm"
-
-
-class PrecisionName(StrEnum):
-    """`--precision`."""
-
-    auto = "auto"
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-
-
-class TrackName(StrEnum):
-    """`--track`."""
-
-    tensorboard = "tensorboard"
-    wandb = "wandb"
-
-
-class StoreType(StrEnum):
-    """`--dtype` of a store."""
-
-    bfloat16 = "bfloat16"
-    float32 = "float32"
-
-
-class LMType(StrEnum):
-    """`--lm-dtype`."""
-
-    auto = "auto"
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
-
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a finished result.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run of the same settings.")]
-Offline = Annotated[bool, typer.Option("--offline", help="Never ask a hub: local folders and caches only.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:N, mps, or auto.")]
-TrustCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run Python code that comes with a model.")]
 
 
 @app.callback()
@@ -285,13 +234,13 @@ def train(
             dictionary, opened, settings, on_progress=show, resume=resume, overwrite=overwrite, command=command_line()
         )
     evaluation = read_json(dictionary / "evaluation.json")
-    fvu = ", ".join(
-        f"{s.label} {v:.4f}" for s, v in zip(settings.view.of(opened).spaces, evaluation["fvu"], strict=True)
-    )
+    labels = [space.label for space in settings.view.of(opened).spaces]
+    fvu = ", ".join(f"{label} {value:.4f}" for label, value in zip(labels, evaluation["fvu"], strict=True))
+    dead, r2 = percent(evaluation["dead"]), _matrix(evaluation["r2"])
     emit(
         {"dictionary": str(dictionary), **evaluation},
         as_json=json,
-        text=f"{dictionary}: FVU {fvu}; L0 {evaluation['l0']:.1f}; dead {percent(evaluation['dead'])}; R2 {_matrix(evaluation['r2'])}",
+        text=f"{dictionary}: FVU {fvu}; L0 {evaluation['l0']:.1f}; dead {dead}; R2 {r2}",
     )
 
 
@@ -366,15 +315,15 @@ def steer(
 
     from suture.dictionary.dictionary import Dictionary
     from suture.interventions.effect import SteerSettings
-    from suture.interventions.step import neutral_corpus, texts_of
+    from suture.interventions.step import heldout_documents, texts_of
     from suture.interventions.step import steer as run_steer
+    from suture.lm.corpus import open_corpus
 
     loaded = Dictionary.load(dictionary)
     names = [base_model(s.model) for s in loaded.spaces]
     lms = load_models(names, None, device=device, dtype="auto", offline=offline, trust=trust_remote_code)
-    documents, openings = texts_of(
-        neutral_corpus(dictionary, corpus, offline=offline), n_neutral=neutral, n_prompts=0 if prompt else prompts
-    )
+    texts = (d.text for d in open_corpus(corpus, offline=offline)) if corpus else heldout_documents(dictionary)
+    documents, openings = texts_of(texts, n_neutral=neutral, n_prompts=0 if prompt else prompts)
     given = tuple(strength or SteerSettings.strengths)
     settings = SteerSettings(
         strengths=given,
@@ -429,15 +378,15 @@ def load_models(
     """Every model named, none twice."""
     from suture.lm.load import load_model
 
-    revisions = one_each("revision", revisions, len(names)) if revisions else [None] * len(names)  # pyright: ignore[reportAssignmentType]
+    wanted: list[str | None] = [*one_each("revision", revisions, len(names))] if revisions else [None] * len(names)
+    keys = list(zip(names, wanted, strict=True))
     known: dict[tuple[str, str | None], Any] = {}
-    for key in zip(names, revisions or [], strict=True):
-        if key not in known:
-            name, revision = key
-            known[key] = load_model(
+    for name, revision in keys:
+        if (name, revision) not in known:
+            known[name, revision] = load_model(
                 name, revision=revision, device=device, dtype=dtype, offline=offline, trust_remote_code=trust
             )
-    return [known[key] for key in zip(names, revisions or [], strict=True)]
+    return [known[key] for key in keys]
 
 
 def one_each(setting: str, values: list[str], n: int) -> list[str]:
