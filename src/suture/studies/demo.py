@@ -1,0 +1,322 @@
+"""The demo: which features two shipped language models share, from text to report, on a laptop without a network.
+
+1. Text is sampled from both models in equal parts: nobody else's words are needed, and neither model is at home.
+2. `collect` MLP0's output of the 1-layer and the 2-layer model at the same text positions.
+3. `train` a crosscoder and a pooled dictionary on the same rows, and the null: a crosscoder of the 2-layer model
+   against its own rotated copy, where every exclusive feature found is a false one.
+4. `features` of all three: labels with intervals, the null's false-positive rate and ceiling beside them.
+5. `steer` both models with three features that they share.
+6. `report.html` and `summary.json`.
+
+Every step is a folder; one that is finished is not made again.
+"""
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from suture import artifact
+from suture.activations.collect import collect
+from suture.activations.store import Store
+from suture.activations.view import View
+from suture.dictionary.dictionary import Design
+from suture.dictionary.objective import Objective
+from suture.dictionary.sparsity import Sparsity
+from suture.dictionary.train import TrainProgress, TrainSettings, train
+from suture.errors import UserError
+from suture.features.step import FeatureSettings, features
+from suture.features.table import FeatureTable
+from suture.interventions.effect import Effect, SteerSettings, load_effect
+from suture.interventions.step import heldout_documents, steer, texts_of
+from suture.lm.corpus import open_corpus
+from suture.lm.generate import samples
+from suture.lm.load import LanguageModel, load_model
+from suture.report.page import find_artifacts, report
+
+MODELS = ("tinystories-1l", "tinystories-2l")
+HOOKPOINT = "mlp0.out"
+SEPARATOR = "<|endoftext|>"
+MARK = "demo.json"
+OnStep = Callable[..., None]
+"""Gets (what, done, total, note)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoSettings:
+    """Sizes of the demo."""
+
+    n_stories: int = 1600
+    """Sampled in all, half from each model."""
+    story_tokens: int = 220
+    n_rows: int = 260_000
+    """Text positions at most."""
+    n_features: int = 1024
+    k: int = 16
+    n_training_rows: int = 2_400_000
+    null_rows: int = 2_400_000
+    """Of the null's training; the same as above, so that the two can be compared."""
+    n_steered: int = 3
+    n_neutral: int = 24
+    n_prompts: int = 24
+    seed: int = 0
+
+    @staticmethod
+    def quick(seed: int) -> "DemoSettings":
+        """Less of everything."""
+        return DemoSettings(
+            n_stories=256,
+            story_tokens=160,
+            n_rows=36_000,
+            n_features=512,
+            n_training_rows=300_000,
+            null_rows=300_000,
+            n_neutral=8,
+            n_prompts=8,
+            seed=seed,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoResult:
+    """Where the demo's results are, and what they say."""
+
+    out: Path
+    report: Path
+    summary: dict[str, Any] = field(repr=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {"out": str(self.out), "report": str(self.report), **self.summary}
+
+    def text(self) -> str:
+        """What the demo found, in a few lines."""
+        lines = []
+        for name in ("crosscoder", "pooled"):
+            part = self.summary["dictionaries"][name]
+            counts = ", ".join(f"{n} {label}" for label, n in part["counts"].items())
+            fvu = " and ".join(f"{v:.3f}" for v in part["fvu"])
+            lines.append(f"{name}: FVU {fvu}, L0 {part['l0']:.1f}; features: {counts}")
+        null = self.summary["dictionaries"]["null"]
+        rate, live = null["false_positive_rate"], sum(n for label, n in null["counts"].items() if label != "dead")
+        ceiling = null["counts"].get("shared", 0) / max(live, 1)
+        lines.append(f"null (a model against itself): {rate:.1%} falsely exclusive; {ceiling:.1%} shared, the ceiling")
+        for effect in self.summary["steering"]:
+            lines.append(
+                f"feature {effect['feature']} steers both models: agreement {effect['agreement']:.2f} "
+                f"(mismatched features {effect['mismatched']:.2f})"
+            )
+        return "\n".join([*lines, f"report: {self.report.resolve()}"])
+
+
+def demo(
+    out: str | Path,
+    *,
+    quick: bool = False,
+    seed: int = 0,
+    overwrite: bool = False,
+    on_step: OnStep | None = None,
+    settings: DemoSettings | None = None,
+) -> DemoResult:
+    """Run the demo into the folder `out`; finished steps of the same demo are kept unless `overwrite`.
+
+    Raises:
+        UserError: `out` holds something else, or a demo of other settings.
+    """
+    out, tell = Path(out), on_step or (lambda *_: None)
+    settings = settings or (DemoSettings.quick(seed) if quick else DemoSettings(seed=seed))
+    _prepare(out, settings, overwrite=overwrite)
+    started = time.monotonic()
+    lms = [load_model(name, device="cpu") for name in MODELS]
+    _sample_corpus(out / "corpus.txt", lms, settings, tell)  # 1
+    store = _collect(out / "store", out / "corpus.txt", lms, settings, tell)  # 2
+    for name, chosen in dictionaries(settings).items():
+        _train(out / name, store, chosen, tell)  # 3
+        _features(out / f"features-{name}", out / name, store, lms, tell)  # 4
+    effects = _steer(out, lms, settings, tell)  # 5
+    summary = _summary(out, store, effects)
+    summary["seconds"] = round(time.monotonic() - started, 1)
+    artifact.write_json(out / "summary.json", summary)
+    command = "suture demo" + (" --quick" if quick else "") + (f" --seed {seed}" if seed else "")
+    page = report(  # 6
+        out / "report.html",
+        find_artifacts(out),
+        title="MLP0 of a 1-layer and a 2-layer TinyStories model",
+        commands=[command, *reproduce(settings)],
+    )
+    return DemoResult(out=out, report=page, summary=summary)
+
+
+def dictionaries(settings: DemoSettings) -> dict[str, TrainSettings]:
+    """What is trained: the same size, rows and sparsity for every design."""
+
+    def train_settings(kind: str, n_rows: int, view: View) -> TrainSettings:
+        sparsity = Sparsity(kind="topk", k=settings.k)
+        return TrainSettings(
+            design=Design(kind=kind, n_features=settings.n_features, sparsity=sparsity),  # pyright: ignore[reportArgumentType]
+            objective=Objective(dead_after=max(20_000, n_rows // 20)),
+            view=view,
+            n_rows=n_rows,
+            batch_size=2048,
+            learning_rate=2e-3,
+            model_dropout=0.2 if kind == "crosscoder" else 0.0,
+            validate_every=max(20, n_rows // 2048 // 10),
+            seed=settings.seed,
+        )
+
+    return {
+        "crosscoder": train_settings("crosscoder", settings.n_training_rows, View()),
+        "pooled": train_settings("pooled", settings.n_training_rows, View()),
+        "null": train_settings("crosscoder", settings.null_rows, View(spaces=(1,), null=True, rotation_seed=0)),
+    }
+
+
+def reproduce(settings: DemoSettings) -> list[str]:
+    """The same steps, as commands, for use on other models and text."""
+    pair = " ".join(f"--model {name} --at {HOOKPOINT}" for name in MODELS)
+    commands = [f"suture collect store {pair} --corpus corpus.txt --tokens {settings.n_rows}"]
+    for name, chosen in dictionaries(settings).items():
+        dropout = f" --model-dropout {chosen.model_dropout:g}" if chosen.model_dropout else ""
+        null = " --space 1 --null --rotation-seed 0" if name == "null" else ""
+        commands.append(
+            f"suture train {name} --store store --design {chosen.design.kind} --features {settings.n_features} "
+            f"--k {settings.k} --rows {chosen.n_rows} --batch-size {chosen.batch_size} --lr {chosen.learning_rate:g} "
+            f"--dead-after {chosen.objective.dead_after}{dropout}{null}"
+        )
+        commands.append(f"suture features {name} --store store --out features-{name}")
+    steering = f"--prompts {settings.n_prompts} --neutral {settings.n_neutral}"
+    commands.append(f"suture steer crosscoder --table features-crosscoder --feature I --out steering {steering}")
+    return [*commands, "suture report ."]
+
+
+def _prepare(out: Path, settings: DemoSettings, *, overwrite: bool) -> None:
+    mark = out / MARK
+    if out.exists() and any(out.iterdir()) and not mark.exists():
+        raise UserError("out", out, "is not empty and was not made by the demo", "name another folder")
+    if mark.exists() and overwrite:
+        shutil.rmtree(out)
+    if mark.exists() and artifact.read_json(mark) != asdict(settings):
+        raise UserError("out", out, "holds a demo of other settings", "name another folder, or pass --overwrite")
+    out.mkdir(parents=True, exist_ok=True)
+    artifact.write_json(mark, asdict(settings))
+
+
+def _sample_corpus(file: Path, lms: list[LanguageModel], settings: DemoSettings, tell: OnStep) -> None:
+    if file.exists():
+        return
+    n_each, at_once = settings.n_stories // len(lms), 200
+    stories: list[list[str]] = [[] for _ in lms]
+    for m, lm in enumerate(lms):
+        for first in range(0, n_each, at_once):
+            batch = samples(
+                lm,
+                "",
+                n_samples=min(at_once, n_each - first),
+                max_new_tokens=settings.story_tokens,
+                temperature=0.9,
+                seed=settings.seed * 7919 + m * 104_729 + first,
+            )
+            stories[m] += [s.strip() for s in batch]
+            tell("sampling stories", sum(map(len, stories)), settings.n_stories, "")
+    # alternating, so that any beginning of the corpus holds as much of one model as of the other
+    text = f"\n{SEPARATOR}\n".join(story for pair in zip(*stories, strict=True) for story in pair)
+    aside = file.with_name(file.name + ".tmp")
+    aside.write_text(text + "\n", encoding="utf-8")
+    aside.replace(file)
+
+
+def _collect(path: Path, corpus: Path, lms: list[LanguageModel], settings: DemoSettings, tell: OnStep) -> Store:
+    if (path / artifact.MANIFEST).exists():
+        return Store.open(path)
+    return collect(
+        path,
+        sources=[(lm, HOOKPOINT) for lm in lms],
+        corpus=open_corpus(str(corpus), separator=SEPARATOR),
+        n_rows=settings.n_rows,
+        resume=True,
+        on_progress=lambda p: tell("collecting rows", p.n_rows, p.n_rows_wanted, ""),
+    )
+
+
+def _train(path: Path, store: Store, settings: TrainSettings, tell: OnStep) -> None:
+    if (path / artifact.MANIFEST).exists():
+        return
+
+    def show(p: TrainProgress) -> None:
+        fvu = " ".join(f"{v:.3f}" for v in p.fvu)
+        note = f"FVU {fvu}  L0 {p.l0:.1f}  dead {p.dead:.1%}  {p.rows_per_second:,.0f} rows/s"
+        tell(f"training {path.name}", p.step, p.n_steps, note)
+
+    train(path, store, settings, on_progress=show)
+
+
+def _features(path: Path, dictionary: Path, store: Store, lms: list[LanguageModel], tell: OnStep) -> None:
+    if (path / artifact.MANIFEST).exists():
+        return
+    lms = [lms[1]] * 2 if dictionary.name == "null" else lms
+    features(
+        path,
+        dictionary,
+        store,
+        FeatureSettings(),
+        lms=lms,
+        on_progress=lambda what, done, total: tell(f"describing {dictionary.name}: {what}", done, total, ""),
+    )
+
+
+def _steer(out: Path, lms: list[LanguageModel], settings: DemoSettings, tell: OnStep) -> list[Effect]:
+    chosen = features_to_steer(FeatureTable.load(out / "features-crosscoder"), settings.n_steered)
+    folders = [out / "steering" / f"feature-{i}" for i in chosen]
+    if all((f / artifact.MANIFEST).exists() for f in folders):
+        return [load_effect(f) for f in folders]
+    neutral, prompts = texts_of(
+        heldout_documents(out / "crosscoder"), n_neutral=settings.n_neutral, n_prompts=settings.n_prompts
+    )
+    return steer(
+        out / "steering",
+        out / "crosscoder",
+        out / "features-crosscoder",
+        chosen,
+        lms=lms,
+        prompts=prompts,
+        neutral=neutral,
+        settings=SteerSettings(seed=settings.seed, n_draws=500),
+        on_progress=lambda p: tell("steering", p.done, p.total, ""),
+        overwrite=True,
+    )
+
+
+def features_to_steer(table: FeatureTable, n: int) -> list[int]:
+    """Shared features that both models show alike: of those that fire neither rarely nor all over, the ones whose
+    codes from each model alone agree best. A stated rule, so that nobody picks the pretty ones.
+    """
+    rate, agree = table.column("rate"), table.column("cofire_correlation").nan_to_num(-1.0)
+    shared = torch.tensor([label == "shared" for label in table.labels])
+    fit = shared & (rate > 0.001) & (rate < 0.05)
+    candidates = fit if bool(fit.any()) else shared
+    order = agree.masked_fill(~candidates, -2.0).argsort(descending=True)
+    return order[: min(n, int(candidates.sum()))].tolist()
+
+
+def _summary(out: Path, store: Store, effects: list[Effect]) -> dict[str, Any]:
+    tables = {name: FeatureTable.load(out / f"features-{name}").summary for name in ("crosscoder", "pooled", "null")}
+    return {
+        "models": list(MODELS),
+        "hookpoint": HOOKPOINT,
+        "rows": len(store),
+        "kept": [a.kept_share for a in store.alignment],
+        "dictionaries": {name: dict(summary) for name, summary in tables.items()},
+        "steering": [
+            {
+                "feature": e.feature,
+                "agreement": e.agreement.value if e.agreement else None,
+                "mismatched": e.agreement.mismatched if e.agreement else None,
+                "effect_at_kl": {m.model: m.effect_at_kl for m in e.models},
+            }
+            for e in effects
+        ],
+    }
