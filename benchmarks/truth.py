@@ -176,7 +176,7 @@ def tables(runs: list[dict[str, Any]]) -> str:
     ]
     lines = [f"| mean ± 95 % over seeds | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
     for title, part, key in rows:
-        lines.append(f"| {title} | {' | '.join(interval([r[part][key] for r in columns[m]]) for n in names)} |")
+        lines.append(f"| {title} | {' | '.join(interval([r[part][key] for r in columns[n]]) for n in names)} |")
     lines += ["", "Concepts by true label (rows) and found label (columns), summed over seeds:", ""]
     lines += [f"| condition | planted | {' | '.join(FOUND_LABELS)} |", "|---" * (len(FOUND_LABELS) + 2) + "|"]
     for name in names:
