@@ -51,3 +51,15 @@ def test_embedded_json_cannot_be_left() -> None:
     assert made.count("<") == 2
     with pytest.raises(ValueError, match="not JSON compliant"):
         embedded_json(float("nan"), id_="d")
+
+
+def test_settings_in_a_sentence() -> None:
+    settings = {
+        "design": {"kind": "crosscoder", "n_features": 512, "flag": False, "sparsity": {"kind": "batchtopk", "k": 12}},
+        "learning_rate": None,
+        "model_dropout": 0.0,
+        "n_rows": 400_000,
+        "seed": 0,
+    }
+    said = "crosscoder, 512 features, batchtopk sparsity, k = 12, trained on 400,000 rows, seed 0"
+    assert words.settings_sentence(settings) == said

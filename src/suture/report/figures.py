@@ -13,7 +13,7 @@ from suture.report import words
 Figure = dict[str, Any]
 """`data` and `layout` as Plotly takes them, and `alt`, the sentence a screen reader says."""
 
-SHARE_COLUMNS = ("refit_share", "usage_share", "decoder_share", "attribution")
+SHARE_COLUMNS = ("refit_share", "decoder_share", "usage_share", "attribution")
 """Columns with B's share of a feature, best evidence first."""
 
 _PATTERNS = {"shared": "", "A": "/", "B": "\\", "ambiguous": ".", "dead": "x"}

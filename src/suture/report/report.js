@@ -3,10 +3,8 @@
   "use strict";
   const PAGE = 25;
   const LABELS = ["shared", "A", "B", "ambiguous", "dead"];
-  const VISIBLE = [
-    "index", "label", "_peek", "rate", "mean_active", "refit_share", "usage_share", "decoder_share", "attribution",
-    "cofire_correlation",
-  ];
+  const SHARES = ["refit_share", "decoder_share", "usage_share", "attribution"];  // best evidence first, two are shown
+  const VISIBLE = ["index", "label", "_peek", "rate", "mean_active", ...SHARES, "cofire_correlation"];
   const byId = (id) => document.getElementById(id);
   const read = (id) => JSON.parse(byId(id).textContent);
 
@@ -90,10 +88,10 @@
     if (typeof value === "boolean") return value ? "yes" : "no";
     if (typeof value !== "number") return String(value);
     if (kind === "integer") return String(value);
-    if (kind === "percent") return `${Number((100 * value).toPrecision(3))}\u00a0%`;
+    if (kind === "percent") return `${value && value < 1e-6 ? scientific(100 * value) : Number.isInteger(100 * value) ? 100 * value : (100 * value).toPrecision(3)}\u00a0%`;
     if (kind === "share") return value.toFixed(2);
     if (value !== 0 && (Math.abs(value) < 1e-3 || Math.abs(value) >= 1e6)) return scientific(value);
-    return String(Number(value.toPrecision(3)));
+    return (Number.isInteger(value) ? String(value) : value.toPrecision(3)).replace("-", "−");
   }
 
   function scientific(value) {
@@ -137,9 +135,8 @@
       Object.assign(state, { table, hidden: new Set(), page: 0, open: new Set(), texts: null });
       const informative = (key) => key === "_peek" ? table.examples.length > 0 : columns.includes(key) && table.columns[key].some((v) => v !== null);
       state.shownColumns = VISIBLE.filter(informative);
-      if (state.shownColumns.filter((key) => key.endsWith("share")).length > 1) {
-        state.shownColumns = state.shownColumns.filter((key) => key !== "attribution");
-      }
+      const shares = state.shownColumns.filter((key) => SHARES.includes(key)).slice(0, 2);
+      state.shownColumns = state.shownColumns.filter((key) => !SHARES.includes(key) || shares.includes(key));
       if (!columns.includes(state.sort)) Object.assign(state, { sort: "index", down: false });
       buildSort(columns);
       buildToggles();

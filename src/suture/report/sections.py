@@ -23,7 +23,7 @@ def answer(comparison: Comparison) -> Html:
         parts += [tag("p", _sentence(comparison), class_="answer"), _stack(counts)]
     tiles: list[Html] = []
     for letter, value in _per_model(summary.get("fvu")):
-        tiles.append(_tile(f"FVU of {letter}", words.number(value), "variance the dictionary does not explain"))
+        tiles.append(_tile(f"FVU of {letter}", words.fvu(value), "variance the dictionary does not explain"))
     if summary.get("l0") is not None:
         tiles.append(_tile("L0", words.number(summary["l0"]), "features active on an average row"))
     null = comparison.null
@@ -47,9 +47,8 @@ def compared(gathered: Gathered) -> Html | None:
     for c in (*gathered.comparisons, *gathered.nulls):
         if c.dictionary is None:
             continue
-        facts = "; ".join(f"{what} {value}" for what, value in words.settings_sentence(c.dictionary.settings))
-        self_pair = " A model against itself (null)." if c.is_null else ""
-        items.append(tag("li", tag("b", c.name), f": {facts}.{self_pair}"))
+        null = " on a model against itself (null)" if c.is_null else ""
+        items.append(tag("li", tag("b", c.name), f"{null}: {words.settings_sentence(c.dictionary.settings)}."))
     if items:
         parts += [tag("h3", "Dictionaries"), tag("ul", items)]
     return section("compared", "What was compared, and how", parts)
@@ -246,7 +245,7 @@ def _design_row(c: Comparison, labels: Sequence[str], n_models: int) -> list[Chi
     summary, fvu = c.summary, c.summary.get("fvu") or []
     name = join([tag("b", c.name), tag("small", f"{c.design} (null)" if c.is_null else c.design)])
     row: list[Child] = [name, words.count(c.n_features)]
-    row += [words.number(fvu[m]) if m < len(fvu) else words.DASH for m in range(n_models)]
+    row += [words.fvu(fvu[m]) if m < len(fvu) else words.DASH for m in range(n_models)]
     row += [words.number(summary.get("l0")), _dead(c)]
     if not labels:
         return row
@@ -274,14 +273,17 @@ def _dead(c: Comparison) -> str:
 
 def _heat_map(r2: Sequence[Sequence[int | float | None]], c: Comparison) -> Html:
     letters = [words.letter(m) for m in range(len(r2[0]))]
-    names = [f"code from {letter} alone" for letter in letters] + ["code from all models"]
+    # A pooled dictionary never sees two models in one row: its last row is each model from its own code.
+    last = "each from its own code" if c.design == "pooled" else "code from all models"
+    names = [f"code from {letter} alone" for letter in letters] + [last]
     rows = []
     for name, values in zip(names, r2, strict=False):
         cells = []
         for value in values:
             shade = min(1.0, max(0.0, value)) if value is not None else 0.0
-            shown = words.DASH if value is None else f"{value:.3f}"
-            cells.append(tag("td", shown, style=f"--v:{shade:.3f}", class_="strong" if shade > 0.55 else None))
+            cells.append(
+                tag("td", words.fvu(value), style=f"--v:{shade:.3f}", class_="strong" if shade > 0.55 else None)
+            )
         rows.append(tag("tr", tag("th", name, scope="row"), cells))
     head = tag("tr", tag("td"), [tag("th", f"R² of {letter}", scope="col") for letter in letters])
     inner = tag("table", tag("thead", head), tag("tbody", rows), class_="heat")

@@ -62,23 +62,20 @@ CLUSTERS = {
 }
 """The two-clusters numbers: name -> (title, what it means)."""
 
-SETTINGS = {
-    "kind": "design",
-    "design": "design",
-    "n_features": "features",
-    "features": "features",
-    "k": "active features per row (k)",
-    "loss": "loss",
-    "flag": "model flag",
-    "model_dropout": "model dropout",
-    "n_steps": "training steps",
-    "steps": "training steps",
-    "batch_size": "rows per batch",
-    "learning_rate": "learning rate",
-    "lr": "learning rate",
-    "seed": "seed",
-}
-"""Settings worth a line in the text, in this order; all others are in the provenance section."""
+SETTINGS = (
+    ("design.kind design", "{}"),
+    ("n_features", "{} features"),
+    ("sparsity.kind", "{} sparsity"),
+    ("sparsity.k k", "k = {}"),
+    ("objective.loss loss", "{} loss"),
+    ("model_dropout", "model dropout {}"),
+    ("n_rows", "trained on {} rows"),
+    ("n_steps", "{} steps"),
+    ("batch_size", "{} rows per batch"),
+    ("learning_rate lr", "learning rate {}"),
+    ("seed", "seed {}"),
+)
+"""(names a setting may have, how it is said): what a reader wants first; all others are in the provenance section."""
 
 
 def count(value: int | float | None) -> str:
@@ -104,9 +101,14 @@ def percent(share: int | float | None, digits: int = 1) -> str:
     return DASH if share is None or not math.isfinite(share) else f"{100 * share:.{digits}f}\u00a0%"
 
 
+def fvu(value: int | float | None) -> str:
+    """A fraction of variance (unexplained or explained) with three decimals."""
+    return DASH if value is None or not math.isfinite(value) else f"{value:.3f}".replace("-", "−")
+
+
 def correlation(value: int | float | None) -> str:
     """A number between -1 and 1 with two decimals."""
-    return DASH if value is None or not math.isfinite(value) else f"{value:.2f}"
+    return DASH if value is None or not math.isfinite(value) else f"{value:.2f}".replace("-", "−")
 
 
 def seconds(value: int | float) -> str:
@@ -138,15 +140,16 @@ def letter(model: int) -> str:
     return chr(ord("A") + model)
 
 
-def settings_sentence(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(what, value) pairs for the settings that a reader wants first."""
+def settings_sentence(settings: Mapping[str, Any]) -> str:
+    """The settings that a reader wants first, in words."""
     flat = flatten(settings)
-    found: dict[str, str] = {}
-    for key, words in SETTINGS.items():
-        for path, value in flat.items():
-            if path.rsplit(".", 1)[-1] == key and words not in found and value not in (None, False):
-                found[words] = plain(value)
-    return list(found.items())
+    said = []
+    for names, phrase in SETTINGS:
+        paths = (p for name in names.split() for p in flat if p == name or p.endswith(f".{name}"))
+        values = [flat[p] for p in paths if flat[p] not in (None, False, 0.0) or p == "seed"]
+        if values:
+            said.append(phrase.format(plain(values[0])))
+    return ", ".join(said)
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
