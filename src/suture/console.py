@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-import click
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -20,6 +19,9 @@ PLAIN_SECONDS = 5.0
 
 INTERRUPTED = 130
 
+USAGE_ERROR: Any = typer.BadParameter.__base__
+"""What typer raises for a command it cannot read; only its subclass has a public name."""
+
 
 def run(app: typer.Typer, arguments: Sequence[str]) -> int:
     """Run the command line; returns the exit code."""
@@ -27,13 +29,13 @@ def run(app: typer.Typer, arguments: Sequence[str]) -> int:
         result = app(list(arguments), standalone_mode=False, prog_name="suture")
     except UserError as error:
         return _refuse(str(error))
-    except click.exceptions.Exit as stop:
+    except typer.Exit as stop:
         return stop.exit_code
-    except (click.exceptions.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         sys.stderr.write("\ninterrupted; what was finished is kept, --resume goes on from there\n")
         return INTERRUPTED
-    except click.ClickException as error:
-        return _refuse(error.format_message())
+    except USAGE_ERROR as error:
+        return _refuse(_usage(app, error, arguments))
     except OSError as error:
         if error.errno is None:
             raise
@@ -42,8 +44,16 @@ def run(app: typer.Typer, arguments: Sequence[str]) -> int:
 
 
 def _refuse(message: str) -> int:
-    sys.stderr.write("suture: " + " ".join(message.split()) + "\n")
+    sys.stderr.write("suture: " + " ".join(message.replace("Value error, ", "").split()) + "\n")
     return 2
+
+
+def _usage(app: typer.Typer, error: Any, arguments: Sequence[str]) -> str:
+    """What is wrong with the command as it was given, and where to look."""
+    known = {c.name or getattr(c.callback, "__name__", "") for c in app.registered_commands}
+    place = f"{arguments[0]} " if arguments and arguments[0] in known else ""
+    message = error.format_message().rstrip(".") or "no command was given"
+    return f"{message}; see suture {place}--help"
 
 
 def command_line() -> str:

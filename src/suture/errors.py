@@ -1,5 +1,7 @@
 """Exceptions a caller can act on; anything else that goes wrong is an assert, that is, our bug."""
 
+from pathlib import PurePath
+
 
 class UserError(Exception):
     """A mistake the user can mend: it names the setting, its value, what is wrong and the way out, on one line.
@@ -25,6 +27,6 @@ class DiskSpaceError(UserError):
 
 
 def _short(value: object, limit: int = 200) -> str:
-    text = value if isinstance(value, str) else repr(value)
+    text = value if isinstance(value, str | PurePath) else repr(value)
     text = " ".join(str(text).split())
     return text if len(text) <= limit else text[: limit - 1] + "…"
