@@ -89,7 +89,7 @@
     if (typeof value !== "number") return String(value);
     if (kind === "integer") return String(value);
     if (kind === "percent") return `${value && value < 1e-6 ? scientific(100 * value) : Number.isInteger(100 * value) ? 100 * value : (100 * value).toPrecision(3)}\u00a0%`;
-    if (kind === "share") return value.toFixed(2);
+    if (kind === "share" || kind === "correlation") return value.toFixed(2).replace("-", "−");
     if (value !== 0 && (Math.abs(value) < 1e-3 || Math.abs(value) >= 1e6)) return scientific(value);
     return (Number.isInteger(value) ? String(value) : value.toPrecision(3)).replace("-", "−");
   }
