@@ -6,9 +6,10 @@ from torch.nn import functional as fn
 
 from suture.artifact import open_artifact
 from suture.errors import ArtifactError, UserError
-from suture.interventions.edits import steer
+from suture.interventions.edits import sparing_first, steer
 from suture.interventions.effect import SteerSettings, load_effect, save_effect
 from suture.interventions.effects import steer_effect, steer_many
+from suture.lm.generate import generate
 from suture.lm.hooks import edit as editing
 from suture.lm.hooks import logits
 from suture.lm.tokens import tokenize, with_bos
@@ -80,6 +81,17 @@ def test_kl_and_ce_are_those_of_a_direct_computation(models, dictionary, effects
     assert found.plain_ce == pytest.approx(plain_ce / n, rel=1e-5)
     low, high = found.kl_neutral_interval[3]
     assert low < kl / n < high
+
+
+def test_continuations_in_one_batch_are_those_of_each_strength_alone(models, dictionary, effects):
+    lm, hookpoint = models[1], dictionary.spaces[1].hookpoint
+    vector = dictionary.raw_decoder(1)[2] * SCALES[2]
+    found = {g.strength: g.text for g in effects[2].models[1].generations}
+    assert list(found) == [0.0, 0.5, 1.0, 2.0]
+    for strength, text in found.items():
+        with editing(lm, hookpoint, sparing_first(steer(vector, strength))):
+            assert generate(lm, PROMPTS[0], max_new_tokens=SETTINGS.max_new_tokens) == text
+    assert found[2.0] != found[0.0]
 
 
 def test_long_texts_are_cut_and_batches_do_not_matter(models, dictionary):

@@ -98,7 +98,7 @@ class Probe:
 
     def _log_probs(self, chosen: Tensor) -> Tensor:
         log_probs = torch.log_softmax(chosen.float(), dim=-1)
-        if not bool(torch.isfinite(log_probs).all()):
+        if not bool(torch.isfinite(log_probs.sum(-1)).all()):  # a row's sum shows any NaN or infinity in it
             problem = f"{self.lm.name} at {self.hookpoint} gave NaN or infinite probabilities"
             raise NumericalError("strengths", "the largest", problem, "steer less, or load the model in float32")
         return log_probs
