@@ -4,9 +4,10 @@
    document stay together, because they are not independent of each other.
 2. `Draws`: each draw takes as many groups as there are, with replacement; a draw is a row of counts, so a statistic of
    sums is one matrix product over all draws.
-3. `p_below`: a mean ratio's distance from zero in units of its bootstrap spread, read from Student's t with as many
-   degrees of freedom as groups carry weight, less one. Counting draws would stop at 1 / n_draws, too coarse to survive
-   the correction; the normal would be too sure of features that fire in few groups.
+3. `p_below`: a ratio of sums over its linearised spread between groups (the bootstrap's limit of many draws), read from
+   Student's t with as many degrees of freedom as groups carry weight, less one. Counting draws would stop at
+   1 / n_draws, too coarse to survive the correction; the normal would be too sure of features that fire in few groups
+   (measured: 3 % of true nulls below 0.005 at five groups, where Student's t has 0.4 %).
 4. `discoveries`: Benjamini-Hochberg.
 """
 
@@ -19,9 +20,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from scipy import special
 from torch import Tensor
-
-CHUNK_FEATURES = 4096
-"""Features per product, so that [draw, feature] stays small."""
 
 
 def deal_groups(documents: Int[Tensor, "row"], n_groups: int) -> Int[Tensor, "row"]:
@@ -55,6 +53,13 @@ class Ratio:
         """How many equally heavy groups would spread the weight as it is spread (Kish)."""
         return self.weight.sum(0) ** 2 / (self.weight**2).sum(0)
 
+    @property
+    def spread(self) -> Float[Tensor, "feature"]:
+        """Standard error of the ratio, from how its groups differ from it."""
+        deviation = ((self.numerator - self.value * self.weight) ** 2).sum(0).sqrt() / self.weight.sum(0)
+        n = self.effective_groups
+        return deviation * (n / (n - 1)).sqrt()
+
 
 @dataclass(frozen=True)
 class Draws:
@@ -73,33 +78,14 @@ class Draws:
         """The sum over the groups of each draw."""
         return self.counts @ per_group.double()
 
-    def ratio(self, ratio: Ratio) -> Float[Tensor, "draw feature"]:
-        """The ratio in each draw; NaN where the draw holds no weight."""
-        weight = self.sums(ratio.weight)
-        return self.sums(ratio.numerator) / torch.where(weight > 0, weight, torch.nan)
 
-    def spread(self, ratio: Ratio) -> Float[Tensor, "feature"]:
-        """Standard deviation of the ratio over the draws that hold any weight."""
-        parts = []
-        for numerator, weight in zip(
-            ratio.numerator.split(CHUNK_FEATURES, 1), ratio.weight.split(CHUNK_FEATURES, 1), strict=True
-        ):
-            drawn = self.ratio(Ratio(numerator, weight))
-            deviation = (drawn - drawn.nanmean(0)) ** 2
-            parts.append(deviation.nanmean(0).sqrt())
-        return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64)
-
-
-def p_below(ratio: Ratio, draws: Draws) -> Float[Tensor, "feature"]:
+def p_below(ratio: Ratio) -> Float[Tensor, "feature"]:
     """One-sided p-value of "the ratio is zero or more" against "it is below zero"; 1 where there is no evidence."""
-    spread = draws.spread(ratio)
-    freedom = (ratio.effective_groups - 1).clamp_min(0)
-    # a spread from n groups is too small by (n - 1) / n, the bootstrap's own small-sample bias
-    spread = spread * ((freedom + 1) / freedom.clamp_min(1e-9)).sqrt()
-    z = ratio.value / spread
-    p = torch.from_numpy(np.asarray(special.stdtr(freedom.numpy(), z.numpy())))
-    known = torch.isfinite(z) & (freedom > 0)
-    return torch.where(known, p, torch.ones_like(p))
+    freedom = ratio.effective_groups - 1
+    known = (freedom > 1e-9) & (ratio.spread > 0)
+    z = torch.where(known, ratio.value / ratio.spread, torch.zeros_like(freedom))
+    p = special.stdtr(torch.where(known, freedom, torch.ones_like(freedom)).numpy(), z.numpy())
+    return torch.where(known, torch.from_numpy(p), torch.ones_like(freedom))
 
 
 def discoveries(p: Float[Tensor, "feature"], among: Bool[Tensor, "feature"], q: float) -> Bool[Tensor, "feature"]:

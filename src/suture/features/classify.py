@@ -2,7 +2,7 @@
 
 1. Model m's amount b_m of a feature is what a unit of it brings in m, fitted again on other rows (`refit`), or for a
    pooled dictionary the rows of m it fires on. Its share is b_m / sum b, negative amounts counted as none.
-2. "m lacks it": share below t, and "m has it": share above t, are each tested by bootstrap over documents. Both are
+2. "m lacks it": share below t, and "m has it": share above t, are each tested, documents being the unit. Both are
    signs of (1 - t) b_m - t (the others' b), linear in the sums, so nothing misbehaves near zero.
    What noise in the fitted direction would hide of a share of t is taken off the threshold, so that a feature seen too
    rarely cannot pass for absent.
@@ -19,12 +19,15 @@ from dataclasses import dataclass
 from string import ascii_uppercase
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from suture.errors import UserError
-from suture.features.bootstrap import CHUNK_FEATURES, Draws, Ratio, discoveries, p_below
+from suture.features.bootstrap import Draws, Ratio, discoveries, p_below
 from suture.features.stats import FeatureStats, Shares
+
+CHUNK_FEATURES = 4096
+"""Features whose draws are held at a time, so that [draw, feature] stays small."""
 
 SHARED, AMBIGUOUS, DEAD = "shared", "ambiguous", "dead"
 
@@ -101,38 +104,38 @@ class Labels:
 
 
 def classify(stats: FeatureStats, settings: LabelSettings | None = None) -> Labels:
-    """Label every feature. With one model a live feature is its own: `A`."""
-    settings = settings or LabelSettings()
-    shares, counts = stats.shares, stats.firing.counts
-    n_spaces = len(stats.models)
+    """Label every described feature. With one model a live feature is its own: `A`."""
+    return label_shares(stats.shares, stats.firing.counts, settings or LabelSettings())
+
+
+def label_shares(shares: Shares, counts: Int[Tensor, "feature"], settings: LabelSettings) -> Labels:
+    """Label every feature from its models' amounts and the number of rows it fired on."""
     share, raw = point_shares(shares)
+    n_spaces = share.shape[1]
     if n_spaces == 1:
-        return _one_model(stats, share)
+        return _one_model(counts, share)
     draws = Draws.make(shares.weight.shape[0], settings.n_draws, settings.seed)
-    n_groups_fired = (shares.fired > 0).sum(0)
-    tested = (counts >= settings.min_rows) & (n_groups_fired >= settings.min_groups)
-    p_lacks, p_has = _tests(shares, draws, 2 * settings.exclusive_share / n_spaces)
-    lacks = torch.stack([discoveries(p_lacks[:, m], tested, settings.q) for m in range(n_spaces)], dim=-1)
+    enough_groups = (shares.fired > 0).sum(0) >= settings.min_groups
+    tested = (counts >= settings.min_rows) & enough_groups
+    p_lacks, p_has = _tests(shares, 2 * settings.exclusive_share / n_spaces)  # 2
+    lacks = torch.stack([discoveries(p_lacks[:, m], tested, settings.q) for m in range(n_spaces)], dim=-1)  # 3
     has = torch.stack([discoveries(p_has[:, m], tested, settings.q) for m in range(n_spaces)], dim=-1)
     decoupled = (lacks & (raw >= 2 * settings.raw_share / n_spaces)).any(-1)
     low, high = _intervals(shares, draws)
-    names, reasons = [], []
-    for i in range(stats.n_features):
-        if counts[i] == 0:
-            name, reason = DEAD, NEVER_FIRED
-        elif counts[i] < settings.min_rows:
-            name, reason = AMBIGUOUS, TOO_FEW_ROWS
-        elif not tested[i]:
-            name, reason = AMBIGUOUS, TOO_FEW_DOCUMENTS
+    decided = []
+    for i, n in enumerate(counts.tolist()):
+        if n == 0:
+            decided.append((DEAD, NEVER_FIRED))
+        elif n < settings.min_rows:
+            decided.append((AMBIGUOUS, TOO_FEW_ROWS))
+        elif not enough_groups[i]:
+            decided.append((AMBIGUOUS, TOO_FEW_DOCUMENTS))
         else:
-            name, reason = _decide(
-                has[i], lacks[i], decoupled=bool(decoupled[i]), known=bool(share[i].isfinite().all())
-            )
-        names.append(name)
-        reasons.append(reason)
+            known = bool(share[i].isfinite().all())
+            decided.append(_decide(has[i], lacks[i], decoupled=bool(decoupled[i]), known=known))
     return Labels(
-        label=tuple(names),
-        reason=tuple(reasons),
+        label=tuple(name for name, _ in decided),
+        reason=tuple(reason for _, reason in decided),
         share=share,
         low=low,
         high=high,
@@ -162,9 +165,7 @@ def _decide(
     return "".join(letter for letter, one in zip(ascii_uppercase, has.tolist(), strict=False) if one), ""
 
 
-def _tests(
-    shares: Shares, draws: Draws, threshold: float
-) -> tuple[Float[Tensor, "feature space"], Float[Tensor, "feature space"]]:
+def _tests(shares: Shares, threshold: float) -> tuple[Float[Tensor, "feature space"], Float[Tensor, "feature space"]]:
     """(p_lacks, p_has) of every model."""
     lacks, has = [], []
     total = shares.amount.sum(-1)
@@ -175,9 +176,9 @@ def _tests(
         lack = Ratio((1 - threshold) * own - threshold * seen * others, shares.weight)
         have = Ratio(threshold * others - (1 - threshold) * own, shares.weight)
         # where no other model has anything either, "less than a share of it" says nothing
-        someone = p_below(Ratio(-others, shares.weight), draws)
-        lacks.append(torch.maximum(p_below(lack, draws), someone))
-        has.append(torch.maximum(p_below(have, draws), p_below(Ratio(-own, shares.weight), draws)))
+        someone = p_below(Ratio(-others, shares.weight))
+        lacks.append(torch.maximum(p_below(lack), someone))
+        has.append(torch.maximum(p_below(have), p_below(Ratio(-own, shares.weight))))
     return torch.stack(lacks, dim=-1), torch.stack(has, dim=-1)
 
 
@@ -193,7 +194,7 @@ def _seen(shares: Shares, space: int, threshold: float) -> Float[Tensor, "featur
 
 
 def _intervals(shares: Shares, draws: Draws) -> tuple[Float[Tensor, "feature space"], Float[Tensor, "feature space"]]:
-    """The 2.5 % and 97.5 % quantiles of every share over the draws."""
+    """The 2.5 % and 97.5 % quantiles of every share over bootstrap draws of documents."""
     ends = []
     for part in shares.amount.split(CHUNK_FEATURES, dim=1):
         drawn = _share(torch.stack([draws.sums(part[:, :, m]) for m in range(part.shape[-1])], dim=-1))
@@ -208,9 +209,9 @@ def _share(amount: Tensor) -> Tensor:
     return positive / positive.sum(-1, keepdim=True)
 
 
-def _one_model(stats: FeatureStats, share: Tensor) -> Labels:
+def _one_model(counts: Tensor, share: Tensor) -> Labels:
     """A dictionary of one model has nothing to attribute."""
-    alive = stats.firing.counts > 0
+    alive = counts > 0
     ones = torch.where(alive.unsqueeze(-1), torch.ones_like(share), torch.full_like(share, torch.nan))
     nothing = torch.full_like(share, torch.nan)
     return Labels(

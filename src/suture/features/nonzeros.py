@@ -61,7 +61,7 @@ class Nonzeros:
 
     def sums(self, power: int = 1) -> Float[Tensor, "feature"]:
         """Sum of each feature's values to a power, in float64."""
-        return torch.bincount(self.feature, weights=self.value.double() ** power, minlength=self.n_features)
+        return _total(self.feature, self.value.double() ** power, self.n_features)
 
     def lookup(self, position: Int[Tensor, "*query"], feature: Int[Tensor, "*query"]) -> Float[Tensor, "*query"]:
         """The code at any (row, feature) pairs: its value where active, 0 elsewhere."""
@@ -134,7 +134,7 @@ def cofiring(a: Nonzeros, b: Nonzeros) -> Cofiring:
     feature = a.feature[common]
 
     def total(weights: Tensor) -> Tensor:
-        return torch.bincount(feature, weights=weights, minlength=a.n_features)
+        return _total(feature, weights, a.n_features)
 
     both = torch.bincount(feature, minlength=a.n_features).double()
     sum_a, sum_b = a.sums(), b.sums()
@@ -191,6 +191,11 @@ def top_rows(codes: Nonzeros, document: Int[Tensor, "row"], *, n_top: int, n_per
     best[where] = position[kept]
     value[where] = codes.value[order[kept]]
     return TopRows(position=best, value=value)
+
+
+def _total(feature: Tensor, weights: Tensor, n_features: int) -> Tensor:
+    """Sum of the weights of each feature, float64 (bincount alone would give integers where nothing is active)."""
+    return torch.bincount(feature, weights=weights, minlength=n_features).double()
 
 
 def _find(sorted_keys: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,12 +1,15 @@
 """What each model really contributes to a feature, whatever its decoder says: directions fitted again, scored apart.
 
-Scaled units throughout; e_m is model m's residual, f_i the code of all models together, sums run over rows t.
+Scaled units throughout; amounts in units of a model's mean norm (sqrt(width) by the choice of the scale), so that a
+wide model does not weigh more. e_m is model m's residual, f_i the code of all models together, both less their means on
+the discovery rows where they are multiplied (an offset belongs to no feature); sums run over rows.
 
-1. On discovery rows: v_i^m = d_i^m + sum f_i e_m / sum f_i^2, the least-squares direction of feature i in model m with
-   every other feature kept, and u_i^m = sum f_i (x_m - mean_m) / sum f_i^2, its direction in the plain activation.
-2. On other rows: b_i^m = sum f_i <v_i^m / ||v_i^m||, e_m + f_i d_i^m> / sum f_i^2, how much of the model's activation a
-   unit of the feature brings along that direction. The rows being others, noise in v cannot flatter it: where the model
-   does not have the feature, b is symmetric around zero. The same along u with x_m - mean_m.
+1. On discovery rows: v_i^m = d_i^m + sum (f_i - mean) e_m / sum (f_i - mean)^2, the least-squares direction of feature
+   i in model m with every other feature kept, and u_i^m, the same of the plain activation x_m.
+2. On other rows, with the discovery rows' means: b_i^m = sum (f_i - mean) <v_i^m / ||v_i^m||, e_m + (f_i - mean) d_i^m>
+   / sum (f_i - mean)^2, how much of the model's activation a unit of the feature brings along that direction. The rows
+   being others, noise in v cannot flatter it: where the model does not have the feature, b is symmetric around zero.
+   The same along u with x_m.
 3. The noise in v shortens b (by the cosine of v with the true direction); `noise` is its expected length, from which
    the classifier knows what b a model that has the feature would still show.
 
@@ -17,7 +20,7 @@ All sums are sparse-transposed products of the codes with dense rows; nothing is
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from jaxtyping import Float
@@ -43,6 +46,11 @@ class Products:
     """Sum of f_i^2 ||e_m||^2."""
     values: Float[Tensor, "feature"]
     """Sum of f_i."""
+    total_residual: Float[Tensor, "D"]
+    """Sum of e over all rows."""
+    total_activation: Float[Tensor, "D"]
+    """Sum of x - mean over all rows."""
+    n_rows: int = 0
 
     @staticmethod
     def zeros(dictionary: Dictionary) -> Products:
@@ -56,6 +64,8 @@ class Products:
             present=like.new_zeros(F, D),
             energy=like.new_zeros(F, dictionary.n_spaces),
             values=like.new_zeros(F),
+            total_residual=like.new_zeros(D),
+            total_activation=like.new_zeros(D),
         )
 
     def add(
@@ -80,11 +90,46 @@ class Products:
         self.squares += second[:, 0]
         self.energy += second[:, 1:]
         self.values += transpose_times(pattern, value, row_sums[:, :1])[:, 0]
+        self.total_residual += residual.sum(0)
+        self.total_activation += (x - mean).sum(0)
+        self.n_rows += x.shape[0]
 
     def merge(self, other: Products) -> None:
         """Add another set of rows' sums."""
-        for name in ("squares", "residual", "activation", "present", "energy", "values"):
-            getattr(self, name).add_(getattr(other, name))
+        for one in fields(self):
+            setattr(self, one.name, getattr(self, one.name) + getattr(other, one.name))
+
+    def means(self) -> Means:
+        """What is taken off where codes meet activations."""
+        return Means(
+            code=self.values / self.n_rows,
+            residual=self.total_residual / self.n_rows,
+            activation=self.total_activation / self.n_rows,
+        )
+
+    def spread(self, means: Means) -> Float[Tensor, "feature"]:
+        """Sum of (f_i - mean)^2."""
+        return self.squares - 2 * means.code * self.values + self.n_rows * means.code**2
+
+    def with_residual(self, means: Means) -> Float[Tensor, "feature D"]:
+        """Sum of (f_i - mean) (e - mean)."""
+        left = self.total_residual - self.n_rows * means.residual
+        return self.residual - torch.outer(self.values, means.residual) - torch.outer(means.code, left)
+
+    def with_activation(self, means: Means) -> Float[Tensor, "feature D"]:
+        """Sum of (f_i - mean) (x - mean)."""
+        left = self.total_activation - self.n_rows * means.activation
+        return self.activation - torch.outer(self.values, means.activation) - torch.outer(means.code, left)
+
+
+@dataclass(frozen=True)
+class Means:
+    """Of the discovery rows."""
+
+    code: Float[Tensor, "feature"]
+    residual: Float[Tensor, "D"]
+    activation: Float[Tensor, "D"]
+    """Of x less the store's mean, so nearly zero."""
 
 
 @dataclass(frozen=True)
@@ -93,10 +138,9 @@ class Directions:
 
     refit: Float[Tensor, "feature D"]
     raw: Float[Tensor, "feature D"]
-    refit_norm: Float[Tensor, "feature space"]
-    """||v_i^m||, noise included."""
     noise: Float[Tensor, "feature space"]
-    """Expected length of the noise in v_i^m."""
+    """Expected length of the noise in v_i^m, in units of the model's mean norm."""
+    means: Means
 
 
 @dataclass(frozen=True)
@@ -108,34 +152,39 @@ class Scaling:
     beta_r: Float[Tensor, "feature space"]
     """The same for the model's reconstruction (less its mean)."""
     amount_eps: Float[Tensor, "feature space"]
-    """beta_eps times ||d_i^m||: the contribution of a unit of the feature, comparable between models."""
+    """beta_eps times ||d_i^m|| over the model's mean norm: what a unit of the feature brings."""
     amount_r: Float[Tensor, "feature space"]
 
 
 def directions(dictionary: Dictionary, products: Products) -> Directions:
-    """Step 1, from the discovery rows' sums."""
-    squares = products.squares.unsqueeze(-1)
-    fired = squares > 0
-    per_unit = torch.where(fired, 1 / squares, torch.zeros_like(squares))
-    refit = torch.where(fired, dictionary.W_dec.detach() + products.residual * per_unit, torch.zeros_like(per_unit))
-    raw = products.activation * per_unit
+    """Step 1, from the discovery rows' sums; a feature silent there keeps its decoder row, at unlimited noise."""
+    means = products.means()
+    spread = products.spread(means).unsqueeze(-1)
+    known = spread > 0
+    per_unit = torch.where(known, 1 / spread, torch.zeros_like(spread))
+    noise = torch.where(known, products.energy.sqrt() * per_unit, torch.inf)
     return Directions(
-        refit=_unit(dictionary, refit),
-        raw=_unit(dictionary, raw),
-        refit_norm=_norms(dictionary, refit).double().cpu(),
-        noise=(products.energy.sqrt() * per_unit).double().cpu(),
+        refit=_unit(dictionary, dictionary.W_dec.detach() + products.with_residual(means) * per_unit),
+        raw=_unit(dictionary, products.with_activation(means) * per_unit),
+        noise=noise.double().cpu() / mean_norms(dictionary),
+        means=means,
     )
 
 
+def weights(found: Directions, products: Products) -> Float[Tensor, "feature"]:
+    """Step 2's denominator, sum (f_i - mean)^2, over the rows of `products`."""
+    return products.spread(found.means).double().cpu()
+
+
 def refit_amounts(dictionary: Dictionary, found: Directions, products: Products) -> Float[Tensor, "feature space"]:
-    """Step 2's numerator, sum f_i <v, e_m + f_i d_i^m>, over the rows of `products`."""
-    contribution = products.residual + products.squares.unsqueeze(-1) * dictionary.W_dec.detach()
-    return _dots(dictionary, found.refit, contribution)
+    """Step 2's numerator, over the rows of `products`."""
+    own = products.spread(found.means).unsqueeze(-1) * dictionary.W_dec.detach()
+    return _dots(dictionary, found.refit, products.with_residual(found.means) + own) / mean_norms(dictionary)
 
 
 def raw_amounts(dictionary: Dictionary, found: Directions, products: Products) -> Float[Tensor, "feature space"]:
-    """The same along u: sum f_i <u, x_m - mean_m>."""
-    return _dots(dictionary, found.raw, products.activation)
+    """The same along u, of the plain activation."""
+    return _dots(dictionary, found.raw, products.with_activation(found.means)) / mean_norms(dictionary)
 
 
 def attribution(dictionary: Dictionary, products: Products) -> Float[Tensor, "feature space"]:
@@ -159,9 +208,14 @@ def scaling(dictionary: Dictionary, products: Products, mean: Float[Tensor, "D"]
     return Scaling(
         beta_eps=eps / (norms**2 * squares),
         beta_r=rebuilt / (norms**2 * squares),
-        amount_eps=eps / (norms * squares),
-        amount_r=rebuilt / (norms * squares),
+        amount_eps=eps / (norms * squares * mean_norms(dictionary)),
+        amount_r=rebuilt / (norms * squares * mean_norms(dictionary)),
     )
+
+
+def mean_norms(dictionary: Dictionary) -> Float[Tensor, "space"]:
+    """The mean norm of each space's activations in scaled units: sqrt(width), by the choice of the scale."""
+    return torch.tensor(dictionary.widths, dtype=torch.float64).sqrt()
 
 
 def _dots(dictionary: Dictionary, a: Tensor, b: Tensor) -> Tensor:

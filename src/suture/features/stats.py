@@ -3,7 +3,7 @@
 1. Discovery rows (of the training part) fix each feature's direction in each model (`refit`); nothing else uses them.
 2. Held-out rows come group by group (documents dealt into groups); each batch is encoded from all models together and
    from each model alone, the non-zeros are kept, and the group's sparse-transposed products are added up.
-3. Per group, the products become what the bootstrap needs: sum f^2 and the amounts along each model's directions.
+3. Per group, the products become what the bootstrap needs: a weight and the amounts along each model's directions.
 4. Firing, quantiles, co-firing and top rows come from the kept non-zeros (`nonzeros`).
 
 A pooled dictionary has one code per (row, model) and no code of all models together: its feature's share of a model is
@@ -54,7 +54,7 @@ class Shares:
     kind: str
     """`refit`: what a unit of the feature brings in each model; `usage`: the rows of each model it fires on."""
     weight: Float[Tensor, "group feature"]
-    """Denominator of both amounts: sum f^2, or rows."""
+    """Denominator of both amounts: sum (f - mean)^2, or rows."""
     amount: Float[Tensor, "group feature space"]
     raw: Float[Tensor, "group feature space"] | None
     """The same amounts in the plain activations, other features' contributions included; None for usage."""
@@ -192,7 +192,7 @@ class _Walk:
             if found:
                 per_group.append(
                     (
-                        products.squares.double().cpu(),
+                        refit.weights(found, products),
                         refit.refit_amounts(dictionary, found, products),
                         refit.raw_amounts(dictionary, found, products),
                     )

@@ -29,6 +29,7 @@ from suture.errors import ArtifactError
 from suture.features.classify import Labels
 from suture.features.clusters import usage_entropy
 from suture.features.nonzeros import QUANTILES
+from suture.features.refit import mean_norms
 from suture.features.stats import FeatureStats
 
 STEP = "features"
@@ -143,8 +144,8 @@ def columns_of(stats: FeatureStats, labels: Labels, dictionary: Dictionary) -> d
     columns |= {f"q{str(q)[2:].ljust(2, '0')}": firing.quantiles[:, i] for i, q in enumerate(QUANTILES)}
     columns["energy_share"] = stats.energy / stats.energy.sum()
     if len(stats.models) > 1:
-        norms = dictionary.decoder_norms().double().cpu()
         if dictionary.design.joint:
+            norms = _norms(dictionary)
             columns |= _per_model("decoder_share", norms / norms.sum(-1, keepdim=True))
             columns |= _per_model("attribution", stats.attribution)
         columns |= _per_model(f"{shares.kind}_share", labels.share)
@@ -169,7 +170,7 @@ def columns_of(stats: FeatureStats, labels: Labels, dictionary: Dictionary) -> d
 def _scaling_columns(stats: FeatureStats, dictionary: Dictionary) -> dict[str, Tensor]:
     """Latent scaling, and the cosine of the two directions where their coordinates can be compared at all."""
     assert stats.scaling is not None
-    own = dictionary.decoder_norms().cpu().argmax(-1, keepdim=True)
+    own = _norms(dictionary).argmax(-1, keepdim=True)
     columns: dict[str, Tensor] = {}
     for name, amount in (("nu_eps", stats.scaling.amount_eps), ("nu_r", stats.scaling.amount_r)):
         others = amount.scatter(-1, own, -torch.inf).amax(-1)
@@ -181,6 +182,11 @@ def _scaling_columns(stats: FeatureStats, dictionary: Dictionary) -> dict[str, T
         cosine = torch.nn.functional.cosine_similarity(dictionary.decoder(0), dictionary.decoder(1), dim=-1)
         columns["decoder_cosine"] = cosine.cpu()
     return columns
+
+
+def _norms(dictionary: Dictionary) -> Tensor:
+    """Decoder norms in units of each model's mean activation norm."""
+    return dictionary.decoder_norms().double().cpu() / mean_norms(dictionary)
 
 
 def _per_model(name: str, values: Tensor) -> dict[str, Tensor]:
