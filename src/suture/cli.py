@@ -167,7 +167,7 @@ def train(
     k_start: Annotated[float, typer.Option(help="Begin with so many times k active features.")] = 1.0,
     k_anneal: Annotated[float, typer.Option(help="Share of the steps to come down to k.")] = 0.2,
     l1: Annotated[float, typer.Option(help="Penalty of relu+l1.")] = 0.1,
-    l0: Annotated[float, typer.Option(help="Penalty of jumprelu.")] = 2e-3,
+    l0: Annotated[float, typer.Option(help="Penalty of jumprelu.")] = 5e-3,
     aux: Annotated[float, typer.Option(help="Weight of AuxK, which revives dead features; 0 for none.")] = 1 / 32,
     k_aux: Annotated[int | None, typer.Option(help="Dead features per row in AuxK; default half the width.")] = None,
     dead_after: Annotated[int, typer.Option(help="Rows of silence after which a feature is dead.")] = 100_000,

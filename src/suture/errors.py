@@ -11,7 +11,7 @@ class UserError(Exception):
 
     def __init__(self, setting: str, value: object, problem: str, fix: str) -> None:
         self.setting, self.value, self.problem, self.fix = setting, value, problem, fix
-        super().__init__(f"{setting} = {_short(value)}: {problem}; {fix}")
+        super().__init__(" ".join(f"{setting} = {_short(value)}: {problem}; {fix}".split()))
 
 
 class ArtifactError(UserError):

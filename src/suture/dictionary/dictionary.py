@@ -327,11 +327,11 @@ class Dictionary(nn.Module):
         own = x.split(self.widths, dim=-1)[space]
         return torch.nn.functional.pad(own, (0, self.width - own.shape[1]))
 
-    def per_space(self, decoded: Float[Tensor, "row D"]) -> list[Float[Tensor, "row width"]]:
+    def per_space(self, decoded: Float[Tensor, "row D"]) -> list[Float[Tensor, "row _"]]:
         """Decoded rows cut into spaces (`pooled`: the same numbers read in each space's width)."""
         return [decoded[:, self.columns(m)] for m in range(self.n_spaces)]
 
-    def encode_raw(self, activations: Sequence[Float[Tensor, "row width"] | None]) -> Codes:
+    def encode_raw(self, activations: Sequence[Float[Tensor, "row _"] | None]) -> Codes:
         """Codes of activations in the models' own units; None stands for a missing model.
 
         Raises:
@@ -362,7 +362,7 @@ class Dictionary(nn.Module):
         available = torch.tensor([a is not None for a in activations], device=first.device)
         return self.encode(torch.cat(parts, dim=-1), available=available)
 
-    def decode_raw(self, codes: Codes) -> list[Float[Tensor, "row width"]]:
+    def decode_raw(self, codes: Codes) -> list[Float[Tensor, "row _"]]:
         """The activations of every space, in the models' own units, that the codes stand for."""
         per_space = self.per_space(self.decode(codes))
         return [x / s.scale for x, s in zip(per_space, self.spaces, strict=True)]

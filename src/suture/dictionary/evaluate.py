@@ -76,7 +76,7 @@ def evaluate(
 
 
 def _squared_errors(
-    dictionary: Dictionary, codes: Codes, targets: tuple[Float[Tensor, "row width"], ...]
+    dictionary: Dictionary, codes: Codes, targets: tuple[Float[Tensor, "row _"], ...]
 ) -> Float[Tensor, "space"]:
     decoded = dictionary.per_space(dictionary.decode(codes))
     return torch.stack([(t - d).double().square().sum() for t, d in zip(targets, decoded, strict=True)]).cpu()

@@ -35,7 +35,7 @@ class Objective:
     l1: float = 0.1
     """Weight of `relu+l1`'s penalty, sum_i f_i sum_m ||d_i^m|| over the square root of the rows' variance: a feature
     is worth its price where it lowers the loss by more."""
-    l0: float = 2e-3
+    l0: float = 5e-3
     """Weight of `jumprelu`'s penalty, the number of active features: the share of variance one must explain."""
     aux: float = 1 / 32
     """Weight of AuxK, the loss that revives dead features (2406.04093); 0 turns it off."""

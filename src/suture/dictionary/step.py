@@ -180,7 +180,7 @@ class TrainingState:
             counts = torch.full((n_spaces,), float(n_rows), device=error.device)
         else:
             per_row = error.square().sum(-1)
-            per_space = torch.zeros(n_spaces, device=error.device).index_add_(0, model, per_row)
+            per_space = per_row.new_zeros(n_spaces).index_add_(0, model, per_row)
             counts = torch.bincount(model, minlength=n_spaces).to(error.dtype)
         return StepResult(
             terms={name: term.detach() for name, term in terms.items()},
