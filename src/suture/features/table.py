@@ -136,7 +136,7 @@ def columns_of(stats: FeatureStats, labels: Labels, dictionary: Dictionary) -> d
     n_codes = stats.n_rows * (1 if dictionary.design.joint else len(stats.models))
     columns: dict[str, Tensor] = {
         "index": torch.arange(stats.n_features),
-        "rate": firing.counts / n_codes,
+        "rate": firing.counts.double() / n_codes,
         "n_active": firing.counts,
         "mean_active": firing.mean,
         "max": firing.maximum,
@@ -156,7 +156,7 @@ def columns_of(stats: FeatureStats, labels: Labels, dictionary: Dictionary) -> d
         if shares.raw is not None:
             columns |= _per_model("raw_share", labels.raw_share)
         if shares.kind != "usage":
-            columns |= _per_model("usage_share", stats.solo_counts / stats.solo_counts.sum(-1, keepdim=True))
+            columns |= _per_model("usage_share", stats.solo_counts.double() / stats.solo_counts.sum(-1, keepdim=True))
         columns["usage_entropy"] = usage_entropy(stats.solo_counts)
     if stats.cofiring is not None:
         columns["cofire_correlation"] = stats.cofiring.correlation

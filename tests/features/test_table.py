@@ -1,0 +1,84 @@
+"""A table on disk is the table in memory; its files have the shapes that the report reads."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from features.conftest import Case
+from suture.errors import ArtifactError
+from suture.features.classify import classify
+from suture.features.examples import examples
+from suture.features.table import FeatureTable, columns_of
+
+
+@pytest.fixture(scope="module")
+def table(case: Case) -> FeatureTable:
+    labels = classify(case.stats)
+    return FeatureTable(
+        models=case.stats.models,
+        labels=labels.label,
+        reasons=labels.reason,
+        columns=columns_of(case.stats, labels, case.dictionary),
+        examples=examples(case.stats, case.store),
+        logits=[[{"promoted": [[" a", 1.5]], "suppressed": []}] * 2] * case.stats.n_features,
+        summary={"counts": labels.counts, "null": False},
+    )
+
+
+def test_save_and_load_is_the_identity(table: FeatureTable, tmp_path: Path) -> None:
+    table.save(tmp_path / "features", settings={"anything": 1})
+    again = FeatureTable.load(tmp_path / "features")
+    assert (again.models, again.labels, again.reasons) == (table.models, table.labels, table.reasons)
+    assert list(again.columns) == list(table.columns)
+    for name, column in table.columns.items():
+        assert torch.equal(again.column(name).nan_to_num(nan=-7), column.nan_to_num(nan=-7)), name
+    assert again.examples == table.examples
+    assert again.logits == table.logits
+    assert again.summary == table.summary
+    assert again.counts == table.counts
+
+
+def test_the_columns_file_is_what_the_report_reads(table: FeatureTable, tmp_path: Path) -> None:
+    table.save(tmp_path / "features")
+    written = json.loads((tmp_path / "features" / "columns.json").read_text(encoding="utf-8"))
+    n = table.n_features
+    assert written["n_features"] == n
+    assert written["models"] == list(table.models)
+    promised = (
+        "index label rate mean_active q50 q90 q99 q999 decoder_share attribution cofire_correlation cofire_jaccard"
+    )
+    promised += " nu_eps nu_r refit_share refit_share_low refit_share_high raw_share p_exclusive reason"
+    assert set(promised.split()) <= set(written["columns"])
+    assert all(len(values) == n for values in written["columns"].values())
+    assert written["columns"]["index"] == list(range(n))
+    dead = table.labels.index("dead")
+    assert written["columns"]["rate"][dead] == 0
+    assert written["columns"]["mean_active"][dead] is None
+
+
+def test_columns_say_what_they_are_called(case: Case, table: FeatureTable) -> None:
+    norms = case.dictionary.decoder_norms().double() / torch.tensor([6.0, 10.0]).double().sqrt()
+    assert torch.allclose(table.column("decoder_share"), norms[:, 1] / norms.sum(1))
+    assert torch.allclose(table.column("rate"), case.stats.firing.counts.double() / 820)
+    assert float(table.column("energy_share").sum()) == pytest.approx(1)
+    scaling = case.stats.scaling
+    assert scaling is not None
+    i = int(norms[:, 0].argmax())
+    expected = float(scaling.amount_eps[i, 1] / scaling.amount_eps[i, 0])
+    assert norms[i, 0] > norms[i, 1]
+    assert float(table.column("nu_eps")[i]) == pytest.approx(expected)
+    assert "decoder_cosine" not in table.columns  # widths differ
+
+
+def test_refusals(table: FeatureTable, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="does not exist"):
+        FeatureTable.load(tmp_path / "nowhere")
+    table.save(tmp_path / "features")
+    with pytest.raises(ArtifactError, match="finished already"):
+        table.save(tmp_path / "features")
+    file = tmp_path / "features" / "columns.json"
+    file.write_text("{" + " " * (file.stat().st_size - 1), encoding="utf-8")
+    with pytest.raises(ArtifactError, match="cannot be read"):
+        FeatureTable.load(tmp_path / "features")
