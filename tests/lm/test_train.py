@@ -78,7 +78,7 @@ def test_the_tokenizer_is_learned_the_same_way_twice(tokenizer) -> None:
 
 
 def test_learned_merges_shorten_the_text(tokenizer) -> None:
-    assert len(tokenizer(CATS[0])["input_ids"]) < len(CATS[0]) / 2
+    assert len(tokenizer(CATS[0])["input_ids"]) < 0.6 * len(CATS[0])
 
 
 def test_digits_stand_alone(tokenizer) -> None:
@@ -170,7 +170,7 @@ def test_bfloat16_arithmetic_learns_as_well(tokenizer) -> None:
 def test_fine_tuning_learns_the_new_text(tokenizer) -> None:
     model = train_lm(CATS, SHAPE, replace(SETTINGS, epochs=2), tokenizer=tokenizer).model
     before = held_out_loss(model, tokenizer, DOGS[-5:]).nats_per_token
-    tuned = fine_tune(model, tokenizer, DOGS[:-5], replace(SETTINGS, epochs=3, learning_rate=3e-3))
+    tuned = fine_tune(model, tokenizer, DOGS[:-5], SETTINGS)
     assert tuned.model is model
     assert held_out_loss(model, tokenizer, DOGS[-5:]).nats_per_token < before / 2
 
@@ -339,3 +339,30 @@ def test_the_shipped_tokenizer_gives_back_the_stories(shipped) -> None:
     tokenizer = shipped["tinystories-1l"][1]
     for story in stories("valid.txt"):
         assert tokenizer.decode(tokenizer(story)["input_ids"]) == story
+
+
+def words(text: str) -> list[str]:
+    return re.findall(r"[a-z]+", text.lower())
+
+
+def sampled_words(model, tokenizer) -> list[str]:
+    start = torch.full((8, 1), tokenizer.bos_token_id)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        tokens = model.generate(
+            start, attention_mask=torch.ones_like(start), max_new_tokens=120, do_sample=True, temperature=0.7, top_k=0
+        )
+    return words(" ".join(tokenizer.batch_decode(tokens, skip_special_tokens=True)))
+
+
+@needs_stories
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_models_write_words_of_the_stories(shipped, name: str) -> None:
+    model, tokenizer = shipped[name]
+    known = {word for story in stories("valid.txt") for word in words(story)}
+    written = sampled_words(model, tokenizer)
+    # Measured: 0.98 for each of the three, 0.47 for an untrained model. One half of these stories scores 0.92 by the
+    # words of the other.
+    assert len(written) > 400
+    assert sum(word in known for word in written) / len(written) > 0.9
+    assert len(set(written)) > 100
