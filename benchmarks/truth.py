@@ -63,7 +63,8 @@ class Plan:
     n_features: int = 512
     k: int = 8
     batch_size: int = 1024
-    learning_rate: float | None = None
+    learning_rate: float | None = 5e-3
+    """Twice the trainer's default for this size: so short a training is not yet converged otherwise."""
 
 
 def trained(store: Store, folder: Path, kind: DesignKind, plan: Plan, seed: int) -> tuple[Dictionary, FeatureTable]:
@@ -199,7 +200,8 @@ def section(runs: list[dict[str, Any]], plan: Plan, seconds: float) -> str:
             "",
             f"`python benchmarks/truth.py`, {datetime.now(UTC):%Y-%m-%d}, {machine()}; {seeds} seeds, {seconds:.0f} s.",
             "Two models of width 64, 200 concepts, 10 % exclusive to each; "
-            f"F = {plan.n_features}, TopK k = {plan.k}, {plan.n_rows:,} rows in batches of {plan.batch_size}.",
+            f"F = {plan.n_features}, TopK k = {plan.k}, {plan.n_rows:,} rows in batches of {plan.batch_size}, "
+            f"learning rate {plan.learning_rate or 'as the trainer chooses'}.",
             "",
             tables(runs),
             END,
