@@ -23,7 +23,7 @@ from suture.activations.store import Store
 from suture.dictionary.dictionary import Codes, Dictionary
 from suture.errors import UserError
 from suture.features import refit
-from suture.features.bootstrap import Ratio, deal_groups
+from suture.features.bootstrap import deal_groups
 from suture.features.nonzeros import Cofiring, Firing, Nonzeros, TopRows, firing, mean_cofiring, top_rows, union
 
 
@@ -62,10 +62,6 @@ class Shares:
     """Rows on which the feature fired."""
     noise: Float[Tensor, "feature space"] | None
     """Length that noise alone gives the direction each amount is measured along."""
-
-    def ratio(self, space: int) -> Ratio:
-        """The amount in one model."""
-        return Ratio(self.amount[:, :, space], self.weight)
 
 
 @dataclass(frozen=True, kw_only=True)
