@@ -245,11 +245,12 @@ def test_one_model_has_nothing_to_attribute(planted: Store) -> None:
     assert labels.counts["A"] > 10
 
 
-def test_pooled_labels_follow_the_rows_fired_on(planted: Store) -> None:
+def test_pooled_labels_follow_the_energy_spent_on_each_model(planted: Store) -> None:
     stats = describe(random_dictionary(planted, "pooled"), planted, torch.arange(600), discovery_rows=torch.arange(600))
     labels = classify(stats)
-    used: Tensor = stats.solo_counts / stats.solo_counts.sum(1, keepdim=True)
-    assert torch.allclose(labels.share, used.double(), equal_nan=True)
+    energy = stats.shares.amount.sum(0)
+    used: Tensor = energy / energy.sum(1, keepdim=True)
+    assert torch.allclose(labels.share, used, equal_nan=True)
     for name, share in zip(labels.label, used[:, 1].tolist(), strict=True):
         assert name != "A" or share < 0.15
         assert name != "B" or share > 0.85

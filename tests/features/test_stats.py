@@ -123,7 +123,7 @@ def test_a_pooled_dictionary_is_counted_per_model(planted: Store) -> None:
     counts = torch.stack([(s > 0).sum(0) for s in solo], -1)
     assert torch.equal(stats.solo_counts, counts)
     assert torch.equal(stats.firing.counts, counts.sum(1))
-    assert torch.equal(stats.shares.amount.sum(0).long(), counts)
+    assert close(stats.shares.amount.sum(0), torch.stack([(s.double() ** 2).sum(0) for s in solo], -1))
     assert float(stats.shares.weight[:, 0].sum()) == 400
     both = torch.cat(solo)[:, 2]
     assert float(stats.firing.quantiles[2, 0]) == pytest.approx(float(both[both > 0].quantile(0.5)), rel=1e-6)

@@ -1,7 +1,7 @@
 """Whose feature is it? From each model's share of a feature, with its uncertainty, to a label (methods, section 2).
 
 1. Model m's amount b_m of a feature is what a unit of it brings in m, fitted again on other rows (`refit`), or for a
-   pooled dictionary the rows of m it fires on. Its share is b_m / sum b, negative amounts counted as none.
+   pooled dictionary the energy it spends on m's rows. Its share is b_m / sum b, negative amounts counted as none.
 2. "m lacks it": share below t, and "m has it": share above t, are each tested, documents being the unit. Both are
    signs of (1 - t) b_m - t (the others' b), linear in the sums, so nothing misbehaves near zero.
    What noise in the fitted direction would hide of a share of t is taken off the threshold, so that a feature seen too

@@ -7,7 +7,7 @@
 4. Firing, quantiles, co-firing and top rows come from the kept non-zeros (`nonzeros`).
 
 A pooled dictionary has one code per (row, model) and no code of all models together: its feature's share of a model is
-that model's share of the rows it fires on; steps 1 and the products are left out.
+that model's share of the energy it spends; step 1 and the products are left out.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Shares:
     """What decides whose a feature is, per group of documents: one amount per model, and how sure it is."""
 
     kind: str
-    """`refit`: what a unit of the feature brings in each model; `usage`: the rows of each model it fires on."""
+    """`refit`: what a unit of the feature brings in each model; `usage`: the energy it spends on each model's rows."""
     weight: Float[Tensor, "group feature"]
     """Denominator of both amounts: sum (f - mean)^2, or rows."""
     amount: Float[Tensor, "group feature space"]
@@ -173,7 +173,7 @@ class _Walk:
         return total
 
     def held_out(self, rows: Int[Tensor, "row"], group: Int[Tensor, "row"], found: refit.Directions | None) -> _HeldOut:
-        """Steps 2 and 3; without directions (pooled) step 3 counts firings."""
+        """Steps 2 and 3; without directions (pooled) step 3 sums f^2."""
         dictionary, n_groups = self.dictionary, int(group.max()) + 1
         kept = [_Kept(len(rows), dictionary.n_features) for _ in range(1 + dictionary.n_spaces)]
         total = refit.Products.zeros(dictionary)
@@ -196,18 +196,17 @@ class _Walk:
                 total.merge(products)
         solo = tuple(k.finish() for k in kept[1:])
         if found is None:
-            counts = _counts_by_group(solo, group, n_groups)
             usage = torch.stack([s.counts for s in solo], -1).double()
             return _HeldOut(
                 joint=union(solo),
                 solo=solo,
-                shares=_usage(counts, torch.bincount(group, minlength=n_groups)),
+                shares=_usage(solo, group, n_groups),
                 attribution=usage / usage.sum(-1, keepdim=True),
                 scaling=None,
             )
         joint = kept[0].finish()
         weight, amount, raw = (torch.stack([p[i] for p in per_group]) for i in range(3))
-        fired = _counts_by_group((joint,), group, n_groups)[:, :, 0]
+        fired = _by_group(joint, group, n_groups)
         return _HeldOut(
             joint=joint,
             solo=solo,
@@ -267,23 +266,27 @@ class _Kept:
         return Nonzeros.from_pairs(position, feature, value, n_rows=self.n_rows, n_features=self.n_features)
 
 
-def _counts_by_group(codes: tuple[Nonzeros, ...], group: Tensor, n_groups: int) -> Tensor:
-    """Rows fired on, [group, feature, list]."""
-    n_features = codes[0].n_features
-    counts = [
-        torch.bincount(group[c.position] * n_features + c.feature, minlength=n_groups * n_features) for c in codes
-    ]
-    return torch.stack([c.view(n_groups, n_features) for c in counts], dim=-1)
+def _by_group(codes: Nonzeros, group: Tensor, n_groups: int, weight: Tensor | None = None) -> Tensor:
+    """Rows fired on, or the sum of a weight of each firing, [group, feature]."""
+    n_features = codes.n_features
+    at = group[codes.position] * n_features + codes.feature
+    return torch.bincount(at, weights=weight, minlength=n_groups * n_features).view(n_groups, n_features)
 
 
-def _usage(counts: Tensor, rows: Tensor) -> Shares:
-    """A pooled feature's amounts: the rows of each model on which it fires, over all rows."""
+def _usage(solo: tuple[Nonzeros, ...], group: Tensor, n_groups: int) -> Shares:
+    """A pooled feature's amounts: the energy sum f^2 that it spends on each model's rows, over all rows.
+
+    Not the number of firings: where k exceeds what a row holds, top-k fills up with weak activations of features that
+    belong to the other model. On planted pairs without a common direction the energy names the owner of 97 % of the
+    recovered features at k = 8 of 5 true, the count of 7 % (at k = 5: 99 % and 56 %).
+    """
+    rows = torch.bincount(group, minlength=n_groups).double()
     return Shares(
         kind="usage",
-        weight=rows.double().unsqueeze(1).expand(-1, counts.shape[1]).contiguous(),
-        amount=counts.double(),
+        weight=rows.unsqueeze(1).expand(-1, solo[0].n_features).contiguous(),
+        amount=torch.stack([_by_group(s, group, n_groups, s.value.double() ** 2) for s in solo], dim=-1),
         raw=None,
-        fired=counts.sum(-1),
+        fired=torch.stack([_by_group(s, group, n_groups) for s in solo]).sum(0),
         noise=None,
     )
 

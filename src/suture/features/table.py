@@ -155,8 +155,7 @@ def columns_of(stats: FeatureStats, labels: Labels, dictionary: Dictionary) -> d
         columns["p_shared"] = labels.p_has.amax(-1)
         if shares.raw is not None:
             columns |= _per_model("raw_share", labels.raw_share)
-        if shares.kind != "usage":
-            columns |= _per_model("usage_share", stats.solo_counts.double() / stats.solo_counts.sum(-1, keepdim=True))
+        columns |= _per_model("firing_share", stats.solo_counts.double() / stats.solo_counts.sum(-1, keepdim=True))
         columns["usage_entropy"] = usage_entropy(stats.solo_counts)
     if stats.cofiring is not None:
         columns["cofire_correlation"] = stats.cofiring.correlation

@@ -21,7 +21,7 @@ Weighted = tuple[tuple[str, float], ...]
 class SteerSettings:
     """How steering is measured; every field decides the result and is saved with it."""
 
-    strengths: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0)
+    strengths: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 4.0)
     """Multiples alpha of the feature's 99.9 % activation that are added along its own direction."""
     reference: float = 1.0
     """The strength, one of `strengths`, at which promoted tokens, targets and agreement are taken."""
