@@ -32,7 +32,8 @@ import torch
 from scipy.stats import t as student
 
 from suture.activations.store import Store
-from suture.dictionary.dictionary import Design, DesignKind, Dictionary
+from suture.dictionary.design import Design, DesignKind
+from suture.dictionary.dictionary import Dictionary
 from suture.dictionary.sparsity import Sparsity
 from suture.dictionary.train import TrainSettings, train
 from suture.features.step import FeatureSettings, features

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from suture.activations.collect import collect
     from suture.activations.store import Store
-    from suture.dictionary.dictionary import Codes, Design, Dictionary
+    from suture.dictionary.design import Design
+    from suture.dictionary.dictionary import Codes, Dictionary
     from suture.dictionary.objective import Objective
     from suture.dictionary.sparsity import Sparsity
     from suture.dictionary.train import TrainSettings, train
@@ -28,7 +29,7 @@ _HOMES = {
     "collect": "activations.collect",
     "Store": "activations.store",
     "Codes": "dictionary.dictionary",
-    "Design": "dictionary.dictionary",
+    "Design": "dictionary.design",
     "Dictionary": "dictionary.dictionary",
     "Objective": "dictionary.objective",
     "Sparsity": "dictionary.sparsity",

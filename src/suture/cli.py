@@ -189,7 +189,7 @@ def train(
     from suture.activations.store import Store
     from suture.activations.view import View
     from suture.artifact import read_json
-    from suture.dictionary.dictionary import Design
+    from suture.dictionary.design import Design
     from suture.dictionary.objective import Objective
     from suture.dictionary.sparsity import Sparsity
     from suture.dictionary.train import TrainProgress, TrainSettings

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from suture.dictionary.dictionary import Codes, Design, DesignKind, Dictionary, SpaceInfo
+from suture.dictionary.design import Design, DesignKind, SpaceInfo
+from suture.dictionary.dictionary import Codes, Dictionary
 from suture.dictionary.sparsity import Sparsity, SparsityKind
 from suture.errors import ArtifactError, UserError
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from suture.activations.batches import Batch
-from suture.dictionary.dictionary import Design, Dictionary, SpaceInfo
+from suture.dictionary.design import Design, SpaceInfo
+from suture.dictionary.dictionary import Dictionary
 from suture.dictionary.objective import Objective
 from suture.dictionary.sparsity import Sparsity
 from suture.dictionary.step import TrainingState

@@ -20,7 +20,8 @@ from suture.activations.store import Store
 from suture.activations.view import View
 from suture.dictionary import train as train_module
 from suture.dictionary.checkpoint import load_checkpoint, save_checkpoint
-from suture.dictionary.dictionary import Design, DesignKind, Dictionary
+from suture.dictionary.design import Design, DesignKind
+from suture.dictionary.dictionary import Dictionary
 from suture.dictionary.evaluate import evaluate
 from suture.dictionary.objective import Objective
 from suture.dictionary.sparsity import Sparsity, SparsityKind

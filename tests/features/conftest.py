@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from suture.activations.store import Store
-from suture.dictionary.dictionary import Design, Dictionary, SpaceInfo
+from suture.dictionary.design import Design, SpaceInfo
+from suture.dictionary.dictionary import Dictionary
 from suture.dictionary.sparsity import Sparsity
 from suture.features.stats import FeatureStats, StatsSettings, describe
 from suture.planted.settings import PlantedSettings

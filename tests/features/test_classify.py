@@ -10,7 +10,8 @@ from torch import Tensor
 
 from features.conftest import infos, random_dictionary
 from suture.activations.store import Store
-from suture.dictionary.dictionary import Design, Dictionary
+from suture.dictionary.design import Design
+from suture.dictionary.dictionary import Dictionary
 from suture.dictionary.sparsity import Sparsity
 from suture.errors import UserError
 from suture.features import classify as rule

@@ -11,7 +11,7 @@ from features.conftest import random_dictionary
 from suture import artifact
 from suture.activations.null import self_pair
 from suture.activations.store import Store
-from suture.dictionary.dictionary import Design
+from suture.dictionary.design import Design
 from suture.dictionary.sparsity import Sparsity
 from suture.dictionary.train import TrainSettings, train
 from suture.errors import ArtifactError, UserError

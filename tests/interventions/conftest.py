@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from suture.dictionary.dictionary import Design, Dictionary, SpaceInfo
+from suture.dictionary.design import Design, SpaceInfo
+from suture.dictionary.dictionary import Dictionary
 from suture.dictionary.sparsity import Sparsity
 from suture.lm.create import LMShape, new_lm, train_tokenizer
 from suture.lm.load import LanguageModel

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from suture.dictionary.dictionary import Design, Dictionary
+from suture.dictionary.design import Design
+from suture.dictionary.dictionary import Dictionary
 from suture.dictionary.sparsity import Sparsity
 from suture.dictionary.train import TrainSettings, train
 from suture.planted.generator import PlantedModels

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from suture.activations.batches import sequential
 from suture.activations.store import Store
-from suture.dictionary.dictionary import Design, Dictionary, SpaceInfo
+from suture.dictionary.design import Design, SpaceInfo
+from suture.dictionary.dictionary import Dictionary
 
 STATISTICS_ROWS = 32_768
 """Rows from which mean and variance are taken: their error is below 1 % of a standard deviation."""

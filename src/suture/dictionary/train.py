@@ -26,7 +26,8 @@ from suture.activations.batches import Batch, batches, split_rows
 from suture.activations.store import Store
 from suture.activations.view import View
 from suture.dictionary.checkpoint import load_checkpoint, remove_checkpoints, save_checkpoint
-from suture.dictionary.dictionary import STEP, Design, Dictionary
+from suture.dictionary.design import Design
+from suture.dictionary.dictionary import STEP, Dictionary
 from suture.dictionary.evaluate import evaluate
 from suture.dictionary.kernels import Precision, resolve_precision
 from suture.dictionary.objective import Objective

@@ -24,7 +24,7 @@ from suture import artifact
 from suture.activations.collect import collect
 from suture.activations.store import Store
 from suture.activations.view import View
-from suture.dictionary.dictionary import Design
+from suture.dictionary.design import Design
 from suture.dictionary.objective import Objective
 from suture.dictionary.sparsity import Sparsity
 from suture.dictionary.train import TrainProgress, TrainSettings, train

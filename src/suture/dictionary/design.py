@@ -1,0 +1,104 @@
+"""What a dictionary is, apart from its numbers: its design, its size, its spaces, its sparsity."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, runtime_checkable
+
+from suture.dictionary.sparsity import Sparsity
+from suture.errors import UserError
+
+DesignKind = Literal["sae", "crosscoder", "pooled", "universal"]
+DESIGNS: tuple[DesignKind, ...] = ("sae", "crosscoder", "pooled", "universal")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpaceInfo:
+    """One model at one hookpoint, as a dictionary remembers it."""
+
+    model: str
+    hookpoint: str
+    width: int
+    scale: float = 1.0
+    """Activations are multiplied by it before they enter."""
+    fingerprint: str = ""
+    """Of the model's weights, to tell whether it is still the same model."""
+
+    @property
+    def label(self) -> str:
+        """`model @ hookpoint`, for people."""
+        return f"{self.model} @ {self.hookpoint}"
+
+
+@runtime_checkable
+class HasWidth(Protocol):
+    """A space, a store's or a dictionary's."""
+
+    @property
+    def width(self) -> int: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Design:
+    """What a dictionary is, apart from its numbers."""
+
+    kind: DesignKind = "crosscoder"
+    n_features: int = 2048
+    flag: bool = False
+    """`pooled` only: the encoder is told which model a row comes from (one-hot, never reconstructed)."""
+    dedicated: tuple[float, ...] = ()
+    """Per space, the share of the features that may read and write that space alone (2602.11729)."""
+    tied: float = 0.0
+    """Share of the features, designated shared, whose decoder is the same in every space (equal widths)."""
+    sparsity: Sparsity = field(default_factory=Sparsity)
+
+    def __post_init__(self) -> None:
+        if self.kind not in DESIGNS:
+            raise UserError("design", self.kind, "is unknown", f"use one of {', '.join(DESIGNS)}")
+        if self.n_features < 1:
+            raise UserError("features", self.n_features, "is less than 1", "give a positive number")
+        if self.sparsity.selects_k and self.sparsity.k > self.n_features:
+            raise UserError(
+                "k", self.sparsity.k, f"exceeds the {self.n_features} features", "lower --k or raise --features"
+            )
+        if self.flag and self.kind != "pooled":
+            raise UserError(
+                "flag", self.flag, f"means nothing for the design {self.kind}", "use it with --design pooled"
+            )
+        if (self.dedicated or self.tied) and self.kind not in ("crosscoder", "universal"):
+            raise UserError(
+                "dedicated",
+                self.dedicated,
+                f"needs features over several spaces, not {self.kind}",
+                "use --design crosscoder",
+            )
+        if any(s < 0 for s in self.dedicated) or self.tied < 0 or sum(self.dedicated) + self.tied > 1:
+            raise UserError(
+                "dedicated", (*self.dedicated, self.tied), "must be shares that sum to at most 1", "lower them"
+            )
+
+    @property
+    def joint(self) -> bool:
+        """Whether a row holds every space's activation (side by side), not one (stacked)."""
+        return self.kind != "pooled"
+
+    def check_spaces(self, spaces: Sequence[HasWidth]) -> None:
+        """Refuse spaces that the design cannot have.
+
+        Raises:
+            UserError: naming the setting.
+        """
+        if self.kind == "sae" and len(spaces) != 1:
+            raise UserError(
+                "design",
+                self.kind,
+                f"is for one space, the store has {len(spaces)}",
+                "pick one with --space, or use another design",
+            )
+        if self.kind != "sae" and len(spaces) < 2:
+            raise UserError("design", self.kind, "needs two spaces or more, the store has one", "use --design sae")
+        if self.dedicated and len(self.dedicated) != len(spaces):
+            raise UserError(
+                "dedicated", self.dedicated, f"has not one share for each of {len(spaces)} spaces", "give one per space"
+            )
+        if self.tied and len({s.width for s in spaces}) > 1:
+            raise UserError("tied", self.tied, f"needs equal widths, found {[s.width for s in spaces]}", "use --tied 0")
