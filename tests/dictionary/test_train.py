@@ -257,6 +257,15 @@ def test_a_loss_that_is_not_finite_stops_with_a_clear_message(store: Store, out:
     assert not out.exists()
 
 
+def test_without_held_out_rows_the_evaluation_says_so(store: Store, out: Path) -> None:
+    train(out, store, settings_of(n_rows=10_000, heldout=0.0))
+    found = artifact.read_json(out / "evaluation.json")
+    assert found["heldout"] is False
+    assert found["n_rows"] == len(store)
+    train(out, store, settings_of(n_rows=10_000), overwrite=True)
+    assert artifact.read_json(out / "evaluation.json")["heldout"] is True
+
+
 def test_the_null_view_is_recorded(store: Store, out: Path) -> None:
     view = View(spaces=(1,), null=True, rotation_seed=3)
     dictionary = train(out, store, settings_of(n_rows=10_000, view=view))

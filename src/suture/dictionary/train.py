@@ -196,7 +196,7 @@ def train(
         with Tracker(draft.folder, first_step=first, kinds=settings.track, settings=recorded) as tracker:
             _run(state, store, training_rows, validation, settings, draft.folder, first, tracker, on_progress)  # 2, 3
         state.finish_thresholds()  # 4
-        _write_result(dictionary, store, heldout_rows, draft.folder)
+        _write_result(dictionary, store, heldout_rows, training_rows, draft.folder)
         remove_checkpoints(draft.folder)
         (draft.folder / SETTINGS).unlink()
     return Dictionary.load(out, device=settings.device)
@@ -301,9 +301,11 @@ def _measure(
     )
 
 
-def _write_result(dictionary: Dictionary, store: Store, heldout_rows: Tensor, folder: Path) -> None:
-    rows = _every_other(heldout_rows, EVALUATION_ROWS)
-    artifact.write_json(folder / "evaluation.json", evaluate(dictionary, store, rows).to_json())
+def _write_result(dictionary: Dictionary, store: Store, heldout: Tensor, training: Tensor, folder: Path) -> None:
+    """Weights and evaluation; where nothing was held out, the evaluation says that it is of training rows."""
+    rows = _every_other(heldout if len(heldout) else training, EVALUATION_ROWS)
+    found = evaluate(dictionary, store, rows).to_json() | {"heldout": len(heldout) > 0}
+    artifact.write_json(folder / "evaluation.json", found)
     dictionary.write(folder)
 
 

@@ -35,9 +35,9 @@ from suture.interventions.effect import (
 )
 from suture.interventions.probe import make_probe
 from suture.interventions.subject import Answers, Counter, OnProgress, Subject, answer_prompts, most_moved
-from suture.interventions.vocabulary import displayed, shared_texts, token_texts
 from suture.lm.generate import samples
 from suture.lm.load import LanguageModel
+from suture.lm.vocabulary import displayed, shared_texts, token_texts
 
 
 def steer_effect(

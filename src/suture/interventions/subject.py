@@ -21,7 +21,7 @@ from suture.interventions import measures
 from suture.interventions.edits import steer
 from suture.interventions.effect import SteerSettings
 from suture.interventions.probe import Probe
-from suture.interventions.vocabulary import text_index, text_log_probs
+from suture.lm.vocabulary import text_index, text_log_probs
 
 
 @dataclass(frozen=True, kw_only=True)

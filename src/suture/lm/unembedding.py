@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from suture.lm.load import LanguageModel
+from suture.lm.vocabulary import displayed, token_texts
 
 FINAL_NORMS = ("ln_f", "final_layer_norm", "norm")
 """What the families call the norm before the unembedding (GPT-2 and GPT-Neo, GPT-NeoX, Llama and its kin)."""
@@ -36,7 +37,11 @@ def unembedding(lm: LanguageModel) -> Unembedding:
     norm = next(
         (found for name in FINAL_NORMS if (found := getattr(lm.model.base_model, name, None)) is not None), None
     )
-    return Unembedding(weight=weight if norm is None else _fold(weight, norm), texts=entry_texts(lm, len(weight)))
+    texts = token_texts(lm)
+    return Unembedding(
+        weight=weight if norm is None else _fold(weight, norm),
+        texts=tuple(displayed(lm, texts, i) for i in range(len(texts))),
+    )
 
 
 def _fold(weight: Float[Tensor, "vocab width"], norm: nn.Module) -> Float[Tensor, "vocab width"]:
@@ -45,19 +50,3 @@ def _fold(weight: Float[Tensor, "vocab width"], norm: nn.Module) -> Float[Tensor
         factor = own.detach().float().cpu()
         weight = weight * (1 + factor if "Gemma" in type(norm).__name__ else factor)  # 1
     return weight - weight.mean(-1, keepdim=True) if isinstance(norm, nn.LayerNorm) else weight  # 2
-
-
-def entry_texts(lm: LanguageModel, n_entries: int) -> tuple[str, ...]:
-    """Each vocabulary entry as it reads after a letter, so that a leading space shows."""
-    tokenizer = lm.tokenizer
-    anchor = tokenizer.encode("a", add_special_tokens=False)
-    before = str(tokenizer.decode(anchor, clean_up_tokenization_spaces=False))
-    n_known = min(len(tokenizer), n_entries)
-    decoded = tokenizer.batch_decode([[*anchor, i] for i in range(n_known)], clean_up_tokenization_spaces=False)
-    spelled = tokenizer.convert_ids_to_tokens(list(range(n_known)))
-    special = set(tokenizer.all_special_ids)
-    texts = [
-        text[len(before) :] if i not in special and text.startswith(before) and "\ufffd" not in text else str(own)
-        for i, (text, own) in enumerate(zip(decoded, spelled, strict=True))
-    ]
-    return tuple(texts + [f"<{i}>" for i in range(n_known, n_entries)])

@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from suture.interventions.vocabulary import displayed, shared_texts, text_index, text_log_probs, token_texts
 from suture.lm.load import load_model
+from suture.lm.vocabulary import displayed, shared_texts, text_index, text_log_probs, token_texts
 
 SHARED = Path(os.environ.get("SUTURE_SHARED", Path(__file__).parents[3] / "shared"))
 
 
-def test_byte_level_texts_are_what_the_text_was_cut_into(models):
-    lm = models[0]
+def test_byte_level_texts_are_what_the_text_was_cut_into():
+    lm = load_model("tinystories-1l", device="cpu")
     texts = token_texts(lm)
     text = "Once upon a time, Lily saw a dog.\n She said: yes!"
     ids = lm.tokenizer.encode(text, add_special_tokens=False)
@@ -25,14 +25,14 @@ def test_byte_level_texts_are_what_the_text_was_cut_into(models):
     assert displayed(lm, texts, fragment)
 
 
-def test_sentencepiece_texts_match_byte_level_ones(models):
+def test_sentencepiece_texts_match_byte_level_ones():
     if not (SHARED / "models/stories260K").is_dir():
         pytest.skip(f"no shared models at {SHARED}")
     lm = load_model(str(SHARED / "models/stories260K"), device="cpu")
     texts = token_texts(lm)
     ids = lm.tokenizer.encode("Once upon a time, Lily saw a dog", add_special_tokens=False)
     assert "".join(texts[i] for i in ids).strip() == "Once upon a time, Lily saw a dog"
-    shared = shared_texts([token_texts(models[0]), texts])
+    shared = shared_texts([token_texts(load_model("tinystories-1l", device="cpu")), texts])
     assert " the" in shared
     assert "a" in shared
     assert 50 < len(shared) < 512
