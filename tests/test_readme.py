@@ -1,0 +1,200 @@
+"""The documents say what is true: their commands parse, their Python runs, their links lead somewhere.
+
+1. Every `suture ...` line of a shell block is read by the real command line (nothing is executed).
+2. Every Python block runs, one after the other as a reader would type them, in a folder with a small stories.txt.
+3. Columns and files that those runs make are explained in the documents.
+"""
+
+import contextlib
+import random
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+
+from suture.artifact import open_artifact
+from suture.cli import app
+from suture.features.table import FeatureTable
+from suture.report.page import find_artifacts
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCE = ROOT / "src" / "suture"
+PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
+TYPED = [ROOT / "README.md", ROOT / "docs" / "guide.md"]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def blocks(page: Path, language: str) -> list[tuple[int, str]]:
+    """(line of the page where it begins, content) of every fenced block in a language."""
+    text = page.read_text(encoding="utf-8")
+    return [(text.count("\n", 0, m.start(2)), m[2]) for m in FENCE.finditer(text) if m[1] == language]
+
+
+def prose(page: Path) -> str:
+    return FENCE.sub("", page.read_text(encoding="utf-8"))
+
+
+def typed_commands() -> Iterator[str]:
+    for page in TYPED:
+        for _, block in blocks(page, "bash"):
+            for line in block.replace("\\\n", " ").splitlines():
+                if line.startswith("suture "):
+                    yield line
+
+
+def command_line() -> Any:
+    return typer.main.get_command(app)
+
+
+def options_of(command: Any) -> set[str]:
+    return {o for p in command.params for o in (*p.opts, *p.secondary_opts) if o.startswith("-")} | {"--help", "-h"}
+
+
+def stories(file: Path) -> None:
+    """About 5,000 tokens in 64 documents: repetitive enough to train on, varied enough to be a language."""
+    rng = random.Random(0)
+    who = ["Tom", "Lily", "the little dog", "a bird", "Mom", "the old man"]
+    did = ["went to", "looked at", "played in", "was happy in", "ran to", "sat down in"]
+    place = ["the park", "the big tree", "a small house", "the red boat", "the garden", "the blue sea"]
+    then = ["It was a sunny day.", "They had a lot of fun.", 'She said, "I want to play."', "He was sad."]
+
+    def sentence() -> str:
+        return f"{rng.choice(who)} {rng.choice(did)} {rng.choice(place)}. {rng.choice(then)}"
+
+    documents = [" ".join(["Once upon a time,", *(sentence() for _ in range(5))]) for _ in range(64)]
+    file.write_text("\n<|endoftext|>\n".join(documents), encoding="utf-8")
+
+
+def run_blocks(page: Path, folder: Path) -> dict[str, Any]:
+    """Run a page's Python as one session; a traceback names the page and its line."""
+    stories(folder / "stories.txt")
+    session: dict[str, Any] = {"__name__": "page"}
+    with contextlib.chdir(folder):
+        for line, block in blocks(page, "python"):
+            exec(compile("\n" * line + block, str(page), "exec"), session)
+    return session
+
+
+@pytest.fixture(scope="module")
+def readme_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("readme")
+    run_blocks(ROOT / "README.md", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def guide_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("guide")
+    run_blocks(ROOT / "docs" / "guide.md", folder)
+    return folder
+
+
+@pytest.mark.parametrize("command", list(typed_commands()))
+def test_every_command_is_one_that_the_command_line_reads(command: str) -> None:
+    words = shlex.split(command, comments=True)
+    known = command_line().commands
+    assert words[1] in known
+    known[words[1]].make_context(words[1], words[2:])
+
+
+def test_a_wrong_command_would_be_noticed() -> None:
+    train = command_line().commands["train"]
+    for wrong in (["d", "--store", "s", "--no-such-option"], ["d"], ["d", "--store", "s", "--design", "none"]):
+        with pytest.raises(typer.BadParameter.__base__):  # pyright: ignore[reportArgumentType]
+            train.make_context("train", wrong)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_options_in_prose_exist(page: Path) -> None:
+    commands = command_line().commands
+    everywhere = set().union(*(options_of(c) for c in commands.values()), options_of(command_line()))
+    for code in re.findall(r"`([^`\n]+)`", prose(page)):
+        words = code.split()
+        if words[0] == "suture" and len(words) > 1:
+            assert words[1] in commands or words[1].startswith("-"), code
+        own = options_of(commands[words[1]]) if words[0] == "suture" and words[1:] and words[1] in commands else None
+        if words[0] == "suture" or words[0].startswith("--"):
+            wrong = [w for w in words if w.startswith("--") and w not in (everywhere if own is None else own)]
+            assert not wrong, code
+
+
+def test_the_readme_names_every_command() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name in command_line().commands:
+        assert f"`suture {name}`" in text
+
+
+def test_the_file_table_names_only_files_that_exist() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    named = re.findall(r"^\| `([\w/]+\.py)` \|", text, re.MULTILINE)
+    assert len(named) == len(set(named)) > 50
+    for name in named:
+        assert (SOURCE / name).is_file(), name
+
+
+def slugs(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if link.startswith("https://"):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in slugs(target), link
+
+
+def test_the_readme_example_runs(readme_run: Path) -> None:
+    assert (readme_run / "report.html").stat().st_size > 10_000
+    table = FeatureTable.load(readme_run / "features")
+    assert set(table.counts) == {"A", "B", "shared", "ambiguous", "dead"}
+
+
+def test_the_store_reads_without_suture_as_the_formats_say(readme_run: Path) -> None:
+    import torch
+
+    from suture.activations.store import Store
+
+    ((line, block),) = blocks(ROOT / "docs" / "formats.md", "python")
+    session: dict[str, Any] = {}
+    with contextlib.chdir(readme_run):
+        exec(compile("\n" * line + block, "docs/formats.md", "exec"), session)
+    store = Store.open(readme_run / "store")
+    n_rows = store.shards[0]
+    assert torch.equal(torch.from_numpy(session["rows"].copy()), store.read_space(torch.arange(n_rows), 0))
+
+
+def test_the_guide_runs(guide_run: Path) -> None:
+    steps = sorted(open_artifact(f).step for f in find_artifacts(guide_run / "run"))
+    assert steps == ["dictionary"] * 3 + ["effect"] * 2 + ["features"] * 3 + ["store"]
+    assert (guide_run / "run" / "report.html").is_file()
+    assert (guide_run / "tuned" / "model.safetensors").is_file()
+
+
+def test_every_column_is_explained(guide_run: Path) -> None:
+    explained = set(re.findall(r"`(\w+)`", (ROOT / "docs" / "concepts.md").read_text(encoding="utf-8")))
+    for name in ("crosscoder", "pooled"):
+        table = FeatureTable.load(guide_run / "run" / f"features-{name}")
+        assert set(table.columns) <= explained
+        assert set(table.summary["two_clusters"]) <= explained
+        assert set(table.counts) <= explained
+
+
+def test_every_file_on_disk_is_explained(guide_run: Path) -> None:
+    explained = (ROOT / "docs" / "formats.md").read_text(encoding="utf-8")
+    for folder in find_artifacts(guide_run / "run"):
+        for entry in open_artifact(folder).files:
+            assert f"`{entry.name.rsplit('/', 1)[-1]}`" in explained, entry.name
