@@ -50,18 +50,18 @@ OnStep = Callable[..., None]
 class DemoSettings:
     """Sizes of the demo."""
 
-    n_stories: int = 1600
+    n_stories: int = 1000
     """Sampled in all, half from each model."""
     story_tokens: int = 220
-    n_rows: int = 260_000
+    n_rows: int = 220_000
     """Text positions at most."""
     n_features: int = 1024
     k: int = 16
-    n_training_rows: int = 2_400_000
-    null_rows: int = 2_400_000
+    n_training_rows: int = 1_500_000
+    null_rows: int = 1_500_000
     """Of the null's training; the same as above, so that the two can be compared."""
     n_steered: int = 3
-    n_neutral: int = 24
+    n_neutral: int = 16
     n_prompts: int = 24
     seed: int = 0
 
@@ -128,6 +128,8 @@ def demo(
         UserError: `out` holds something else, or a demo of other settings.
     """
     out, tell = Path(out), on_step or (lambda *_: None)
+    if not 0 <= seed < 2**31:
+        raise UserError("seed", seed, "is not a seed", "give a number from 0 to 2147483647")
     settings = settings or (DemoSettings.quick(seed) if quick else DemoSettings(seed=seed))
     _prepare(out, settings, overwrite=overwrite)
     started = time.monotonic()
@@ -195,6 +197,8 @@ def reproduce(settings: DemoSettings) -> list[str]:
 
 def _prepare(out: Path, settings: DemoSettings, *, overwrite: bool) -> None:
     mark = out / MARK
+    if out.is_file():
+        raise UserError("out", out, "is a file", "name a folder")
     if out.exists() and any(out.iterdir()) and not mark.exists():
         raise UserError("out", out, "is not empty and was not made by the demo", "name another folder")
     if mark.exists() and overwrite:
