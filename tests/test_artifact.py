@@ -22,7 +22,7 @@ class PowerCutError(Exception):
 
 
 def cut_short(path: Path, **options: bool) -> None:
-    with artifact.create(path, step="s", settings={}, **options) as draft:
+    with artifact.create(path, step="probe", settings={}, **options) as draft:
         (draft.folder / "half").write_text("x")
         raise PowerCutError
 
@@ -53,9 +53,9 @@ def test_a_failed_step_that_may_resume_keeps_its_files_and_goes_on(tmp_path: Pat
         cut_short(path, resume=True)
     with pytest.raises(ArtifactError, match=r"unfinished.*--resume"):
         artifact.open_artifact(path)
-    with artifact.create(path, step="s", settings={}, resume=True) as draft:
+    with artifact.create(path, step="probe", settings={}, resume=True) as draft:
         assert (draft.folder / "half").read_text() == "x"
-    assert artifact.verify(path).step == "s"
+    assert artifact.verify(path).step == "probe"
 
 
 def test_an_unfinished_folder_is_emptied_without_resume(tmp_path: Path) -> None:
@@ -75,6 +75,24 @@ def test_a_finished_folder_is_replaced_only_when_asked_and_only_at_the_end(tmp_p
     assert (path / "inner" / "data.txt").read_text() == "old"
     make(path, "new", overwrite=True)
     assert (path / "inner" / "data.txt").read_text() == "new"
+
+
+def test_another_steps_result_is_not_replaced_even_when_asked(tmp_path: Path) -> None:
+    path = make(tmp_path / "a", "old")
+    with (
+        pytest.raises(ArtifactError, match="is a probe, which a store does not replace"),
+        artifact.create(path, step="store", settings={}, overwrite=True),
+    ):
+        pass
+    assert (path / "inner" / "data.txt").read_text() == "old"
+
+
+@pytest.mark.parametrize("name", [".", "..", "/"])
+def test_a_result_needs_a_name_of_its_own(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ArtifactError, match="does not name a new folder"):
+        make(Path(name))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_of_somebody_else_is_never_touched(tmp_path: Path) -> None:

@@ -89,6 +89,8 @@ def package_version() -> str:
 
 def partial_path(path: Path) -> Path:
     """Where the folder `path` is written until it is finished."""
+    if path.name in ("", ".."):
+        raise ArtifactError("out", path, "does not name a new folder", "give the folder a name of its own")
     return path.with_name(path.name + ".partial")
 
 
@@ -112,7 +114,8 @@ def create(
     replaced at the very end.
 
     Raises:
-        ArtifactError: `path` is finished already and `overwrite` is off, or it is something else than an artifact.
+        ArtifactError: `path` is finished already and `overwrite` is off, or it is something else than an artifact of
+            this step.
     """
     path = Path(path)
     partial = partial_path(path)
@@ -121,6 +124,10 @@ def create(
             raise ArtifactError("out", path, "exists and was not made by suture", "name another folder")
         if not overwrite and (path / MANIFEST).exists():
             raise ArtifactError("out", path, "is finished already", "name another folder, or pass --overwrite")
+        if (path / MANIFEST).exists() and (made_by := _read_manifest(path, "out").step) != step:
+            # A slip of the keyboard, such as the store's name given twice, must not cost the store.
+            problem = f"is {_a(made_by)}, which {_a(step)} does not replace"
+            raise ArtifactError("out", path, problem, "name another folder")
     if partial.exists() and not resume:
         shutil.rmtree(partial)
     partial.mkdir(parents=True, exist_ok=True)
@@ -153,7 +160,7 @@ def open_artifact(path: str | Path, *, step: str | None = None, setting: str = "
         raise ArtifactError(setting, path, "has no manifest.json", "name a folder that a suture step finished")
     manifest = _read_manifest(path, setting)
     if step is not None and manifest.step != step:
-        raise ArtifactError(setting, path, f"is a {manifest.step}, not a {step}", f"name a folder made as a {step}")
+        raise ArtifactError(setting, path, f"is {_a(manifest.step)}, not {_a(step)}", f"name {_a(step)}'s folder")
     for entry in manifest.files:
         file = path / entry.name
         if not file.is_file():
@@ -208,6 +215,11 @@ def read_json(file: Path) -> Any:
 def as_json(value: Any) -> Any:
     """A value as it will be read back from JSON: tuples are lists, keys are strings."""
     return json.loads(json.dumps(value, allow_nan=False))
+
+
+def _a(step: str) -> str:
+    """What a step makes, in words."""
+    return {"features": "a feature table", "effect": "an effect"}.get(step, f"a {step}")
 
 
 def _write_manifest(draft: Draft, seconds: float) -> None:
