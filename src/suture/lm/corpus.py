@@ -27,6 +27,7 @@ import pyarrow
 import pyarrow.parquet
 
 from suture.errors import UserError
+from suture.lm.hub import hub_answers
 
 RECORD_SUFFIXES = (".jsonl", ".ndjson", ".parquet")
 FOLDER_SUFFIXES = (".txt", *RECORD_SUFFIXES)
@@ -87,7 +88,8 @@ def open_corpus(
     elif _looks_local(name):
         raise UserError("corpus", name, "no such file or folder", "give an existing path or a datasets name")
     else:
-        corpus = datasets_corpus(name, text_column=text_column, split=split, config=config, offline=offline)
+        cached_only = offline or not hub_answers()
+        corpus = datasets_corpus(name, text_column=text_column, split=split, config=config, offline=cached_only)
     next(iter(corpus))
     return corpus
 
@@ -138,6 +140,9 @@ def _lines(file: Path) -> Iterator[str]:
             except UnicodeDecodeError as error:
                 problem = f"not UTF-8 at byte {position + error.start}"
                 raise UserError("corpus", str(file), problem, "save the file as UTF-8") from error
+            if "\0" in line:
+                problem = f"not text: a zero byte at byte {position + raw.index(0)}"
+                raise UserError("corpus", str(file), problem, "give text, JSONL or Parquet")
             yield line.removeprefix("\ufeff").rstrip("\r\n") if position == 0 else line.rstrip("\r\n")
             position += len(raw)
 

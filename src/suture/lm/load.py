@@ -34,6 +34,7 @@ from transformers.utils.hub import cached_file
 
 from suture.artifact import sha256_of
 from suture.errors import UserError
+from suture.lm.hub import hub_answers
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +97,9 @@ def load_model(
     if trust_remote_code:
         logger.warning("trust_remote_code: Python code that comes with the model %r will run on this machine", name)
     source = locate(name)  # 1
-    hub = {"revision": revision, "local_files_only": offline, "trust_remote_code": trust_remote_code}
+    # Without a network the local cache is all there is.
+    cached_only = offline or (not Path(source).is_dir() and not hub_answers())
+    hub = {"revision": revision, "local_files_only": cached_only, "trust_remote_code": trust_remote_code}
     with _quiet():
         config = _config(name, source, hub)  # 2
         _check_causal(name, config)
@@ -153,7 +156,9 @@ def _config(name: str, source: str, hub: dict) -> PreTrainedConfig:
         return AutoConfig.from_pretrained(source, **hub)
     except OSError as error:
         shipped = ", ".join(shipped_models())
-        where = "is not in the local hub cache" if hub["local_files_only"] else "is no folder, and the hub gave none"
+        where = "is no folder, and the hub gave none"
+        if hub["local_files_only"]:
+            where = "is no folder and not in the local hub cache, all there is without a network"
         fix = "download it first (hf download NAME) or give a local folder"
         fix += f" or a shipped model ({shipped})" if shipped else ""
         raise UserError("model", name, where, fix) from error
