@@ -170,6 +170,8 @@ def _plan(
     for name, value in (("tokens", n_rows), ("block", block), ("shard_rows", shard_rows)):
         if value < 1:
             raise UserError(name, value, "is too small", "give at least 1")
+    if batch_tokens is not None and batch_tokens < 1:
+        raise UserError("batch-tokens", batch_tokens, "is too small", "give at least 1, or leave it out")
     if dtype not in ("bfloat16", "float32"):
         raise UserError("dtype", dtype, "cannot be stored", "choose bfloat16 or float32")
     models: list[LanguageModel] = []

@@ -26,12 +26,17 @@ class View:
         """The chosen part of a store.
 
         Raises:
-            UserError: a space that the store has not, or a null of not exactly one space.
+            UserError: a space that the store has not or that is named twice, a null of not exactly one space, a
+                rotation without a null.
         """
         for space in self.spaces:
             if not 0 <= space < len(store.spaces):
                 have = ", ".join(f"{i}: {s.label}" for i, s in enumerate(store.spaces))
                 raise UserError("space", space, f"is not in {store.path}", f"choose from {have}")
+        if len(set(self.spaces)) < len(self.spaces):
+            raise UserError("space", self.spaces, "names one twice", "name each once; --null pairs one with a copy")
+        if self.rotation_seed is not None and not self.null:
+            raise UserError("rotation-seed", self.rotation_seed, "rotates the copy of a null", "add --null")
         if self.null:
             chosen = self.spaces or tuple(range(len(store.spaces)))
             if len(chosen) != 1:
@@ -44,6 +49,4 @@ class View:
         """The view that a manifest records; of one that records none, the whole store."""
         if not recorded:
             return View()
-        return View(
-            spaces=tuple(recorded["spaces"]), null=recorded["null"], rotation_seed=recorded["rotation_seed"]
-        )
+        return View(spaces=tuple(recorded["spaces"]), null=recorded["null"], rotation_seed=recorded["rotation_seed"])

@@ -66,15 +66,18 @@ class Design:
             )
         if (self.dedicated or self.tied) and self.kind not in ("crosscoder", "universal"):
             raise UserError(
-                "dedicated",
-                self.dedicated,
+                "dedicated" if self.dedicated else "tied",
+                self.dedicated or self.tied,
                 f"needs features over several spaces, not {self.kind}",
                 "use --design crosscoder",
             )
-        if any(s < 0 for s in self.dedicated) or self.tied < 0 or sum(self.dedicated) + self.tied > 1:
-            raise UserError(
-                "dedicated", (*self.dedicated, self.tied), "must be shares that sum to at most 1", "lower them"
-            )
+        if not 0 <= self.tied <= 1:
+            raise UserError("tied", self.tied, "is not a share", "give a number from 0 to 1")
+        # written so that a NaN is refused too
+        if not (all(s >= 0 for s in self.dedicated) and sum(self.dedicated) + self.tied <= 1):
+            with_tied = f" (with --tied {self.tied})" if self.tied else ""
+            problem = f"must be shares that sum to at most 1{with_tied}"
+            raise UserError("dedicated", self.dedicated, problem, "lower them")
 
     @property
     def joint(self) -> bool:

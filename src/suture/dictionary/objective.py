@@ -12,6 +12,7 @@ The squared L2 of a concatenation IS the sum of the squared L2s, so "one loss or
 model's own normalisation (`per_model`) or through unsquared norms (`l2norm`).
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -48,8 +49,8 @@ class Objective:
         if self.loss not in LOSSES:
             raise UserError("loss", self.loss, "is unknown", f"use one of {', '.join(LOSSES)}")
         for name in ("l1", "l0", "aux"):
-            if getattr(self, name) < 0:
-                raise UserError(name, getattr(self, name), "is negative", "give a weight of 0 or more")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UserError(name, getattr(self, name), "is not 0 or above", "give a weight of 0 or more")
         if self.k_aux is not None and self.k_aux < 1:
             raise UserError("k-aux", self.k_aux, "is less than 1", "give a positive number, or --aux 0 for no AuxK")
         if self.dead_after < 1:

@@ -10,9 +10,10 @@ one would have taken. Measuring never changes training.
 """
 
 import math
+import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,8 @@ class TrainSettings:
     def __post_init__(self) -> None:
         for name in ("n_rows", "batch_size", "validate_every", "validation_rows", "checkpoint_every"):
             if getattr(self, name) < 1:
-                raise UserError(name.replace("_", "-"), getattr(self, name), "is less than 1", "give a positive number")
+                option = "rows" if name == "n_rows" else name.replace("_", "-")
+                raise UserError(option, getattr(self, name), "is less than 1", "give a positive number")
         for name in ("warmup", "decay", "k_anneal", "model_dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(
@@ -89,10 +91,16 @@ class TrainSettings:
                 )
         if self.warmup + self.decay > 1:
             raise UserError("decay", self.decay, f"with warmup {self.warmup} exceeds all steps", "lower one of them")
-        if self.learning_rate is not None and not self.learning_rate > 0:
-            raise UserError("learning-rate", self.learning_rate, "is not positive", "leave it out for the default")
-        if self.k_start < 1:
-            raise UserError("k-start", self.k_start, "is below 1", "k is annealed downwards: give 1 or more")
+        if not 0 <= self.seed < 2**63:
+            raise UserError("seed", self.seed, "is not a seed", "give a number from 0 to 2^63 - 1")
+        if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
+            raise UserError(
+                "learning-rate", self.learning_rate, "is not positive and finite", "leave it out for the default"
+            )
+        if not 1 <= self.k_start < math.inf:
+            raise UserError(
+                "k-start", self.k_start, "is below 1 or no number", "k is annealed downwards: give 1 or more"
+            )
         if self.model_dropout and self.design.kind != "crosscoder":
             raise UserError(
                 "model-dropout",
@@ -162,7 +170,7 @@ def train(
 
     Raises:
         UserError: settings that do not fit the store or the unfinished run.
-        NumericalError: the loss is not finite; the last checkpoint is kept.
+        NumericalError: the loss is not finite; the last checkpoint, if there is one, is kept.
     """
     store = settings.view.of(store)
     training_rows, heldout_rows = split_rows(store, heldout=settings.heldout, seed=settings.seed)  # 1
@@ -193,13 +201,27 @@ def train(
             first, tensors = saved
             state.load_tensors(tensors)
         validation = _every_other(heldout_rows, settings.validation_rows)
-        with Tracker(draft.folder, first_step=first, kinds=settings.track, settings=recorded) as tracker:
+        with (
+            _removed_where_nothing_was_reached(draft.folder),
+            Tracker(draft.folder, first_step=first, kinds=settings.track, settings=recorded) as tracker,
+        ):
             _run(state, store, training_rows, validation, settings, draft.folder, first, tracker, on_progress)  # 2, 3
         state.finish_thresholds()  # 4
         _write_result(dictionary, store, heldout_rows, training_rows, draft.folder)
         remove_checkpoints(draft.folder)
         (draft.folder / SETTINGS).unlink()
     return Dictionary.load(out, device=settings.device)
+
+
+@contextmanager
+def _removed_where_nothing_was_reached(folder: Path) -> Iterator[None]:
+    """A user's mistake leaves no unfinished folder, unless it holds a checkpoint."""
+    try:
+        yield
+    except UserError:
+        if load_checkpoint(folder) is None:
+            shutil.rmtree(folder)
+        raise
 
 
 def _run(
@@ -281,9 +303,7 @@ def _measure(
     loss = sum(terms.values())
     if not math.isfinite(loss):
         problem = f"made the loss {loss} at step {done}"
-        raise NumericalError(
-            "learning-rate", settings.top_learning_rate, problem, "lower it, then --resume or start again"
-        )
+        raise NumericalError("learning-rate", settings.top_learning_rate, problem, "lower it and start again")
     state.finish_thresholds()
     return TrainProgress(
         step=done,

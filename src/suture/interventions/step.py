@@ -14,7 +14,7 @@ from suture.activations.batches import split_rows
 from suture.activations.store import Store
 from suture.dictionary.dictionary import STEP as DICTIONARY
 from suture.dictionary.dictionary import Dictionary
-from suture.errors import UserError
+from suture.errors import ArtifactError, UserError
 from suture.features.table import FeatureTable
 from suture.interventions.effect import Effect, SteerSettings, save_effect
 from suture.interventions.effects import steer_many
@@ -39,10 +39,16 @@ def steer(
     """Steer each chosen feature in every model along its own direction, and save `out/feature-I` for each.
 
     Raises:
-        UserError: an unknown or dead feature, models that are not the dictionary's, too few prompts.
+        UserError: an unknown, dead or repeated feature, models that are not the dictionary's, too few prompts.
         ArtifactError: an input cannot be read, or an output is taken.
     """
     settings = settings or SteerSettings()
+    out_of = {feature: Path(out) / f"feature-{feature}" for feature in chosen}
+    if len(out_of) < len(chosen):
+        raise UserError("feature", list(chosen), "names one twice", "give each feature once")
+    for folder in out_of.values():  # found out now, not after minutes of steering
+        if folder.exists() and not overwrite:
+            raise ArtifactError("out", folder, "is there already", "name another folder, or pass --overwrite")
     dictionary = Dictionary.load(dictionary_path)
     scales = FeatureTable.load(features_path).columns["q999"].float()
     effects = steer_many(
@@ -57,7 +63,7 @@ def steer(
     )
     for effect in effects:
         save_effect(
-            Path(out) / f"feature-{effect.feature}",
+            out_of[effect.feature],
             effect,
             parents=(Path(dictionary_path), Path(features_path)),
             overwrite=overwrite,

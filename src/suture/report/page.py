@@ -48,6 +48,8 @@ def report(
         UserError: no folder was given, or the page cannot be written there.
     """
     out = Path(out_html)
+    if out.is_dir():
+        raise UserError("out", out, "is a folder", "name the HTML file in it")
     page = _page(gather(folders), title=title, commands=commands, limits=limits or Limits())
     aside = out.with_name(out.name + ".tmp")
     try:
