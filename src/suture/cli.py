@@ -5,6 +5,7 @@ done, 2 the user can fix it (one line that names the setting, its value and the 
 Imports inside functions, here alone, keep `suture --help` instant.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,22 +31,29 @@ from suture.console import command_line, emit, percent, progress, say
 app = typer.Typer(
     name="suture",
     help="Find, compare, stitch and move sparse features across language models.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # boxes cut words at 80 columns
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 
 
-@app.callback()
-def _root(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)] = False,  # noqa: FBT002
-) -> None:
-    if version:
+def _show_version(wanted: bool) -> bool:  # noqa: FBT001  (typer's callback)
+    if wanted:
         from suture.artifact import package_version
 
         emit({}, as_json=False, text=f"suture {package_version()}")
         raise typer.Exit
+    return wanted
+
+
+@app.callback()
+def _root(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=_show_version)
+    ] = False,
+) -> None: ...
 
 
 @app.command()
@@ -53,11 +61,14 @@ def demo(
     *,
     out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("demo"),
     quick: Annotated[bool, typer.Option("--quick", help="Less data: under 30 seconds.")] = False,
-    seed: Annotated[int, typer.Option(help="Of the corpus and the dictionaries.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the corpus and the dictionaries.")] = 0,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Two shipped tiny language models, no network: which features they share, and a report that shows it."""
+    """Compare two shipped tiny models, and write the report.
+
+    Which features they share, on text of their own, without a network; ends with a page to open.
+    """
     from suture.studies.demo import demo as run_demo
 
     with progress() as advance:
@@ -67,22 +78,22 @@ def demo(
 
 @app.command()
 def collect(
-    store: Annotated[Path, typer.Argument(help="The store's folder.")],
+    store: Annotated[Path, typer.Argument(metavar="STORE", help="The store's folder, to be made.")],
     *,
-    model: Annotated[list[str], typer.Option(help="Local folder or hub name, as from_pretrained takes it; one each.")],
+    model: Annotated[list[str], typer.Option(help="Local folder, hub name or shipped model; once per model.")],
     at: Annotated[
-        list[str], typer.Option(help="Hookpoint: mlp0.out, resid3.post, .. or a module path; one per model.")
+        list[str], typer.Option(help="Hookpoint: mlp0.out, resid3.post, .. or a module path; once per model.")
     ],
     corpus: Annotated[str, typer.Option(help="Text, JSONL or Parquet file, a folder, or a datasets name.")],
     tokens: Annotated[int, typer.Option(help="Rows wanted: text positions that all models share.")],
-    revision: Annotated[list[str] | None, typer.Option(help="Hub revision, one per model.")] = None,
+    revision: Annotated[list[str] | None, typer.Option(help="Hub revision; once per model.")] = None,
     block: Annotated[int, typer.Option(help="Longest piece of text, in tokens, that a model sees at once.")] = 128,
-    dtype: Annotated[StoreType, typer.Option(help="Of the activations on disk.")] = StoreType.bfloat16,
-    lm_dtype: Annotated[LMType, typer.Option(help="The language models run in.")] = LMType.auto,
-    batch_tokens: Annotated[int | None, typer.Option(help="Tokens per forward pass.")] = None,
-    text_column: Annotated[str, typer.Option(help="Of JSONL, Parquet and datasets.")] = "text",
+    dtype: Annotated[StoreType, typer.Option(help="Precision of the activations on disk.")] = StoreType.bfloat16,
+    lm_dtype: Annotated[LMType, typer.Option(help="Precision the language models run in.")] = LMType.auto,
+    batch_tokens: Annotated[int | None, typer.Option(help="Tokens per forward pass; default by the device.")] = None,
+    text_column: Annotated[str, typer.Option(help="Where JSONL, Parquet and datasets keep the text.")] = "text",
     separator: Annotated[str, typer.Option(help="The line between documents of a text file.")] = "<|endoftext|>",
-    split: Annotated[str, typer.Option(help="Of a datasets name.")] = "train",
+    split: Annotated[str, typer.Option(help="Split of a datasets name.")] = "train",
     device: Device = "auto",
     offline: Offline = False,
     trust_remote_code: TrustCode = False,
@@ -90,7 +101,10 @@ def collect(
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Run text through the models; keep their activations side by side, row by row, in a store."""
+    """Keep models' activations on text side by side in a store.
+
+    A row is a text position where a token of every model ends; give --model and --at once per model.
+    """
     from suture.activations.collect import CollectProgress
     from suture.activations.collect import collect as run_collect
     from suture.lm.corpus import open_corpus
@@ -137,7 +151,7 @@ def collect(
 
 @app.command()
 def train(
-    dictionary: Annotated[Path, typer.Argument(help="The dictionary's folder.")],
+    dictionary: Annotated[Path, typer.Argument(metavar="DICT", help="The dictionary's folder, to be made.")],
     *,
     store: Annotated[Path, typer.Option(help="Activations, made by suture collect.")],
     design: Annotated[DesignName, typer.Option(help="How models share the dictionary.")] = DesignName.crosscoder,
@@ -161,9 +175,12 @@ def train(
     tied: Annotated[float, typer.Option(help="Share of features with one decoder row for all spaces.")] = 0.0,
     rows: Annotated[int, typer.Option(help="Rows to train on in all.")] = 2_000_000,
     batch_size: Annotated[int, typer.Option(help="Rows per step.")] = 4096,
-    learning_rate: Annotated[float | None, typer.Option("--learning-rate", "--lr", help="Default by the size.")] = None,
-    warmup: Annotated[float, typer.Option(help="Share of the steps.")] = 0.02,
-    decay: Annotated[float, typer.Option(help="Share of the steps, the last.")] = 0.3,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option("--learning-rate", "--lr", help="Adam's at its highest; default by --features."),
+    ] = None,
+    warmup: Annotated[float, typer.Option(help="Share of the steps with a rising learning rate.")] = 0.02,
+    decay: Annotated[float, typer.Option(help="Share of the steps, the last, with a falling learning rate.")] = 0.3,
     k_start: Annotated[float, typer.Option(help="Begin with so many times k active features.")] = 1.0,
     k_anneal: Annotated[float, typer.Option(help="Share of the steps to come down to k.")] = 0.2,
     l1: Annotated[float, typer.Option(help="Penalty of relu+l1.")] = 0.1,
@@ -172,20 +189,25 @@ def train(
     k_aux: Annotated[int | None, typer.Option(help="Dead features per row in AuxK; default half the width.")] = None,
     dead_after: Annotated[int, typer.Option(help="Rows of silence after which a feature is dead.")] = 100_000,
     heldout: Annotated[float, typer.Option(help="Share of the documents kept out of training.")] = 0.1,
-    space: Annotated[list[int] | None, typer.Option(help="Numbers of the store's spaces to use; default all.")] = None,
+    space: Annotated[
+        list[int] | None, typer.Option(help="Number of a space of the store to use; repeatable; default all.")
+    ] = None,
     null: Annotated[bool, typer.Option("--null", help="Pair the one --space with a copy of itself.")] = False,
     rotation_seed: Annotated[int | None, typer.Option(help="With --null: rotate the copy.")] = None,
     validate_every: Annotated[int, typer.Option(help="Steps between lines of metrics.")] = 100,
     checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Of weights, split, order and masks.")] = 0,
-    precision: Annotated[PrecisionName, typer.Option(help="Of the one dense product.")] = PrecisionName.auto,
+    seed: Annotated[int, typer.Option(help="Seed of weights, split, order and masks.")] = 0,
+    precision: Annotated[PrecisionName, typer.Option(help="Precision of the one dense product.")] = PrecisionName.auto,
     track: Annotated[list[TrackName] | None, typer.Option(help="Also send metrics there.")] = None,
     device: Device = "cpu",
     resume: Resume = False,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Train a dictionary on a store: an SAE, a crosscoder, a pooled or a universal dictionary."""
+    """Train a dictionary on a store.
+
+    An SAE, a crosscoder, a pooled or a universal dictionary. Ctrl-C keeps what was reached for --resume.
+    """
     from suture.activations.store import Store
     from suture.activations.view import View
     from suture.artifact import read_json
@@ -219,7 +241,7 @@ def train(
         checkpoint_every=checkpoint_every,
         seed=seed,
         precision=precision.value,
-        device="cpu" if device == "auto" else device,
+        device=_accelerator() if device == "auto" else device,
         track=tuple(t.value for t in track or ()),
     )
     opened = Store.open(store)
@@ -237,46 +259,52 @@ def train(
     labels = [space.label for space in settings.view.of(opened).spaces]
     fvu = ", ".join(f"{label} {value:.4f}" for label, value in zip(labels, evaluation["fvu"], strict=True))
     dead, r2 = percent(evaluation["dead"]), _matrix(evaluation["r2"])
+    where = "" if evaluation["heldout"] else " (on the training rows: none were held out)"
     emit(
         {"dictionary": str(dictionary), **evaluation},
         as_json=json,
-        text=f"{dictionary}: FVU {fvu}; L0 {evaluation['l0']:.1f}; dead {dead}; R2 {r2}",
+        text=f"{dictionary}: FVU {fvu}; L0 {evaluation['l0']:.1f}; dead {dead}; R2 {r2}{where}",
     )
 
 
 @app.command()
 def features(
-    dictionary: Annotated[Path, typer.Argument(help="Made by suture train.")],
+    dictionary: Annotated[Path, typer.Argument(metavar="DICT", help="Made by suture train.")],
     *,
     store: Annotated[Path, typer.Option(help="The store it was trained on, or another of the same spaces.")],
     out: Annotated[Path, typer.Option(help="Folder of the feature table.")],
-    rows: Annotated[int, typer.Option(help="Held-out rows at most.")] = 200_000,
+    rows: Annotated[int, typer.Option(help="Held-out rows to describe them on, at most.")] = 200_000,
     top: Annotated[int, typer.Option(help="Top examples per feature.")] = 10,
     tokens: Annotated[bool, typer.Option(help="Promoted tokens too: loads the models' unembeddings.")] = True,
+    revision: Annotated[list[str] | None, typer.Option(help="Hub revision, as in collect; once per model.")] = None,
     device: Device = "auto",
     offline: Offline = False,
     trust_remote_code: TrustCode = False,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Describe every feature and say whose it is: A, B, shared, ambiguous or dead, with numbers and intervals."""
+    """Describe every feature, and say whose it is.
+
+    A, B, shared, ambiguous or dead, with the numbers, their intervals and the strongest examples.
+    """
     from suture.activations.store import Store
     from suture.dictionary.dictionary import Dictionary
     from suture.features.stats import StatsSettings
     from suture.features.step import FeatureSettings
     from suture.features.step import features as run_features
 
+    settings = FeatureSettings(n_rows=rows, stats=StatsSettings(n_top=top))
     opened = Store.open(store)
     lms = None
     if tokens:
-        names = [base_model(s.model) for s in Dictionary.load(dictionary).spaces]
-        lms = load_models(names, None, device=device, dtype="auto", offline=offline, trust=trust_remote_code)
+        spaces = Dictionary.load(dictionary).spaces
+        lms = models_of(spaces, revision, device=device, offline=offline, trust=trust_remote_code)
     with progress() as advance:
         table = run_features(
             out,
             dictionary,
             opened,
-            FeatureSettings(n_rows=rows, stats=StatsSettings(n_top=top)),
+            settings,
             lms=lms,
             on_progress=advance,
             overwrite=overwrite,
@@ -290,27 +318,31 @@ def features(
 
 @app.command()
 def steer(
-    dictionary: Annotated[Path, typer.Argument(help="Made by suture train.")],
+    dictionary: Annotated[Path, typer.Argument(metavar="DICT", help="Made by suture train.")],
     *,
     table: Annotated[Path, typer.Option(help="Made by suture features: tells how strongly a feature fires.")],
-    feature: Annotated[list[int], typer.Option(help="Number of a feature; several share the work.")],
+    feature: Annotated[list[int], typer.Option(help="Number of a feature; repeat for more, they share the work.")],
     out: Annotated[Path, typer.Option(help="Folder; each feature's effect goes to feature-I below it.")],
-    strength: Annotated[list[float] | None, typer.Option(help="Multiples of the 99.9 % activation.")] = None,
+    strength: Annotated[list[float] | None, typer.Option(help="Multiple of the 99.9 % activation; repeatable.")] = None,
     prompt: Annotated[
-        list[str] | None, typer.Option(help="Texts to continue; without, openings of the corpus.")
+        list[str] | None, typer.Option(help="Text to continue; repeat for more; default openings of the corpus.")
     ] = None,
-    corpus: Annotated[str | None, typer.Option(help="Neutral text; without, the store's own documents.")] = None,
-    neutral: Annotated[int, typer.Option(help="Documents of neutral text.")] = 32,
-    prompts: Annotated[int, typer.Option(help="Openings taken as prompts where none are given.")] = 32,
+    corpus: Annotated[str | None, typer.Option(help="Neutral text; default the store's held-out documents.")] = None,
+    neutral: Annotated[int, typer.Option(min=1, help="Documents of neutral text.")] = 32,
+    prompts: Annotated[int, typer.Option(min=2, help="Openings taken as prompts where none are given.")] = 32,
     new_tokens: Annotated[int, typer.Option(help="Length of the continuations.")] = 30,
-    seed: Annotated[int, typer.Option(help="Of controls, halves and sampling.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of controls, halves and sampling.")] = 0,
+    revision: Annotated[list[str] | None, typer.Option(help="Hub revision, as in collect; once per model.")] = None,
     device: Device = "auto",
     offline: Offline = False,
     trust_remote_code: TrustCode = False,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Steer every model along a feature's own direction in it, and measure effect, side effects and agreement."""
+    """Steer every model along a feature's own direction.
+
+    Measures the effect on next tokens, the side effects on neutral text and how far the models agree.
+    """
     from dataclasses import asdict
 
     from suture.dictionary.dictionary import Dictionary
@@ -319,9 +351,8 @@ def steer(
     from suture.interventions.step import steer as run_steer
     from suture.lm.corpus import open_corpus
 
-    loaded = Dictionary.load(dictionary)
-    names = [base_model(s.model) for s in loaded.spaces]
-    lms = load_models(names, None, device=device, dtype="auto", offline=offline, trust=trust_remote_code)
+    spaces = Dictionary.load(dictionary).spaces
+    lms = models_of(spaces, revision, device=device, offline=offline, trust=trust_remote_code)
     texts = (d.text for d in open_corpus(corpus, offline=offline)) if corpus else heldout_documents(dictionary)
     documents, openings = texts_of(texts, n_neutral=neutral, n_prompts=0 if prompt else prompts)
     given = tuple(strength or SteerSettings.strengths)
@@ -355,13 +386,16 @@ def steer(
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(help="Everything below it that a step made is shown.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Everything below it that a step made is shown.")],
     *,
     out: Annotated[Path | None, typer.Option(help="The HTML file; default report.html in the folder.")] = None,
-    title: Annotated[str, typer.Option(help="Of the page.")] = "What two language models share",
+    title: Annotated[str, typer.Option(help="Heading of the page.")] = "What two language models share",
     json: Json = False,
 ) -> None:
-    """One self-contained HTML page from a folder of results; it reads folders and computes nothing."""
+    """Write one self-contained HTML page from a folder of results.
+
+    It reads what the other steps made and computes nothing; the page opens without a network.
+    """
     from suture.report.page import find_artifacts
     from suture.report.page import report as run_report
 
@@ -402,6 +436,21 @@ def one_each(setting: str, values: list[str], n: int) -> list[str]:
     return values
 
 
+def models_of(
+    spaces: Sequence[Any], revisions: list[str] | None, *, device: str, offline: bool, trust: bool
+) -> list[Any]:
+    """The models behind a dictionary's spaces, which must be the very ones it was trained on."""
+    from suture.errors import UserError
+
+    names = [base_model(space.model) for space in spaces]
+    lms = load_models(names, revisions, device=device, dtype="auto", offline=offline, trust=trust)
+    for lm, space in zip(lms, spaces, strict=True):
+        if space.fingerprint and lm.fingerprint != space.fingerprint:
+            problem = "has other weights than the model of this name that the activations came from"
+            raise UserError("model", lm.name, problem, "put the same model there, or give its --revision")
+    return lms
+
+
 def base_model(name: str) -> str:
     """The model behind a space of a null, whose copy is named `NAME (copy)`.
 
@@ -409,6 +458,12 @@ def base_model(name: str) -> str:
     'gpt2'
     """
     return name.removesuffix(" (copy)").removesuffix(" (rotated copy)")
+
+
+def _accelerator() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _matrix(r2: list[list[float]]) -> str:
