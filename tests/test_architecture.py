@@ -153,6 +153,16 @@ def test_every_public_name_exists() -> None:
         _ = suture.nothing
 
 
+def test_public_names_stay_functions_when_folders_of_the_same_name_are_loaded() -> None:
+    code = (
+        "import suture, suture.features.step, suture.report.page; from suture.features.table import FeatureTable\n"
+        "from suture import features, report\n"
+        "assert callable(suture.features) and callable(suture.report) and callable(features) and callable(report)\n"
+        "assert suture.features is features and suture.FeatureTable is FeatureTable"
+    )
+    subprocess.run([sys.executable, "-W", "error::ImportWarning", "-c", code], check=True)
+
+
 def test_the_readme_names_every_file() -> None:
     """Its file table is the architecture: one line per file, the sentence the module's docstring begins with."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -15,7 +15,7 @@ from suture.dictionary.dictionary import Dictionary
 from suture.dictionary.sparsity import Sparsity
 from suture.errors import UserError
 from suture.features import classify as rule
-from suture.features.classify import Labels, LabelSettings, classify, label_shares
+from suture.features.classify import TWO_HALVES, Labels, LabelSettings, classify, label_shares
 from suture.features.stats import FeatureStats, Shares, describe
 from suture.planted.generator import PlantedModels
 from suture.planted.settings import PlantedSettings
@@ -42,9 +42,17 @@ def made(
     )
 
 
-def labelled(shares: Shares, counts: list[int] | None = None) -> Labels:
+def labelled(shares: Shares, counts: list[int] | None = None, together: Tensor | None = None) -> Labels:
     n = shares.weight.shape[1]
-    return label_shares(shares, torch.tensor(counts or [200] * n), LabelSettings())
+    return label_shares(shares, torch.tensor(counts or [200] * n), together, LabelSettings())
+
+
+def test_two_unrelated_halves_are_not_a_shared_feature() -> None:
+    """In both models by its amounts, yet the codes from each alone fire at other places (or never, NaN)."""
+    shares = made([(1.0, 1.0)] * 4 + [(1.0, 0.0)])
+    labels = labelled(shares, together=torch.tensor([0.6, 0.1, 0.03, float("nan"), 0.0], dtype=torch.float64))
+    assert labels.label == ("shared", "shared", "ambiguous", "ambiguous", "A")
+    assert labels.reason[2] == labels.reason[3] == TWO_HALVES
 
 
 def test_clear_cases() -> None:

@@ -73,6 +73,20 @@ def test_a_model_against_itself_shows_no_difference(pair: Store, tmp_path: Path,
     assert artifact.open_artifact(tmp_path / "features").settings["null"] is True
 
 
+def test_models_shown_different_texts_share_nothing(tmp_path: Path) -> None:
+    """Every row pairs unrelated positions. A crosscoder still makes features with a direction in both models, which
+    decoder and refit shares call shared; that the codes from each model alone never agree tells them apart.
+    """
+    unrelated = replace(PAIR, misaligned=1.0)
+    store = planted_store(tmp_path / "store", unrelated, 40_000)
+    train(tmp_path / "dictionary", store, replace(TRAINING, n_rows=120_000))
+    table = features(tmp_path / "features", tmp_path / "dictionary", store)
+    live = table.n_features - table.counts["dead"]
+    in_both = (table.column("refit_share") > 0.15) & (table.column("refit_share") < 0.85)
+    assert int(in_both.sum()) > 0.1 * live
+    assert table.counts["shared"] <= 0.01 * live
+
+
 def test_spaces_are_found_by_name(planted: Store) -> None:
     dictionary = random_dictionary(planted.select([1]), "sae")
     assert matching_view(dictionary, planted).spaces == (planted.spaces[1],)
@@ -88,6 +102,8 @@ def test_spaces_are_found_by_name(planted: Store) -> None:
 def test_only_a_model_with_itself_is_a_null(planted: Store) -> None:
     assert not is_null(planted)
     assert is_null(self_pair(planted, 1, rotation_seed=None))
+    nameless = replace(planted, spaces=tuple(replace(s, fingerprint="") for s in planted.spaces))
+    assert not is_null(nameless)
 
 
 def test_rows_are_those_that_training_kept_back(planted: Store) -> None:

@@ -9,6 +9,7 @@
 3. Benjamini-Hochberg over all features that fired often enough, per model and per question.
 4. Every model decided: the label names those that have it (all of several: `shared`; none: undecided). A model that
    lacks it by its residual but not by its plain activation is decoupled: other features carry its part, so no label.
+   A feature that brings something in both models but answers each at other places is two halves in one, not shared.
 5. Everything else is `ambiguous`, with its reason; a feature that never fired is `dead`.
 """
 
@@ -37,6 +38,7 @@ TOO_FEW_DOCUMENTS = "fired in too few documents"
 EXPLAINS_NOTHING = "explains nothing on held-out rows"
 DECOUPLED = "decoupled: other features carry its part in the other model"
 STRADDLES = "interval straddles a boundary"
+TWO_HALVES = "two halves: the codes from each model alone do not fire together"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +49,9 @@ class LabelSettings:
     """t: a model has a feature if its share is above, lacks it if below. Of M models: t · 2 / M."""
     raw_share: float = 0.3
     """A model whose share in the plain activations is at least this (of M: · 2 / M) does not lack the feature."""
+    cofiring: float = 0.1
+    """Shared features fire alike from each model alone: their codes correlate at least so much. Without this, features
+    over two unrelated models (one's rows shuffled) pass for shared: half of them did, with correlations below 0.04."""
     q: float = 0.05
     """False-discovery rate of each question over all tested features."""
     min_rows: int = 10
@@ -62,6 +67,8 @@ class LabelSettings:
         """Raise UserError for settings without meaning."""
         if not 0 < self.exclusive_share < 0.5:
             raise UserError("exclusive_share", self.exclusive_share, "is not between 0 and 0.5", "use 0.15")
+        if not -1 <= self.cofiring <= 1:
+            raise UserError("cofiring", self.cofiring, "is no correlation", "use 0.1")
         if not self.exclusive_share <= self.raw_share <= 1:
             raise UserError("raw_share", self.raw_share, "is below exclusive_share or above 1", "use 0.3")
         if not 0 < self.q < 1:
@@ -105,11 +112,19 @@ class Labels:
 
 def classify(stats: FeatureStats, settings: LabelSettings | None = None) -> Labels:
     """Label every described feature. With one model a live feature is its own: `A`."""
-    return label_shares(stats.shares, stats.firing.counts, settings or LabelSettings())
+    together = None if stats.cofiring is None else stats.cofiring.correlation
+    return label_shares(stats.shares, stats.firing.counts, together, settings or LabelSettings())
 
 
-def label_shares(shares: Shares, counts: Int[Tensor, "feature"], settings: LabelSettings) -> Labels:
-    """Label every feature from its models' amounts and the number of rows it fired on."""
+def label_shares(
+    shares: Shares,
+    counts: Int[Tensor, "feature"],
+    together: Float[Tensor, "feature"] | None,
+    settings: LabelSettings,
+) -> Labels:
+    """Label every feature from its models' amounts, the number of rows it fired on and the correlation of the codes
+    from each model alone (None: not asked for).
+    """
     share, raw = point_shares(shares)
     n_spaces = share.shape[1]
     if n_spaces == 1:
@@ -121,6 +136,7 @@ def label_shares(shares: Shares, counts: Int[Tensor, "feature"], settings: Label
     lacks = torch.stack([discoveries(p_lacks[:, m], tested, settings.q) for m in range(n_spaces)], dim=-1)  # 3
     has = torch.stack([discoveries(p_has[:, m], tested, settings.q) for m in range(n_spaces)], dim=-1)
     decoupled = (lacks & (raw >= 2 * settings.raw_share / n_spaces)).any(-1)
+    halves = torch.zeros_like(decoupled) if together is None else ~(together >= settings.cofiring)  # NaN: never fired
     low, high = _intervals(shares, draws)
     decided = []
     for i, n in enumerate(counts.tolist()):
@@ -132,7 +148,8 @@ def label_shares(shares: Shares, counts: Int[Tensor, "feature"], settings: Label
             decided.append((AMBIGUOUS, TOO_FEW_DOCUMENTS))
         else:
             known = bool(share[i].isfinite().all())
-            decided.append(_decide(has[i], lacks[i], decoupled=bool(decoupled[i]), known=known))
+            flaws = {"decoupled": bool(decoupled[i]), "halves": bool(halves[i])}
+            decided.append(_decide(has[i], lacks[i], known=known, **flaws))
     return Labels(
         label=tuple(name for name, _ in decided),
         reason=tuple(reason for _, reason in decided),
@@ -152,7 +169,7 @@ def point_shares(shares: Shares) -> tuple[Float[Tensor, "feature space"], Float[
 
 
 def _decide(
-    has: Bool[Tensor, "space"], lacks: Bool[Tensor, "space"], *, decoupled: bool, known: bool
+    has: Bool[Tensor, "space"], lacks: Bool[Tensor, "space"], *, known: bool, decoupled: bool, halves: bool
 ) -> tuple[str, str]:
     if not known:
         return AMBIGUOUS, EXPLAINS_NOTHING
@@ -161,7 +178,7 @@ def _decide(
     if decoupled:
         return AMBIGUOUS, DECOUPLED
     if bool(has.all()):
-        return SHARED, ""
+        return (AMBIGUOUS, TWO_HALVES) if halves else (SHARED, "")
     return "".join(letter for letter, one in zip(ascii_uppercase, has.tolist(), strict=False) if one), ""
 
 

@@ -158,7 +158,7 @@ def whole_documents(documents: Int[Tensor, "row"], rows: Int[Tensor, "chosen"], 
 
 def is_null(store: Store) -> bool:
     """Whether two of the spaces are one model at one hookpoint, so that every difference found is false."""
-    same = {(s.fingerprint, s.hookpoint) for s in store.spaces}
+    same = {(s.fingerprint or s.model, s.hookpoint) for s in store.spaces}
     return len(same) < len(store.spaces) or len(set(store.columns)) < len(store.columns)
 
 
