@@ -5,7 +5,6 @@ done, 2 the user can fix it (one line that names the setting, its value and the 
 Imports inside functions, here alone, keep `suture --help` instant.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -107,6 +106,7 @@ def collect(
     """
     from suture.activations.collect import CollectProgress
     from suture.activations.collect import collect as run_collect
+    from suture.cli_models import load_models, one_each
     from suture.lm.corpus import open_corpus
 
     lms = load_models(model, revision, device=device, dtype=lm_dtype.value, offline=offline, trust=trust_remote_code)
@@ -288,6 +288,7 @@ def features(
     A, B, shared, ambiguous or dead, with the numbers, their intervals and the strongest examples.
     """
     from suture.activations.store import Store
+    from suture.cli_models import models_of
     from suture.dictionary.dictionary import Dictionary
     from suture.features.stats import StatsSettings
     from suture.features.step import FeatureSettings
@@ -345,6 +346,7 @@ def steer(
     """
     from dataclasses import asdict
 
+    from suture.cli_models import models_of
     from suture.dictionary.dictionary import Dictionary
     from suture.interventions.effect import SteerSettings
     from suture.interventions.step import heldout_documents, texts_of
@@ -401,63 +403,6 @@ def report(
 
     made = run_report(out or folder / "report.html", find_artifacts(folder), title=title)
     emit({"report": str(made)}, as_json=json, text=str(made))
-
-
-# --- shared by commands ---------------------------------------------------------------------------------------------
-
-
-def load_models(
-    names: list[str], revisions: list[str] | None, *, device: str, dtype: str, offline: bool, trust: bool
-) -> list[Any]:
-    """Every model named, none twice."""
-    from suture.lm.load import load_model
-
-    wanted: list[str | None] = [*one_each("revision", revisions, len(names))] if revisions else [None] * len(names)
-    keys = list(zip(names, wanted, strict=True))
-    known: dict[tuple[str, str | None], Any] = {}
-    for name, revision in keys:
-        if (name, revision) not in known:
-            known[name, revision] = load_model(
-                name, revision=revision, device=device, dtype=dtype, offline=offline, trust_remote_code=trust
-            )
-    return [known[key] for key in keys]
-
-
-def one_each(setting: str, values: list[str], n: int) -> list[str]:
-    """As many values as models; a single one serves all."""
-    from suture.errors import UserError
-
-    if len(values) == 1:
-        return values * n
-    if len(values) != n:
-        raise UserError(
-            setting, ", ".join(values), f"has {len(values)} values for {n} models", "give one per --model, in order"
-        )
-    return values
-
-
-def models_of(
-    spaces: Sequence[Any], revisions: list[str] | None, *, device: str, offline: bool, trust: bool
-) -> list[Any]:
-    """The models behind a dictionary's spaces, which must be the very ones it was trained on."""
-    from suture.errors import UserError
-
-    names = [base_model(space.model) for space in spaces]
-    lms = load_models(names, revisions, device=device, dtype="auto", offline=offline, trust=trust)
-    for lm, space in zip(lms, spaces, strict=True):
-        if space.fingerprint and lm.fingerprint != space.fingerprint:
-            problem = "has other weights than the model of this name that the activations came from"
-            raise UserError("model", lm.name, problem, "put the same model there, or give its --revision")
-    return lms
-
-
-def base_model(name: str) -> str:
-    """The model behind a space of a null, whose copy is named `NAME (copy)`.
-
-    >>> base_model("gpt2 (rotated copy)")
-    'gpt2'
-    """
-    return name.removesuffix(" (copy)").removesuffix(" (rotated copy)")
 
 
 def _accelerator() -> str:

@@ -76,11 +76,14 @@ def heldout_documents(dictionary_path: str | Path) -> Iterator[str]:
     """The documents of the dictionary's own store that its training never saw.
 
     Raises:
-        UserError: the store is not there any more.
+        UserError: the store is not there any more, or is another one.
     """
-    training = artifact.open_artifact(dictionary_path, step=DICTIONARY, setting="dictionary").settings
-    if not (Path(training["store"]) / artifact.MANIFEST).exists():
-        raise UserError("corpus", "none", f"the store {training['store']} is gone", "name neutral text with --corpus")
+    made = artifact.open_artifact(dictionary_path, step=DICTIONARY, setting="dictionary")
+    training = made.settings
+    manifest = Path(training["store"]) / artifact.MANIFEST
+    if not manifest.exists() or artifact.sha256_of(manifest) not in {p.manifest_sha256 for p in made.parents}:
+        problem = f"the dictionary's own store is not at {training['store']} any more"
+        raise UserError("corpus", "none", problem, "name neutral text with --corpus")
     store = Store.open(training["store"])
     _, heldout = split_rows(store, heldout=training["heldout"], seed=training["seed"])
     for document in store.documents[heldout].unique().tolist():
