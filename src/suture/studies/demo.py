@@ -61,6 +61,7 @@ class DemoSettings:
     null_rows: int = 1_500_000
     """Of the null's training; the same as above, so that the two can be compared."""
     n_steered: int = 3
+    strengths: tuple[float, ...] = SteerSettings.strengths
     n_neutral: int = 16
     n_prompts: int = 24
     seed: int = 0
@@ -69,13 +70,14 @@ class DemoSettings:
     def quick(seed: int) -> "DemoSettings":
         """Less of everything."""
         return DemoSettings(
-            n_stories=256,
-            story_tokens=160,
-            n_rows=36_000,
-            n_features=512,
-            n_training_rows=300_000,
-            null_rows=300_000,
-            n_neutral=8,
+            n_stories=200,
+            story_tokens=128,
+            n_rows=24_000,
+            n_features=384,
+            n_training_rows=200_000,
+            null_rows=200_000,
+            strengths=(0.5, 1.0, 2.0),
+            n_neutral=6,
             n_prompts=8,
             seed=seed,
         )
@@ -190,7 +192,8 @@ def reproduce(settings: DemoSettings) -> list[str]:
             f"--dead-after {chosen.objective.dead_after}{dropout}{null}"
         )
         commands.append(f"suture features {name} --store store --out features-{name}")
-    steering = f"--prompts {settings.n_prompts} --neutral {settings.n_neutral}"
+    strengths = " ".join(f"--strength {s:g}" for s in settings.strengths)
+    steering = f"--prompts {settings.n_prompts} --neutral {settings.n_neutral} {strengths}"
     commands.append(f"suture steer crosscoder --table features-crosscoder --feature I --out steering {steering}")
     return [*commands, "suture report ."]
 
@@ -203,7 +206,7 @@ def _prepare(out: Path, settings: DemoSettings, *, overwrite: bool) -> None:
         raise UserError("out", out, "is not empty and was not made by the demo", "name another folder")
     if mark.exists() and overwrite:
         shutil.rmtree(out)
-    if mark.exists() and artifact.read_json(mark) != asdict(settings):
+    if mark.exists() and artifact.read_json(mark) != artifact.as_json(asdict(settings)):
         raise UserError("out", out, "holds a demo of other settings", "name another folder, or pass --overwrite")
     out.mkdir(parents=True, exist_ok=True)
     artifact.write_json(mark, asdict(settings))
@@ -288,7 +291,7 @@ def _steer(out: Path, lms: list[LanguageModel], settings: DemoSettings, tell: On
         lms=lms,
         prompts=prompts,
         neutral=neutral,
-        settings=SteerSettings(seed=settings.seed, n_draws=500),
+        settings=SteerSettings(strengths=settings.strengths, seed=settings.seed, n_draws=500),
         on_progress=lambda p: tell("steering", p.done, p.total, ""),
         overwrite=True,
     )
