@@ -2,7 +2,7 @@
 
 Every command: `--json` prints one JSON object on stdout and nothing else there; progress goes to stderr; exit code 0
 done, 2 the user can fix it (one line that names the setting, its value and the way out), 1 our bug, 130 interrupted.
-Imports inside functions, here alone, keep `suture --help` instant.
+Imports inside functions, in the command line's files alone, keep `suture --help` instant.
 """
 
 from pathlib import Path
@@ -10,21 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from suture.cli_options import (
-    DesignName,
-    Device,
-    Json,
-    LMType,
-    LossName,
-    Offline,
-    Overwrite,
-    PrecisionName,
-    Resume,
-    SparsityName,
-    StoreType,
-    TrackName,
-    TrustCode,
-)  # fmt: skip
+from suture.cli_options import Device, Json, LMType, Offline, Overwrite, Resume, StoreType, TrustCode
+from suture.cli_train import train
 from suture.console import command_line, emit, percent, progress, say
 
 app = typer.Typer(
@@ -149,122 +136,7 @@ def collect(
     )
 
 
-@app.command()
-def train(
-    dictionary: Annotated[Path, typer.Argument(metavar="DICT", help="The dictionary's folder, to be made.")],
-    *,
-    store: Annotated[Path, typer.Option(help="Activations, made by suture collect.")],
-    design: Annotated[DesignName, typer.Option(help="How models share the dictionary.")] = DesignName.crosscoder,
-    features: Annotated[int, typer.Option(help="Size of the dictionary.")] = 2048,
-    k: Annotated[int, typer.Option(help="Active features per row.")] = 32,
-    sparsity: Annotated[SparsityName, typer.Option(help="What keeps codes sparse.")] = SparsityName.topk,
-    loss: Annotated[
-        LossName,
-        typer.Option(
-            help="One squared L2 over the concatenation IS the sum of the models' squared L2s; per_model divides each "
-            "by its own variance, l2norm leaves norms unsquared."
-        ),
-    ] = LossName.joint,
-    flag: Annotated[bool, typer.Option("--flag", help="pooled: tell the encoder which model a row is from.")] = False,
-    model_dropout: Annotated[
-        float, typer.Option(help="crosscoder: chance that a model is hidden from the encoder.")
-    ] = 0.0,
-    dedicated: Annotated[
-        list[float] | None, typer.Option(help="Share of features of one space alone; one per space.")
-    ] = None,
-    tied: Annotated[float, typer.Option(help="Share of features with one decoder row for all spaces.")] = 0.0,
-    rows: Annotated[int, typer.Option(help="Rows to train on in all.")] = 2_000_000,
-    batch_size: Annotated[int, typer.Option(help="Rows per step.")] = 4096,
-    learning_rate: Annotated[
-        float | None,
-        typer.Option("--learning-rate", "--lr", help="Adam's at its highest; default by --features."),
-    ] = None,
-    warmup: Annotated[float, typer.Option(help="Share of the steps with a rising learning rate.")] = 0.02,
-    decay: Annotated[float, typer.Option(help="Share of the steps, the last, with a falling learning rate.")] = 0.3,
-    k_start: Annotated[float, typer.Option(help="Begin with so many times k active features.")] = 1.0,
-    k_anneal: Annotated[float, typer.Option(help="Share of the steps to come down to k.")] = 0.2,
-    l1: Annotated[float, typer.Option(help="Penalty of relu+l1.")] = 0.1,
-    l0: Annotated[float, typer.Option(help="Penalty of jumprelu.")] = 5e-3,
-    aux: Annotated[float, typer.Option(help="Weight of AuxK, which revives dead features; 0 for none.")] = 1 / 32,
-    k_aux: Annotated[int | None, typer.Option(help="Dead features per row in AuxK; default half the width.")] = None,
-    dead_after: Annotated[int, typer.Option(help="Rows of silence after which a feature is dead.")] = 100_000,
-    heldout: Annotated[float, typer.Option(help="Share of the documents kept out of training.")] = 0.1,
-    space: Annotated[
-        list[int] | None, typer.Option(help="Number of a space of the store to use; repeatable; default all.")
-    ] = None,
-    null: Annotated[bool, typer.Option("--null", help="Pair the one --space with a copy of itself.")] = False,
-    rotation_seed: Annotated[int | None, typer.Option(help="With --null: rotate the copy.")] = None,
-    validate_every: Annotated[int, typer.Option(help="Steps between lines of metrics.")] = 100,
-    checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Seed of weights, split, order and masks.")] = 0,
-    precision: Annotated[PrecisionName, typer.Option(help="Precision of the one dense product.")] = PrecisionName.auto,
-    track: Annotated[list[TrackName] | None, typer.Option(help="Also send metrics there.")] = None,
-    device: Device = "cpu",
-    resume: Resume = False,
-    overwrite: Overwrite = False,
-    json: Json = False,
-) -> None:
-    """Train a dictionary on a store.
-
-    An SAE, a crosscoder, a pooled or a universal dictionary. Ctrl-C keeps what was reached for --resume.
-    """
-    from suture.activations.store import Store
-    from suture.activations.view import View
-    from suture.artifact import read_json
-    from suture.dictionary.design import Design
-    from suture.dictionary.objective import Objective
-    from suture.dictionary.sparsity import Sparsity
-    from suture.dictionary.train import TrainProgress, TrainSettings
-    from suture.dictionary.train import train as run_train
-
-    settings = TrainSettings(
-        design=Design(
-            kind=design.value,
-            n_features=features,
-            flag=flag,
-            dedicated=tuple(dedicated or ()),
-            tied=tied,
-            sparsity=Sparsity(kind=sparsity.value, k=k),
-        ),
-        view=View(spaces=tuple(space or ()), null=null, rotation_seed=rotation_seed),
-        objective=Objective(loss=loss.value, l1=l1, l0=l0, aux=aux, k_aux=k_aux, dead_after=dead_after),
-        n_rows=rows,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        warmup=warmup,
-        decay=decay,
-        k_start=k_start,
-        k_anneal=k_anneal,
-        model_dropout=model_dropout,
-        heldout=heldout,
-        validate_every=validate_every,
-        checkpoint_every=checkpoint_every,
-        seed=seed,
-        precision=precision.value,
-        device=_accelerator() if device == "auto" else device,
-        track=tuple(t.value for t in track or ()),
-    )
-    opened = Store.open(store)
-    with progress() as advance:
-
-        def show(p: TrainProgress) -> None:
-            fvu = " ".join(f"{v:.3f}" for v in p.fvu or p.training_fvu)
-            note = f"{p.rows_per_second:,.0f} rows/s  FVU {fvu}  L0 {p.l0:.1f}  dead {percent(p.dead)}"
-            advance("steps", p.step, p.n_steps, note)
-
-        run_train(
-            dictionary, opened, settings, on_progress=show, resume=resume, overwrite=overwrite, command=command_line()
-        )
-    evaluation = read_json(dictionary / "evaluation.json")
-    labels = [space.label for space in settings.view.of(opened).spaces]
-    fvu = ", ".join(f"{label} {value:.4f}" for label, value in zip(labels, evaluation["fvu"], strict=True))
-    dead, r2 = percent(evaluation["dead"]), _matrix(evaluation["r2"])
-    where = "" if evaluation["heldout"] else " (on the training rows: none were held out)"
-    emit(
-        {"dictionary": str(dictionary), **evaluation},
-        as_json=json,
-        text=f"{dictionary}: FVU {fvu}; L0 {evaluation['l0']:.1f}; dead {dead}; R2 {r2}{where}",
-    )
+app.command()(train)
 
 
 @app.command()
@@ -403,16 +275,6 @@ def report(
 
     made = run_report(out or folder / "report.html", find_artifacts(folder), title=title)
     emit({"report": str(made)}, as_json=json, text=str(made))
-
-
-def _accelerator() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _matrix(r2: list[list[float]]) -> str:
-    return "[" + "; ".join(" ".join(f"{v:.3f}" for v in row) for row in r2) + "]"
 
 
 def _effect_text(effect: Any) -> str:

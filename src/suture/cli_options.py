@@ -6,47 +6,6 @@ from typing import Annotated
 import typer
 
 
-class DesignName(StrEnum):
-    """`--design`."""
-
-    sae = "sae"
-    crosscoder = "crosscoder"
-    pooled = "pooled"
-    universal = "universal"
-
-
-class SparsityName(StrEnum):
-    """`--sparsity`."""
-
-    topk = "topk"
-    batchtopk = "batchtopk"
-    relu_l1 = "relu+l1"
-    jumprelu = "jumprelu"
-
-
-class LossName(StrEnum):
-    """`--loss`."""
-
-    joint = "joint"
-    per_model = "per_model"
-    l2norm = "l2norm"
-
-
-class PrecisionName(StrEnum):
-    """`--precision`."""
-
-    auto = "auto"
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-
-
-class TrackName(StrEnum):
-    """`--track`."""
-
-    tensorboard = "tensorboard"
-    wandb = "wandb"
-
-
 class StoreType(StrEnum):
     """`--dtype` of a store."""
 

@@ -170,6 +170,7 @@ def dictionaries(settings: DemoSettings) -> dict[str, TrainSettings]:
             model_dropout=0.2 if kind == "crosscoder" else 0.0,
             validate_every=max(20, n_rows // 2048 // 10),
             seed=settings.seed,
+            precision="float32",  # not the measured choice: the demo is to find the same twice
         )
 
     return {
@@ -189,7 +190,7 @@ def reproduce(settings: DemoSettings) -> list[str]:
         commands.append(
             f"suture train {name} --store store --design {chosen.design.kind} --features {settings.n_features} "
             f"--k {settings.k} --rows {chosen.n_rows} --batch-size {chosen.batch_size} --lr {chosen.learning_rate:g} "
-            f"--dead-after {chosen.objective.dead_after}{dropout}{null}"
+            f"--dead-after {chosen.objective.dead_after} --precision {chosen.precision}{dropout}{null}"
         )
         commands.append(f"suture features {name} --store store --out features-{name}")
     strengths = " ".join(f"--strength {s:g}" for s in settings.strengths)
