@@ -158,8 +158,11 @@ class Dictionary(nn.Module):
     ) -> Float[Tensor, "row D_in"]:
         """What meets W_enc: centred, the mean over available spaces taken, a pooled row's padding and flag added."""
         if self.design.joint:
+            centered = x - self.center
+            if available is None:
+                return centered / self.n_spaces
             share = self._share(available, x)
-            return (x - self.center) * share
+            return torch.where(share > 0, centered * share, 0.0)  # a missing model's columns may hold anything
         centered = x - self.center
         if model is not None and len(set(self.widths)) > 1:
             column = torch.arange(self.width, device=x.device)
@@ -173,10 +176,8 @@ class Dictionary(nn.Module):
         flags = torch.nn.functional.one_hot(model.long(), self.n_spaces).to(x.dtype)
         return torch.cat([centered, flags * self.flag_scale], dim=-1)
 
-    def _share(self, available: Tensor | None, x: Tensor) -> Tensor:
+    def _share(self, available: Tensor, x: Tensor) -> Tensor:
         """1 / n_available for the columns of an available space, else 0: [D] or [row, D]."""
-        if available is None:
-            available = torch.ones(self.n_spaces, dtype=torch.bool, device=x.device)
         counts = available.sum(-1, keepdim=True)
         if bool((counts == 0).any()):
             raise UserError("available", "none", "a row needs one model at least", "name an available model")
