@@ -220,6 +220,33 @@ def test_a_planted_dead_feature_revives() -> None:
     assert not bool(state.dead[5])
 
 
+def test_a_step_is_the_same_every_time_with_several_threads() -> None:
+    """Gradients are summed in a fixed order, also where a batch has enough pairs to be split among threads."""
+    draw = torch.Generator().manual_seed(0)
+    spaces = [SpaceInfo(model=m, hookpoint="x", width=16) for m in "ab"]
+    x = torch.randn(6000, 32, generator=draw)
+    threads, weights = torch.get_num_threads(), torch.randn(64, 32, generator=draw)
+    try:
+        torch.set_num_threads(4)
+        for kind in ("topk", "jumprelu", "relu+l1"):
+            ends = []
+            for _ in range(3):
+                dictionary = Dictionary(spaces, Design(n_features=64, sparsity=Sparsity(kind=kind, k=16)))
+                with torch.no_grad():
+                    dictionary.W_dec.copy_(torch.nn.functional.normalize(weights, dim=1))
+                    dictionary.W_enc.copy_(dictionary.W_dec)
+                    dictionary.threshold.fill_(0.5)
+                state = TrainingState(dictionary, Objective(dead_after=1), torch.ones(2), learning_rate=1e-2)
+                state.silent[:8] = 10
+                for _ in range(3):
+                    state.step(_batch(x), k=16.0, learning_rate=1e-2, available=None)
+                ends.append(state.tensors())
+            for name, first in ends[0].items():
+                assert all(torch.equal(first, other[name]) for other in ends[1:]), f"{kind}: {name}"
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_without_auxk_the_dead_feature_stays_dead() -> None:
     """The control of the test above."""
     state = a_state(Design(n_features=F, sparsity=Sparsity(k=K)), Objective(aux=0.0, dead_after=10))

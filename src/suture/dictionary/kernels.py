@@ -172,6 +172,18 @@ class _Preactivations(torch.autograd.Function):
         return None, transpose_times(ctx.pattern, grads[0], x), None, None
 
 
+class _PerFeature(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, vector: Tensor, pattern: Pattern) -> Tensor:
+        ctx.pattern = pattern
+        return vector[pattern.feature]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        ones = grads[0].new_ones(ctx.pattern.n_rows, 1)
+        return transpose_times(ctx.pattern, grads[0].contiguous(), ones).squeeze(1), None
+
+
 class _Decode(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, value: Tensor, W_dec: Tensor, pattern: Pattern) -> Tensor:
@@ -197,6 +209,16 @@ def preactivations(
     `known` are those numbers where the selection has computed them already.
     """
     result = _Preactivations.apply(x, W_enc, pattern, known)
+    assert isinstance(result, Tensor)
+    return result
+
+
+def per_feature(vector: Float[Tensor, "feature"], pattern: Pattern) -> Float[Tensor, "active"]:
+    """vector[feature] at the active pairs.
+
+    Plain indexing adds its gradient up atomically, in whatever order threads come: a run would never be the same twice.
+    """
+    result = _PerFeature.apply(vector, pattern)
     assert isinstance(result, Tensor)
     return result
 

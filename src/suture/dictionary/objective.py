@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from suture.errors import UserError
@@ -70,15 +70,12 @@ def reconstruction(
     return (per_space + 1e-12).sqrt().sum(-1).mean() / variance.sqrt().sum()
 
 
-def l1_penalty(
-    value: Float[Tensor, "active"],
-    feature: Int[Tensor, "active"],
-    norm_sum: Float[Tensor, "feature"],
-    n_rows: int,
-    variance: Float[Tensor, "space"],
-) -> Float[Tensor, ""]:
-    """Mean over rows of sum_i f_i sum_m ||d_i^m||, in units of the rows' standard deviation (so free of the width)."""
-    return (value * norm_sum[feature]).sum() / (n_rows * variance.sum().sqrt())
+def l1_penalty(price: Float[Tensor, "active"], n_rows: int, variance: Float[Tensor, "space"]) -> Float[Tensor, ""]:
+    """Mean over rows of sum_i f_i sum_m ||d_i^m||, in units of the rows' standard deviation (so free of the width).
+
+    `price` holds f_i sum_m ||d_i^m|| of every active pair.
+    """
+    return price.sum() / (n_rows * variance.sum().sqrt())
 
 
 def auxiliary(residual: Float[Tensor, "row D"], from_dead: Float[Tensor, "row D"]) -> Float[Tensor, ""]:

@@ -102,11 +102,11 @@ class TrainingState:
     ) -> tuple[Terms, Tensor, Tensor]:
         """(terms, values at the selected pairs, error)."""
         dictionary, settings, pattern = self.dictionary, self.objective, selection.pattern
-        bias = dictionary.b_enc[pattern.feature]
+        bias = kernels.per_feature(dictionary.b_enc, pattern)
         pre = kernels.preactivations(encoder_input, dictionary.W_enc, pattern, selection.pre - bias.detach()) + bias
         terms: Terms = {}
         if dictionary.sparsity.kind == "jumprelu":
-            threshold = self.log_threshold.exp()[pattern.feature]
+            threshold = kernels.per_feature(self.log_threshold.exp(), pattern)
             values, gates = objective.jump_relu(pre, threshold, dictionary.sparsity.bandwidth)
             terms["l0"] = settings.l0 * gates.sum() / x.shape[0]
         else:
@@ -117,9 +117,8 @@ class TrainingState:
         terms["reconstruction"] = self._reconstruction(error, model)
         if dictionary.sparsity.kind == "relu+l1":
             norms = torch.stack([w.norm(dim=-1) for w in dictionary.W_dec.split(dictionary.cuts, dim=-1)])
-            terms["l1"] = settings.l1 * objective.l1_penalty(
-                values, pattern.feature, norms.sum(0), x.shape[0], self.variance
-            )
+            price = values * kernels.per_feature(norms.sum(0), pattern)
+            terms["l1"] = settings.l1 * objective.l1_penalty(price, x.shape[0], self.variance)
         return terms, values, error
 
     def _reconstruction(self, error: Tensor, model: Tensor | None) -> Tensor:
@@ -151,7 +150,8 @@ class TrainingState:
             chunks = Chunks(encoder_input, dictionary.W_enc[dead], dictionary.b_enc[dead])
             chosen = torch.cat([dead[top_k(pre, k_aux)] for _, pre in chunks]).to(torch.int32)
         pattern = Pattern.fixed(chosen, dictionary.n_features)
-        pre = kernels.preactivations(encoder_input, dictionary.W_enc, pattern) + dictionary.b_enc[pattern.feature]
+        pre = kernels.preactivations(encoder_input, dictionary.W_enc, pattern)
+        pre = pre + kernels.per_feature(dictionary.b_enc, pattern)
         return objective.auxiliary(error, kernels.decode(objective.revive(pre), dictionary.W_dec, pattern))
 
     @torch.no_grad()
