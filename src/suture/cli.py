@@ -160,10 +160,11 @@ def features(
     A, B, shared, ambiguous or dead, with the numbers, their intervals and the strongest examples.
     """
     from suture.activations.store import Store
+    from suture.artifact import open_artifact
     from suture.cli_models import models_of
     from suture.dictionary.dictionary import Dictionary
     from suture.features.stats import StatsSettings
-    from suture.features.step import FeatureSettings
+    from suture.features.step import FeatureSettings, advice
     from suture.features.step import features as run_features
 
     settings = FeatureSettings(n_rows=rows, stats=StatsSettings(n_top=top))
@@ -186,6 +187,8 @@ def features(
     counts = ", ".join(f"{n} {label}" for label, n in table.counts.items())
     null = table.summary.get("false_positive_rate")
     note = "" if null is None else f"; a null: {percent(null)} of the live features are falsely exclusive"
+    if hint := advice(table.reasons, open_artifact(dictionary).settings):
+        say(hint)
     emit({"features": str(out), **table.summary}, as_json=json, text=f"{out}: {counts}{note}")
 
 

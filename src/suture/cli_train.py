@@ -68,7 +68,8 @@ def train(
     ] = LossName.joint,
     flag: Annotated[bool, typer.Option("--flag", help="pooled: tell the encoder which model a row is from.")] = False,
     model_dropout: Annotated[
-        float, typer.Option(help="crosscoder: chance that a model is hidden from the encoder.")
+        float,
+        typer.Option(help="crosscoder: chance that a model is hidden from the encoder; labels need it, e.g. 0.2."),
     ] = 0.0,
     dedicated: Annotated[
         list[float] | None, typer.Option(help="Share of features of one space alone; one per space.")

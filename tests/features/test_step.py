@@ -15,7 +15,8 @@ from suture.dictionary.design import Design
 from suture.dictionary.sparsity import Sparsity
 from suture.dictionary.train import TrainSettings, train
 from suture.errors import ArtifactError, UserError
-from suture.features.step import FeatureSettings, chosen_rows, features, is_null, matching_view, whole_documents
+from suture.features.classify import TWO_HALVES
+from suture.features.step import FeatureSettings, advice, chosen_rows, features, is_null, matching_view, whole_documents
 from suture.features.table import FeatureTable
 from suture.planted.generator import PlantedModels
 from suture.planted.settings import PlantedSettings
@@ -85,6 +86,15 @@ def test_models_shown_different_texts_share_nothing(tmp_path: Path) -> None:
     in_both = (table.column("refit_share") > 0.15) & (table.column("refit_share") < 0.85)
     assert int(in_both.sum()) > 0.1 * live
     assert table.counts["shared"] <= 0.01 * live
+
+
+def test_training_without_model_dropout_is_named_as_the_cause_of_two_halves() -> None:
+    plain = {"model_dropout": 0.0, "design": {"kind": "crosscoder"}}
+    assert "--model-dropout 0.2" in advice([TWO_HALVES] * 3 + [""] * 7, plain)
+    assert advice([TWO_HALVES] * 3 + [""] * 7, plain).startswith("3 are undecided")
+    assert advice([TWO_HALVES] + [""] * 9, plain) == ""
+    assert advice([TWO_HALVES] * 9, plain | {"model_dropout": 0.2}) == ""
+    assert advice([TWO_HALVES] * 9, {"model_dropout": 0.0, "design": {"kind": "pooled"}}) == ""
 
 
 def test_spaces_are_found_by_name(planted: Store) -> None:

@@ -25,7 +25,7 @@ from suture.dictionary.dictionary import Dictionary
 from suture.dictionary.evaluate import evaluate
 from suture.errors import UserError
 from suture.features.bootstrap import hashed_rank
-from suture.features.classify import Labels, LabelSettings, classify
+from suture.features.classify import TWO_HALVES, Labels, LabelSettings, classify
 from suture.features.clusters import two_clusters
 from suture.features.examples import ContextSettings, examples
 from suture.features.logits import direct_path, spelled
@@ -183,6 +183,19 @@ def promoted(
         path = direct_path(dictionary.raw_decoder(m).cpu(), out.weight, n_top=n_top)
         sides.append([spelled(path, out.texts, i) for i in range(dictionary.n_features)])
     return [list(side) for side in zip(*sides, strict=True)]
+
+
+def advice(reasons: Sequence[str], training: Mapping[str, Any]) -> str:
+    """What to change where labels fail for a reason that lies in the training; empty where nothing does.
+
+    Without model dropout an encoder never learns to work from one model alone, and shared features look like two halves
+    (measured on two language models: 1,493 of 2,048 undecided without it, 202 with it).
+    """
+    halves = sum(reason == TWO_HALVES for reason in reasons)
+    dropped = training.get("model_dropout", 0) or training.get("design", {}).get("kind") != "crosscoder"
+    if dropped or halves <= 0.1 * len(reasons):
+        return ""
+    return f"{halves} are undecided because no code was trained on one model alone: train with --model-dropout 0.2"
 
 
 def _evaluation(
