@@ -34,8 +34,9 @@ from scipy.stats import t as student
 from suture.activations.store import Store
 from suture.dictionary.design import Design, DesignKind
 from suture.dictionary.dictionary import Dictionary
+from suture.dictionary.settings import TrainSettings
 from suture.dictionary.sparsity import Sparsity
-from suture.dictionary.train import TrainSettings, train
+from suture.dictionary.train import train
 from suture.features.step import FeatureSettings, features
 from suture.features.table import FeatureTable
 from suture.planted.generator import PlantedModels

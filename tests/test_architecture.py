@@ -16,7 +16,7 @@ SOURCE = ROOT / "src" / "suture"
 
 FLOORS = {
     "errors": 0, "axes": 0,
-    "artifact": 1,
+    "artifact": 1, "parallel": 1,
     "lm": 2,
     "activations": 3,
     "dictionary": 4,
@@ -41,7 +41,8 @@ DOORS = {
     "umap": {"report"},
     "typer": {"cli", "console"},
     "rich": {"console"},
-    "torch.distributed": set(),
+    "torch.distributed": {"parallel"},
+    "triton": {"dictionary"},
     "ray": set(),
     "pickle": set(),
 }

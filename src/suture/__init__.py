@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from suture.dictionary.design import Design
     from suture.dictionary.dictionary import Codes, Dictionary
     from suture.dictionary.objective import Objective
+    from suture.dictionary.settings import TrainSettings
     from suture.dictionary.sparsity import Sparsity
-    from suture.dictionary.train import TrainSettings, train
+    from suture.dictionary.train import train, train_many
     from suture.errors import UserError
     from suture.features.step import FeatureSettings, features
     from suture.features.table import FeatureTable
@@ -35,8 +36,9 @@ _HOMES = {
     "Dictionary": "dictionary.dictionary",
     "Objective": "dictionary.objective",
     "Sparsity": "dictionary.sparsity",
-    "TrainSettings": "dictionary.train",
+    "TrainSettings": "dictionary.settings",
     "train": "dictionary.train",
+    "train_many": "dictionary.train",
     "UserError": "errors",
     "FeatureSettings": "features.step",
     "features": "features.step",
@@ -54,7 +56,7 @@ _HOMES = {
 __all__ = [  # noqa: RUF022 (grouped as they are used)
     "load_model", "LanguageModel", "open_corpus",
     "collect", "Store",
-    "train", "TrainSettings", "Design", "Sparsity", "Objective", "Dictionary", "Codes",
+    "train", "train_many", "TrainSettings", "Design", "Sparsity", "Objective", "Dictionary", "Codes",
     "features", "FeatureSettings", "FeatureTable",
     "steer", "SteerSettings", "Effect",
     "report", "demo", "UserError",

@@ -106,12 +106,14 @@ def create(
     resumable: bool = False,
     overwrite: bool = False,
     command: str | None = None,
+    leads: bool = True,
 ) -> Iterator[Draft]:
     """Write an artifact: yields a `Draft`; the folder appears under `path` only when the block ends without error.
 
     With `resume` an unfinished folder is continued, otherwise it starts empty. When the block fails, the unfinished
     folder is kept if it is `resumable` (or being resumed), otherwise removed. With `overwrite` a finished folder is
-    replaced at the very end.
+    replaced at the very end. Of several processes that make one artifact together, the one that `leads` does all of
+    this; the others only learn the folder.
 
     Raises:
         ArtifactError: `path` is finished already and `overwrite` is off, or it is something else than an artifact of
@@ -119,6 +121,9 @@ def create(
     """
     path = Path(path)
     partial = partial_path(path)
+    if not leads:
+        yield Draft(partial, step, dict(settings), seed)
+        return
     if path.exists():
         if not (path / MANIFEST).exists() and (path.is_file() or any(path.iterdir())):
             raise ArtifactError("out", path, "exists and was not made by suture", "name another folder")

@@ -115,8 +115,9 @@ def train(
     from suture.artifact import read_json
     from suture.dictionary.design import Design
     from suture.dictionary.objective import Objective
+    from suture.dictionary.run import TrainProgress
+    from suture.dictionary.settings import TrainSettings
     from suture.dictionary.sparsity import Sparsity
-    from suture.dictionary.train import TrainProgress, TrainSettings
     from suture.dictionary.train import train as run_train
 
     settings = TrainSettings(

@@ -12,8 +12,9 @@ from suture import artifact
 from suture.activations.null import self_pair
 from suture.activations.store import Store
 from suture.dictionary.design import Design
+from suture.dictionary.settings import TrainSettings
 from suture.dictionary.sparsity import Sparsity
-from suture.dictionary.train import TrainSettings, train
+from suture.dictionary.train import train
 from suture.errors import ArtifactError, UserError
 from suture.features.classify import TWO_HALVES
 from suture.features.step import FeatureSettings, advice, chosen_rows, features, is_null, matching_view, whole_documents

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from suture.activations.store import Store
 from suture.errors import UserError
+from suture.parallel import ALONE, Ranks
 
 T = TypeVar("T")
 
@@ -72,8 +73,11 @@ def batches(
     start: int = 0,
     n_steps: int | None = None,
     prefetch: int = 2,
+    ranks: Ranks = ALONE.data,
 ) -> Generator[Batch, None, None]:
     """Shuffled batches over epochs without end, or `n_steps` of them, beginning with batch number `start`.
+
+    Of several `ranks` each reads its own part of every batch.
 
     Each epoch is a fresh permutation of all chosen rows (pooled: of all pairs of row and space); the remainder that
     fills no batch is left for other epochs' orders to reach.
@@ -94,6 +98,7 @@ def batches(
         if kept[0] != epoch:
             kept = (epoch, epoch_order(n_items, seed=seed, epoch=epoch))  # 1
         items = kept[1][position * batch_size : (position + 1) * batch_size]  # 2
+        items = items[ranks.share(batch_size)]
         if not pooled:
             return _joint(store, chosen[items])
         space, row = np.divmod(items, len(chosen))

@@ -30,6 +30,7 @@ from suture.dictionary.design import Design, SpaceInfo
 from suture.dictionary.kernels import Chunks, Pattern, Precision
 from suture.dictionary.sparsity import Sparsity, select_inference
 from suture.errors import ArtifactError, UserError
+from suture.parallel import ALONE, Grid
 
 STEP = "dictionary"
 WEIGHTS, DESCRIPTION = "dictionary.safetensors", "dictionary.json"
@@ -86,8 +87,17 @@ class Dictionary(nn.Module):
     center: Tensor
     threshold: Tensor
 
-    def __init__(self, spaces: Sequence[SpaceInfo], design: Design, *, flag_scale: float = 0.0) -> None:
+    def __init__(
+        self, spaces: Sequence[SpaceInfo], design: Design, *, flag_scale: float = 0.0, grid: Grid = ALONE
+    ) -> None:
         """All weights zero; `suture.dictionary.train` starts them, `load` reads them.
+
+        Args:
+            spaces: what is read and written, in order.
+            design: the whole dictionary's, also where `grid` splits its features over ranks.
+            flag_scale: what stands in the flag's column of a row's own space.
+            grid: this process's place. Split features are encoded and decoded by all ranks together: each gets the
+                codes of its own features and whole decoded rows.
 
         Raises:
             UserError: spaces that the design cannot have.
@@ -96,7 +106,9 @@ class Dictionary(nn.Module):
         design.check_spaces(spaces)
         self.spaces, self.design, self.flag_scale = tuple(spaces), design, flag_scale
         self.precision: Literal["float32", "bfloat16"] = "float32"
-        F, D = design.n_features, self.width
+        self.grid = grid
+        self.own = grid.features.share(design.n_features)
+        F, D = self.own.stop - self.own.start, self.width
         self.W_enc = nn.Parameter(torch.zeros(F, D + (len(spaces) if design.flag else 0)))
         self.W_dec = nn.Parameter(torch.zeros(F, D))
         self.b_enc = nn.Parameter(torch.zeros(F))
@@ -106,6 +118,7 @@ class Dictionary(nn.Module):
 
     @property
     def n_features(self) -> int:
+        """Of the whole dictionary; this rank holds those numbered `own`."""
         return self.design.n_features
 
     @property
@@ -207,7 +220,10 @@ class Dictionary(nn.Module):
             UserError: a row without any available space; a flag without `model`.
         """
         selection = select_inference(
-            self.chunks(self.encoder_input(x, available=available, model=model)), self.sparsity, self.threshold
+            self.chunks(self.encoder_input(x, available=available, model=model)),
+            self.sparsity,
+            self.threshold,
+            self.grid,
         )
         kept = selection.pre > 0
         pattern = selection.pattern
@@ -219,7 +235,8 @@ class Dictionary(nn.Module):
     @torch.no_grad()
     def decode(self, codes: Codes) -> Float[Tensor, "row D"]:
         """The rows that the codes stand for, in scaled units."""
-        return kernels.decode(codes.value, self.W_dec, codes.pattern) + self.b_dec
+        own = kernels.decode(codes.value, self.W_dec, codes.pattern)
+        return self.grid.features.add_up(own) + self.b_dec
 
     def encode_alone(self, x: Float[Tensor, "row D_all"], space: int) -> Codes:
         """Codes from one space alone, of rows that hold every space side by side in scaled units (any design)."""
@@ -302,6 +319,19 @@ class Dictionary(nn.Module):
         folded.b_dec /= per_column
         folded.center /= per_column
         return folded
+
+    # --- split over ranks -----------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def whole(self) -> "Dictionary":
+        """All ranks' features in one dictionary on the CPU; itself where nothing is split."""
+        if self.grid.features.size == 1:
+            return self
+        joined = Dictionary(self.spaces, self.design, flag_scale=self.flag_scale)
+        for name, tensor in self.state_dict().items():
+            per_feature = tensor.shape[0] != joined.state_dict()[name].shape[0]
+            joined.state_dict()[name].copy_(self.grid.features.concatenate(tensor) if per_feature else tensor)
+        return joined
 
     # --- on disk --------------------------------------------------------------------------------------------------
 

@@ -41,13 +41,16 @@ class Evaluation:
 def evaluate(
     dictionary: Dictionary, store: Store, rows: Int[Tensor, "row"], *, batch_size: int = BATCH_ROWS
 ) -> Evaluation:
-    """Evaluate a dictionary on rows of a store that holds its spaces, in the dictionary's own order."""
-    device, M = dictionary.W_dec.device, dictionary.n_spaces
+    """Evaluate a dictionary on rows of a store that holds its spaces, in the dictionary's own order.
+
+    Ranks that split the rows each encode their part; every one returns the numbers of all.
+    """
+    device, M, grid = dictionary.W_dec.device, dictionary.n_spaces, dictionary.grid
     errors = torch.zeros(M + 1, M, dtype=torch.float64)
     energy, total = torch.zeros(M, dtype=torch.float64), torch.zeros(sum(dictionary.widths), dtype=torch.float64)
-    fired = torch.zeros(dictionary.n_features, dtype=torch.bool, device=device)
+    fired = torch.zeros(dictionary.W_dec.shape[0], dtype=torch.bool, device=device)
     n_rows, n_active, n_codes = 0, 0, 0
-    for _, batch in sequential(store, rows, batch_size=batch_size):
+    for _, batch in sequential(store, rows[grid.data.share(len(rows))], batch_size=batch_size):
         x = batch.activations.to(device)
         targets = x.split(dictionary.widths, dim=-1)
         energy += torch.stack([t.double().square().sum() for t in targets]).cpu()
@@ -61,6 +64,12 @@ def evaluate(
         for codes in main:
             fired[codes.feature.long()] = True
             n_active, n_codes = n_active + codes.value.numel(), n_codes + codes.n_rows
+    for sums in (errors, energy, total):  # of every rank's rows
+        grid.data.add_up(sums)
+    counts = torch.tensor([n_rows, n_codes, n_active], dtype=torch.float64)
+    n_rows, n_codes = (int(n) for n in grid.data.add_up(counts[:2]))
+    n_active = int(grid.world.add_up(counts[2]))
+    n_fired = int(grid.features.add_up(grid.data.any(fired).sum()))
     if not dictionary.design.joint:
         errors[M] = errors[:M].diagonal()
     means = (total / max(n_rows, 1)).split(dictionary.widths)
@@ -69,7 +78,7 @@ def evaluate(
     return Evaluation(
         fvu=unexplained[M].tolist(),
         l0=n_active / max(n_codes, 1),
-        dead=1.0 - float(fired.double().mean()),
+        dead=1.0 - n_fired / dictionary.n_features,
         r2=(1.0 - unexplained).tolist(),
         n_rows=n_rows,
     )

@@ -13,7 +13,7 @@
 import time
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import Any, Literal
 
@@ -26,8 +26,8 @@ from suture.errors import UserError
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
-CHUNK_ELEMENTS = 8 * 2**20
-"""Entries of one chunk of pre-activations: 16 MB in bf16, about a last-level cache."""
+CHUNK_ELEMENTS = 4 * 2**20
+"""Entries of one chunk of pre-activations: 16 MB in fp32, which a last-level cache holds."""
 
 MARGIN = 8
 """Candidates beyond k that a bf16 product offers to the exact fp32 re-scoring."""
@@ -159,17 +159,42 @@ def _has_sampled_addmm(device_type: str) -> bool:
 # --- differentiable in weights and values ---------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class RowGradient:
+    """The gradient of a matrix with a row per feature, as the sparse products codes^T · dense that it is the sum of.
+
+    Whoever uses it asks for one block of rows at a time: the whole is never made.
+    """
+
+    parts: list[tuple[Pattern, Tensor, Tensor]] = field(default_factory=list)
+    """(where, value at each active pair, dense [row, width]) of each product."""
+
+    def rows(self, wanted: slice) -> Float[Tensor, "feature width"]:
+        """These rows of the gradient."""
+        total: Tensor | None = None
+        for pattern, value, dense in self.parts:
+            order, row, begins = pattern.by_feature
+            first, last = int(begins[wanted.start]), int(begins[wanted.stop])
+            bags = begins[wanted.start : wanted.stop + 1] - first
+            part = gather_sum(bags, row[first:last], value[order[first:last]], dense)
+            total = part if total is None else total.add_(part)
+        assert total is not None, "no backward pass has been here"
+        return total
+
+
 class _Preactivations(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, W_enc: Tensor, pattern: Pattern, known: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, W_enc: Tensor, pattern: Pattern, known: Tensor | None, into: RowGradient | None
+    ) -> Tensor:
         ctx.save_for_backward(x)
-        ctx.pattern = pattern
+        ctx.pattern, ctx.into = pattern, into
         return sampled_product(pattern, x, W_enc) if known is None else known.clone()
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor | None, None, None, None]:
         (x,) = ctx.saved_tensors
-        return None, transpose_times(ctx.pattern, grads[0], x), None, None
+        return None, _collect(ctx.into, ctx.pattern, grads[0], x), None, None, None
 
 
 class _PerFeature(torch.autograd.Function):
@@ -186,16 +211,23 @@ class _PerFeature(torch.autograd.Function):
 
 class _Decode(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, value: Tensor, W_dec: Tensor, pattern: Pattern) -> Tensor:
+    def forward(ctx: Any, value: Tensor, W_dec: Tensor, pattern: Pattern, into: RowGradient | None) -> Tensor:
         ctx.save_for_backward(value, W_dec)
-        ctx.pattern = pattern
+        ctx.pattern, ctx.into = pattern, into
         return gather_sum(pattern.crow, pattern.feature, value, W_dec)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         value, W_dec = ctx.saved_tensors
         grad = grads[0].contiguous()
-        return sampled_product(ctx.pattern, grad, W_dec), transpose_times(ctx.pattern, value, grad), None
+        return sampled_product(ctx.pattern, grad, W_dec), _collect(ctx.into, ctx.pattern, value, grad), None, None
+
+
+def _collect(into: RowGradient | None, pattern: Pattern, value: Tensor, dense: Tensor) -> Tensor | None:
+    if into is None:
+        return transpose_times(pattern, value, dense)
+    into.parts.append((pattern, value, dense))
+    return None
 
 
 def preactivations(
@@ -203,12 +235,13 @@ def preactivations(
     W_enc: Float[Tensor, "feature D_in"],
     pattern: Pattern,
     known: Float[Tensor, "active"] | None = None,
+    into: RowGradient | None = None,
 ) -> Float[Tensor, "active"]:
-    """<x[row], W_enc[feature]> at the active pairs; the gradient reaches W_enc alone.
+    """<x[row], W_enc[feature]> at the active pairs; the gradient reaches W_enc alone, or is left in `into`.
 
     `known` are those numbers where the selection has computed them already.
     """
-    result = _Preactivations.apply(x, W_enc, pattern, known)
+    result = _Preactivations.apply(x, W_enc, pattern, known, into)
     assert isinstance(result, Tensor)
     return result
 
@@ -224,10 +257,16 @@ def per_feature(vector: Float[Tensor, "feature"], pattern: Pattern) -> Float[Ten
 
 
 def decode(
-    value: Float[Tensor, "active"], W_dec: Float[Tensor, "feature D"], pattern: Pattern
+    value: Float[Tensor, "active"],
+    W_dec: Float[Tensor, "feature D"],
+    pattern: Pattern,
+    into: RowGradient | None = None,
 ) -> Float[Tensor, "row D"]:
-    """Sum of value · W_dec[feature] over each row's active features; the gradient reaches values and W_dec."""
-    result = _Decode.apply(value, W_dec, pattern)
+    """Sum of value · W_dec[feature] over each row's active features.
+
+    The gradient reaches the values, and W_dec or, if given, `into`.
+    """
+    result = _Decode.apply(value, W_dec, pattern, into)
     assert isinstance(result, Tensor)
     return result
 

@@ -78,9 +78,14 @@ def l1_penalty(price: Float[Tensor, "active"], n_rows: int, variance: Float[Tens
     return price.sum() / (n_rows * variance.sum().sqrt())
 
 
-def auxiliary(residual: Float[Tensor, "row D"], from_dead: Float[Tensor, "row D"]) -> Float[Tensor, ""]:
-    """||e - e_hat||^2 / ||e||^2: the share of the main error (held constant) that dead features leave unexplained."""
-    return (residual - from_dead).square().sum() / residual.square().sum().clamp_min(1e-12)
+def auxiliary(
+    residual: Float[Tensor, "row D"], from_dead: Float[Tensor, "row D"], energy: Float[Tensor, ""]
+) -> Float[Tensor, ""]:
+    """||e - e_hat||^2 / ||e||^2: the share of the main error (held constant) that dead features leave unexplained.
+
+    `energy` is ||e||^2 over all rows, of which `residual` may be a part.
+    """
+    return (residual - from_dead).square().sum() / energy.clamp_min(1e-12)
 
 
 class _Revive(torch.autograd.Function):

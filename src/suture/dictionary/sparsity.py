@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from suture.dictionary.kernels import MARGIN, Chunks, Pattern, top_k
 from suture.errors import UserError
+from suture.parallel import ALONE, Grid, Ranks
 
 SparsityKind = Literal["topk", "batchtopk", "relu+l1", "jumprelu"]
 KINDS: tuple[SparsityKind, ...] = ("topk", "batchtopk", "relu+l1", "jumprelu")
@@ -64,44 +65,70 @@ def select_training(
     k: float,
     score_weight: Float[Tensor, "feature"] | None,
     threshold: Float[Tensor, "feature"],
+    grid: Grid = ALONE,
 ) -> Selection:
     """The active pairs of a training batch. `k` may be above `sparsity.k` while it is annealed.
 
-    `score_weight` multiplies BatchTopK's pre-activations (the decoder norms, summed over spaces).
+    `score_weight` multiplies BatchTopK's pre-activations (the decoder norms, summed over spaces). Where the features or
+    the rows are split over ranks, each gets its own pairs of what one process would have chosen.
     """
     if sparsity.kind == "topk":
-        return _top_k_rows(chunks, round(k))
+        return top_k_rows(chunks, round(k), grid.features)
     if sparsity.kind == "batchtopk":
         assert score_weight is not None
-        return _top_of_batch(chunks, k, score_weight)
+        return _top_of_batch(chunks, k, score_weight, grid)
     if sparsity.kind == "relu+l1":
         return _above(chunks, torch.zeros_like(threshold))
     return _above(chunks, threshold - sparsity.bandwidth / 2)
 
 
-def select_inference(chunks: Chunks, sparsity: Sparsity, threshold: Float[Tensor, "feature"]) -> Selection:
+def select_inference(
+    chunks: Chunks, sparsity: Sparsity, threshold: Float[Tensor, "feature"], grid: Grid = ALONE
+) -> Selection:
     """The pairs that `encode` returns: top-k per row, or everything above its threshold."""
     if sparsity.kind == "topk":
-        return _top_k_rows(chunks, sparsity.k)
+        return top_k_rows(chunks, sparsity.k, grid.features)
     return _above(chunks, threshold)
 
 
-def _top_k_rows(chunks: Chunks, k: int) -> Selection:
+def top_k_rows(chunks: Chunks, k: int, ranks: Ranks) -> Selection:
+    """The k largest pre-activations of every row, over the features of all ranks; of equal ones any.
+
+    A bf16 product offers a few candidates more than k, and the exact pre-activations decide between them.
+    """
     n_features = chunks.W_enc.shape[0]
-    k = min(k, n_features)
-    wanted = min(k + MARGIN, n_features) if chunks.precision == "bfloat16" else k
-    candidates = torch.cat([top_k(pre, wanted).to(torch.int32) for _, pre in chunks])
-    pattern = Pattern.fixed(candidates, n_features)
-    pre = chunks.exact(pattern)
-    if wanted == k:
-        return Selection(pattern, pre)
-    best = pre.view(-1, wanted).topk(k, dim=-1, sorted=False).indices
-    return Selection(
-        Pattern.fixed(candidates.gather(1, best), n_features), pre.view(-1, wanted).gather(1, best).view(-1)
-    )
+    k_own = min(k, n_features)
+    if chunks.precision == "bfloat16":
+        wanted = min(k_own + MARGIN, n_features)
+        feature = torch.cat([top_k(pre, wanted).to(torch.int32) for _, pre in chunks])
+        pre = chunks.exact(Pattern.fixed(feature, n_features)).view(-1, wanted)
+        best = pre.topk(k_own, dim=-1, sorted=False).indices
+        feature, pre = feature.gather(1, best), pre.gather(1, best)
+    else:
+        features, values = [], []
+        for _, part in chunks:
+            best = top_k(part, k_own)
+            features.append(best.to(torch.int32))
+            values.append(part.gather(1, best))
+        feature, pre = torch.cat(features), torch.cat(values)
+    if ranks.size == 1:
+        return Selection(Pattern.fixed(feature, n_features), pre.view(-1))
+    kept = _best_of_all_ranks(pre, k, ranks)
+    row, place = kept.nonzero(as_tuple=True)
+    return Selection(Pattern.from_pairs(row, feature[row, place], pre.shape[0], n_features), pre[row, place])
 
 
-def _top_of_batch(chunks: Chunks, k: float, score_weight: Tensor) -> Selection:
+def _best_of_all_ranks(own: Float[Tensor, "row own"], k: int, ranks: Ranks) -> Bool[Tensor, "row own"]:
+    """Which of this rank's values are among the k largest of their row over all ranks."""
+    parts = ranks.gather(own.t().contiguous())
+    everyone = torch.cat(parts).t()
+    best = everyone.topk(min(k, everyone.shape[1]), dim=-1, sorted=False).indices
+    kept = torch.zeros_like(everyone, dtype=torch.bool).scatter_(1, best, True)
+    first = sum(part.shape[0] for part in parts[: ranks.rank])
+    return kept[:, first : first + own.shape[1]]
+
+
+def _top_of_batch(chunks: Chunks, k: float, score_weight: Tensor, grid: Grid) -> Selection:
     """The n·k largest positive scores of the batch, exactly.
 
     1. A few rows tell roughly where the cut-off lies; take everything above a bar a little below it.
@@ -109,42 +136,47 @@ def _top_of_batch(chunks: Chunks, k: float, score_weight: Tensor) -> Selection:
     3. Of the pairs above the bar, exactly re-scored, keep the n·k best.
     """
     n_features = chunks.W_enc.shape[0]
-    wanted = round(chunks.x.shape[0] * k)
-    bar = _guess_cutoff(chunks, k, score_weight)
+    wanted = round(chunks.x.shape[0] * grid.data.size * k)
+    bar = _guess_cutoff(chunks, k, score_weight, grid)
     while True:
         found = _above(chunks, bar / score_weight)
         score = found.pre * score_weight[found.pattern.feature]
+        parts = grid.world.gather(score)
+        everyone = torch.cat(parts)
         # a bf16 product may lose pairs within its rounding of the bar, so the cut-off must lie clearly above it
-        enough = score.numel() >= wanted and float(score.topk(wanted).values[-1]) >= bar * 1.02
+        enough = everyone.numel() >= wanted and float(everyone.topk(wanted).values[-1]) >= bar * 1.02
         if enough or bar <= 0.0:
             break
         bar = bar * 0.8 if bar > 1e-6 else 0.0
-    kept = score.topk(min(wanted, score.numel()), sorted=False).indices.sort().values
+    best = everyone.topk(min(wanted, everyone.numel()), sorted=False).indices
+    first = sum(part.numel() for part in parts[: grid.world.rank])
+    kept = (best[(best >= first) & (best < first + score.numel())] - first).sort().values
     pattern = Pattern.from_pairs(found.pattern.row[kept], found.pattern.feature[kept], found.pattern.n_rows, n_features)
-    cutoff = float(score[kept].min()) if kept.numel() else None
+    cutoff = float(everyone[best].min()) if best.numel() else None
     return Selection(pattern, found.pre[kept], cutoff)
 
 
-def _guess_cutoff(chunks: Chunks, k: float, score_weight: Tensor) -> float:
-    sample = chunks.sample(64) * score_weight
-    wanted = min(sample.numel(), round(sample.shape[0] * k * 1.15))
-    return max(0.0, 0.9 * float(sample.flatten().topk(wanted).values[-1]))
+def _guess_cutoff(chunks: Chunks, k: float, score_weight: Tensor, grid: Grid) -> float:
+    n_each = -(-64 // grid.data.size)
+    sample = (chunks.sample(n_each) * score_weight).flatten()
+    wanted = round(n_each * grid.data.size * k * 1.15)
+    best = grid.world.concatenate(sample.topk(min(sample.numel(), wanted)).values)
+    return max(0.0, 0.9 * float(best.topk(min(best.numel(), wanted)).values[-1]))
 
 
 def _above(chunks: Chunks, bar: Tensor) -> Selection:
     """Every pair whose pre-activation exceeds its feature's bar."""
-    rows, features = [], []
+    rows, features, values = [], [], []
     for start, pre in chunks:
         row, feature = torch.nonzero(pre > bar.to(pre.dtype), as_tuple=True)
         rows.append(row + start)
         features.append(feature)
+        if chunks.precision == "float32":
+            values.append(pre[row, feature])
     pattern = Pattern.from_pairs(torch.cat(rows), torch.cat(features), chunks.x.shape[0], chunks.W_enc.shape[0])
-    exact = chunks.exact(pattern)
     if chunks.precision == "float32":
-        kept = exact > bar[pattern.feature]
-        if bool(kept.all()):
-            return Selection(pattern, exact)
-    else:
-        kept = exact > bar[pattern.feature]
+        return Selection(pattern, torch.cat(values))
+    exact = chunks.exact(pattern)
+    kept = exact > bar[pattern.feature]
     pairs = Pattern.from_pairs(pattern.row[kept], pattern.feature[kept], pattern.n_rows, pattern.n_features)
     return Selection(pairs, exact[kept])

@@ -11,6 +11,7 @@ from suture.activations.batches import sequential
 from suture.activations.store import Store
 from suture.dictionary.design import Design, SpaceInfo
 from suture.dictionary.dictionary import Dictionary
+from suture.parallel import ALONE, Grid
 
 STATISTICS_ROWS = 32_768
 """Rows from which mean and variance are taken: their error is below 1 % of a standard deviation."""
@@ -43,8 +44,10 @@ def data_statistics(store: Store, rows: Int[Tensor, "row"], *, seed: int) -> Dat
     return DataStatistics(mean=mean.float(), variance=torch.stack([v.sum() for v in variance]).float().clamp_min(1e-12))
 
 
-def new_dictionary(store: Store, design: Design, statistics: DataStatistics, *, seed: int) -> Dictionary:
-    """A dictionary over the store's spaces, ready to train.
+def new_dictionary(
+    store: Store, design: Design, statistics: DataStatistics, *, seed: int, grid: Grid = ALONE
+) -> Dictionary:
+    """A dictionary over the store's spaces, ready to train; where its features are split, this rank's part of it.
 
     Raises:
         UserError: spaces that the design cannot have.
@@ -53,12 +56,14 @@ def new_dictionary(store: Store, design: Design, statistics: DataStatistics, *, 
         SpaceInfo(model=s.model, hookpoint=s.hookpoint, width=s.width, scale=s.scale, fingerprint=s.fingerprint)
         for s in store.spaces
     ]
-    dictionary = Dictionary(spaces, design, flag_scale=math.sqrt(max(s.width for s in spaces)) if design.flag else 0.0)
+    flag_scale = math.sqrt(max(s.width for s in spaces)) if design.flag else 0.0
+    dictionary = Dictionary(spaces, design, flag_scale=flag_scale, grid=grid)
     mean = statistics.mean if design.joint else pooled_mean(statistics.mean, dictionary.widths)
     owned = owned_columns(dictionary)
     with torch.no_grad():
-        W = torch.randn(dictionary.W_dec.shape, generator=torch.Generator().manual_seed(seed))
-        W = tie(dictionary, W)
+        # every rank draws all features, so that the same seed starts the same dictionary however it is split
+        W = torch.randn(design.n_features, dictionary.width, generator=torch.Generator().manual_seed(seed))
+        W = tie(dictionary, W[dictionary.own].clone())
         if owned is not None:
             W *= owned
         W /= W.norm(dim=1, keepdim=True)
@@ -84,7 +89,7 @@ def pooled_mean(mean: Float[Tensor, "D_all"], widths: tuple[int, ...]) -> Float[
 
 
 def owned_columns(dictionary: Dictionary) -> Bool[Tensor, "feature D"] | None:
-    """Which decoder (and encoder) entries a feature may use; None where every feature may use all.
+    """Which decoder (and encoder) entries each own feature may use; None where every feature may use all.
 
     The first features belong to the first space, and so on by `dedicated`; the rest belong to all.
     """
@@ -98,14 +103,21 @@ def owned_columns(dictionary: Dictionary) -> Bool[Tensor, "feature D"] | None:
         owned[first : first + count] = False
         owned[first : first + count, dictionary.columns(space)] = True
         first += count
-    return owned
+    return owned[dictionary.own]
 
 
-def tie(dictionary: Dictionary, values: Float[Tensor, "feature D"]) -> Float[Tensor, "feature D"]:
-    """The designated shared features' entries (the last ones) averaged over spaces of equal width."""
-    count = round(dictionary.design.tied * dictionary.n_features)
-    if count == 0:
+def tie(
+    dictionary: Dictionary, values: Float[Tensor, "feature D"], rows: slice | None = None
+) -> Float[Tensor, "feature D"]:
+    """The designated shared features' entries (the dictionary's last ones) averaged over spaces of equal width.
+
+    `values` are changed in place; they belong to this rank's own features, or to those numbered `rows` among them.
+    """
+    rows = rows or slice(0, values.shape[0])
+    first_tied = dictionary.n_features - round(dictionary.design.tied * dictionary.n_features)
+    n_tied = min(max(0, dictionary.own.start + rows.stop - first_tied), values.shape[0])
+    if n_tied == 0:
         return values
-    tied = values[-count:].view(count, dictionary.n_spaces, -1)
-    values[-count:] = tied.mean(1, keepdim=True).expand_as(tied).reshape(count, -1)
+    tied = values[-n_tied:].view(n_tied, dictionary.n_spaces, -1)
+    values[-n_tied:] = tied.mean(1, keepdim=True).expand_as(tied).reshape(n_tied, -1)
     return values

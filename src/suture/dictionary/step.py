@@ -4,11 +4,16 @@
 2. One dense product and the selection of the active pairs, without gradient (kernels).
 3. Forward again on the active pairs alone, with gradient: values, decode, loss terms.
 4. AuxK: the features silent for long share out the error of some of the rows.
-5. The decoder gradient's part along each decoder row is taken out (the norm is not theirs to spend), Adam steps, and
-   rows are renormalised over the CONCATENATION: norms per model stay free, they carry the classification.
+5. Block by block of features: the gradient's rows are made, the decoder's part along each decoder row is taken out (the
+   norm is not theirs to spend), Adam steps, and decoder rows are renormalised over the CONCATENATION: norms per model
+   stay free, they carry the classification.
+
+Where a run has several ranks, each sees its rows and its features; what they need of one another is a sum (decoded rows
+over features; gradients over rows) or the selection's candidates.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Float
@@ -16,14 +21,24 @@ from torch import Tensor
 
 from suture.activations.batches import Batch
 from suture.dictionary import kernels, objective
+from suture.dictionary.adam import Adam
 from suture.dictionary.dictionary import Dictionary
-from suture.dictionary.kernels import Chunks, Pattern, top_k
+from suture.dictionary.kernels import Chunks, Pattern, RowGradient
 from suture.dictionary.objective import Objective, Terms
-from suture.dictionary.sparsity import Selection, select_training
+from suture.dictionary.sparsity import Selection, select_training, top_k_rows
 from suture.dictionary.start import owned_columns, tie
+
+FEATURE_ROWS = ("W_enc", "W_dec", "b_enc", "log_threshold", "silent")
+"""What has a row for every feature, and so is split where features are."""
+
+PRICES = ("l1", "l0")
+"""Terms that each rank sums over its own features; the others are the same on all that see the same rows."""
 
 CUTOFF_MEMORY = 0.99
 """How slowly BatchTopK's running cut-off, its threshold at inference, follows the batches."""
+
+BLOCK_ELEMENTS = 2**20
+"""Numbers of a matrix that are updated together: their gradient, moments and weights stay in the cache."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,51 +52,75 @@ class StepResult:
     """Sum of squared errors of the batch per space (`pooled`: per row's own space)."""
     n_rows: Float[Tensor, "space"]
 
+    @property
+    def loss(self) -> Tensor:
+        """The sum of the terms: what was minimised."""
+        return torch.stack(list(self.terms.values())).sum()
+
+
+@dataclass
+class _Gradients:
+    """What a backward pass leaves for the two matrices, to be made row by row."""
+
+    enc: RowGradient = field(default_factory=RowGradient)
+    dec: RowGradient = field(default_factory=RowGradient)
+    norm: Tensor | None = None
+    """`relu+l1`: sum_m ||d_i^m|| of every feature, as a leaf of its own."""
+
 
 class TrainingState:
     """A dictionary in training: weights, Adam's moments, dead-feature counters, BatchTopK's cut-off."""
 
-    def __init__(
-        self, dictionary: Dictionary, objective: Objective, variance: Float[Tensor, "space"], *, learning_rate: float
-    ) -> None:
-        self.dictionary, self.objective = dictionary, objective
-        self.variance = variance.to(dictionary.W_dec.device)
-        self.silent = torch.zeros(dictionary.n_features, dtype=torch.int64, device=dictionary.W_dec.device)
+    def __init__(self, dictionary: Dictionary, objective: Objective, variance: Float[Tensor, "space"]) -> None:
+        device = dictionary.W_dec.device
+        self.dictionary, self.objective, self.grid = dictionary, objective, dictionary.grid
+        self.variance = variance.to(device)
+        self.silent = torch.zeros(dictionary.W_dec.shape[0], dtype=torch.int64, device=device)
         self.cutoff = torch.zeros((), dtype=torch.float64)
-        self.owned = owned_columns(dictionary)
-        if self.owned is not None:
-            self.owned = self.owned.to(dictionary.W_dec.device)
-        parameters = dict(dictionary.named_parameters())
+        owned = owned_columns(dictionary)
+        self.owned = None if owned is None else owned.to(device)
+        self.parameters = dict(dictionary.named_parameters())
         if dictionary.sparsity.kind == "jumprelu":
             self.log_threshold = torch.nn.Parameter(dictionary.threshold.log())
-            parameters["log_threshold"] = self.log_threshold
-        self.parameters = parameters
-        self.optimizer = torch.optim.Adam(parameters.values(), lr=learning_rate, fused=True)
+            self.parameters["log_threshold"] = self.log_threshold
+        self.adam = Adam(self.parameters)
+        self.updating = False
+        """Whether some weights have taken the step and others not yet; an interrupt must not be saved then."""
 
     @property
     def dead(self) -> Bool[Tensor, "feature"]:
-        """Features silent for long."""
+        """Features (of this rank) silent for long."""
         return self.silent >= self.objective.dead_after
 
     def step(
-        self, batch: Batch, *, k: float, learning_rate: float, available: Bool[Tensor, "row space"] | None
+        self,
+        batch: Batch,
+        *,
+        k: float,
+        learning_rate: float,
+        available: Bool[Tensor, "row space"] | None,
     ) -> StepResult:
-        """Take one step on a batch in scaled units."""
+        """Take one step on a batch in scaled units (or on this rank's part of it, as many rows as every other's)."""
         x, model = batch.activations, batch.model
         with torch.no_grad():
             encoder_input = self.dictionary.encoder_input(x, available=available, model=model)  # 1
             selection = self._select(encoder_input, k)  # 2
-        terms, values, error = self._loss(encoder_input, x, model, selection)  # 3
-        dead = self.dead.nonzero().squeeze(1)
-        if self.objective.aux > 0 and dead.numel() > 0:
-            terms["aux"] = self.objective.aux * self._auxiliary(encoder_input, error.detach(), dead)  # 4
-        self.optimizer.zero_grad(set_to_none=True)
+        gradients = _Gradients()
+        terms, values, error = self._loss(encoder_input, x, model, selection, gradients)  # 3
+        aux = self._auxiliary(encoder_input, error.detach(), gradients)  # 4
+        if aux is not None:
+            terms["aux"] = self.objective.aux * aux
+        for parameter in self.parameters.values():
+            parameter.grad = None
         torch.stack(list(terms.values())).sum().backward()
-        self._update(learning_rate)  # 5
-        fired = selection.pattern.feature[values.detach() > 0]
-        self.silent += x.shape[0]
-        self.silent[fired.long()] = 0
-        return self._result(terms, fired.numel(), error.detach(), model)
+        self._update(learning_rate, gradients)  # 5
+        pattern = selection.pattern
+        active = values.detach() > 0
+        fired = torch.zeros_like(self.silent, dtype=torch.bool)
+        fired[pattern.feature[active].long()] = True
+        self.silent += x.shape[0] * self.grid.data.size
+        self.silent[self.grid.data.any(fired)] = 0
+        return self._result(terms, active.sum(), error.detach(), model)
 
     def _select(self, encoder_input: Tensor, k: float) -> Selection:
         dictionary = self.dictionary
@@ -89,7 +128,7 @@ class TrainingState:
         weight = dictionary.decoder_norms().sum(-1) if sparsity.kind == "batchtopk" else None
         threshold = self.log_threshold.detach().exp() if sparsity.kind == "jumprelu" else dictionary.threshold
         chunks = dictionary.chunks(encoder_input)
-        selection = select_training(chunks, sparsity, k=k, score_weight=weight, threshold=threshold)
+        selection = select_training(chunks, sparsity, k=k, score_weight=weight, threshold=threshold, grid=self.grid)
         if selection.cutoff is not None:
             started = bool(self.cutoff > 0)
             self.cutoff.mul_(CUTOFF_MEMORY if started else 0.0).add_(
@@ -98,27 +137,38 @@ class TrainingState:
         return selection
 
     def _loss(
-        self, encoder_input: Tensor, x: Tensor, model: Tensor | None, selection: Selection
+        self,
+        encoder_input: Tensor,
+        x: Tensor,
+        model: Tensor | None,
+        selection: Selection,
+        gradients: "_Gradients",
     ) -> tuple[Terms, Tensor, Tensor]:
-        """(terms, values at the selected pairs, error)."""
+        """(terms, values at the selected pairs, error).
+
+        The terms are this rank's share: those of all rows add up to the loss of the whole batch.
+        """
         dictionary, settings, pattern = self.dictionary, self.objective, selection.pattern
+        n_rows = x.shape[0] * self.grid.data.size
         bias = kernels.per_feature(dictionary.b_enc, pattern)
-        pre = kernels.preactivations(encoder_input, dictionary.W_enc, pattern, selection.pre - bias.detach()) + bias
+        known = selection.pre - bias.detach()
+        pre = kernels.preactivations(encoder_input, dictionary.W_enc, pattern, known, gradients.enc) + bias
         terms: Terms = {}
         if dictionary.sparsity.kind == "jumprelu":
             threshold = kernels.per_feature(self.log_threshold.exp(), pattern)
             values, gates = objective.jump_relu(pre, threshold, dictionary.sparsity.bandwidth)
-            terms["l0"] = settings.l0 * gates.sum() / x.shape[0]
+            terms["l0"] = settings.l0 * gates.sum() / n_rows
         else:
             values = pre.relu()
-        error = x - (kernels.decode(values, dictionary.W_dec, pattern) + dictionary.b_dec)
+        decoded = self.grid.features.sum(kernels.decode(values, dictionary.W_dec, pattern, gradients.dec))
+        error = x - (decoded + dictionary.b_dec)
         if model is not None:
             error = error * self._own_columns(model)
-        terms["reconstruction"] = self._reconstruction(error, model)
+        terms["reconstruction"] = self._reconstruction(error, model) / self.grid.data.size
         if dictionary.sparsity.kind == "relu+l1":
-            norms = torch.stack([w.norm(dim=-1) for w in dictionary.W_dec.split(dictionary.cuts, dim=-1)])
-            price = values * kernels.per_feature(norms.sum(0), pattern)
-            terms["l1"] = settings.l1 * objective.l1_penalty(price, x.shape[0], self.variance)
+            gradients.norm = dictionary.decoder_norms().sum(-1).requires_grad_()
+            price = values * kernels.per_feature(gradients.norm, pattern)
+            terms["l1"] = settings.l1 * objective.l1_penalty(price, n_rows, self.variance)
         return terms, values, error
 
     def _reconstruction(self, error: Tensor, model: Tensor | None) -> Tensor:
@@ -136,45 +186,87 @@ class TrainingState:
         columns = torch.arange(self.dictionary.width, device=model.device)
         return (columns < widths.unsqueeze(1)).to(self.dictionary.W_dec.dtype)
 
-    def _auxiliary(self, encoder_input: Tensor, error: Tensor, dead: Tensor) -> Tensor:
+    def _auxiliary(self, encoder_input: Tensor, error: Tensor, gradients: _Gradients) -> Tensor | None:
         """AuxK on a sample of the batch's rows, as many as make it cost about what the main loss costs.
 
-        The sample's loss is an unbiased estimate of the batch's, at k / k_aux of its price.
+        The sample's loss is an unbiased estimate of the batch's, at k / k_aux of its price. None where nothing is dead.
         """
-        dictionary = self.dictionary
-        k_aux = min(self.objective.k_aux or max(1, dictionary.width // 2), dead.numel())
+        if self.objective.aux == 0:
+            return None
+        dictionary, grid = self.dictionary, self.grid
+        dead = self.dead.nonzero().squeeze(1)
+        n_dead = int(grid.features.add_up(torch.tensor(dead.numel())))
+        if n_dead == 0:
+            return None
+        k_aux = min(self.objective.k_aux or max(1, dictionary.width // 2), n_dead)
         n_rows = encoder_input.shape[0]
-        stride = max(1, min(k_aux // max(dictionary.sparsity.k, 1), n_rows // 64))
-        encoder_input, error = encoder_input[::stride].contiguous(), error[::stride].contiguous()
+        stride = max(1, min(k_aux // max(dictionary.sparsity.k, 1), n_rows * grid.data.size // 64))
+        first = -(grid.data.rank * n_rows) % stride  # the same rows of the batch, however it is split
+        encoder_input, error = encoder_input[first::stride].contiguous(), error[first::stride].contiguous()
         with torch.no_grad():
-            chunks = Chunks(encoder_input, dictionary.W_enc[dead], dictionary.b_enc[dead])
-            chosen = torch.cat([dead[top_k(pre, k_aux)] for _, pre in chunks]).to(torch.int32)
-        pattern = Pattern.fixed(chosen, dictionary.n_features)
-        pre = kernels.preactivations(encoder_input, dictionary.W_enc, pattern)
+            chosen = top_k_rows(
+                Chunks(encoder_input, dictionary.W_enc[dead], dictionary.b_enc[dead]), k_aux, grid.features
+            ).pattern
+            pattern = Pattern(chosen.crow, dead[chosen.feature.long()].to(torch.int32), dictionary.W_enc.shape[0])
+        pre = kernels.preactivations(encoder_input, dictionary.W_enc, pattern, into=gradients.enc)
         pre = pre + kernels.per_feature(dictionary.b_enc, pattern)
-        return objective.auxiliary(error, kernels.decode(objective.revive(pre), dictionary.W_dec, pattern))
+        revived = kernels.decode(objective.revive(pre), dictionary.W_dec, pattern, gradients.dec)
+        energy = grid.data.add_up(error.square().sum())
+        return objective.auxiliary(error, grid.features.sum(revived), energy)
 
     @torch.no_grad()
-    def _update(self, learning_rate: float) -> None:
+    def _update(self, learning_rate: float, gradients: _Gradients) -> None:
+        self.updating = True
         W_enc, W_dec = self.dictionary.W_enc, self.dictionary.W_dec
-        assert W_enc.grad is not None
-        assert W_dec.grad is not None
-        if self.owned is not None:
-            W_dec.grad *= self.owned
-            W_enc.grad[:, : self.dictionary.width] *= self.owned
-        tie(self.dictionary, W_dec.grad)
-        renormalise = self.dictionary.sparsity.kind != "relu+l1"
-        if renormalise:
-            along = (W_dec.grad * W_dec).sum(1, keepdim=True)  # rows of W_dec have norm 1
-            W_dec.grad.addcmul_(W_dec, along, value=-1.0)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
-        self.optimizer.step()
-        if renormalise:
-            W_dec /= W_dec.norm(dim=1, keepdim=True).clamp_min(1e-12)
+        size = max(1, BLOCK_ELEMENTS // W_enc.shape[1])
+        for first in range(0, W_enc.shape[0], size):
+            rows = slice(first, min(first + size, W_enc.shape[0]))
+            self._adam("W_dec", self._decoder_gradient(gradients, rows), learning_rate, rows)
+            self._adam("W_enc", self._encoder_gradient(gradients, rows), learning_rate, rows)
+            if self._unit_norm:
+                W_dec[rows] /= W_dec[rows].norm(dim=1, keepdim=True).clamp_min(1e-12)
+        for name, parameter in self.parameters.items():
+            if name not in ("W_enc", "W_dec"):
+                assert parameter.grad is not None
+                gradient = self.grid.data.add_up(parameter.grad)
+                self._adam(name, gradient, learning_rate, slice(0, parameter.shape[0]))
+        self.adam.steps += 1
+        self.updating = False
 
-    def _result(self, terms: Terms, n_active: int, error: Tensor, model: Tensor | None) -> StepResult:
-        n_rows, n_spaces = error.shape[0], self.dictionary.n_spaces
+    @property
+    def _unit_norm(self) -> bool:
+        """Whether decoder rows keep norm 1; an L1 penalty prices their norms instead."""
+        return self.dictionary.sparsity.kind != "relu+l1"
+
+    def _decoder_gradient(self, gradients: _Gradients, rows: slice) -> Tensor:
+        dictionary = self.dictionary
+        gradient, W = gradients.dec.rows(rows), dictionary.W_dec[rows]
+        if gradients.norm is not None:
+            assert gradients.norm.grad is not None
+            price = gradients.norm.grad[rows].unsqueeze(1)
+            for part, own in zip(gradient.split(dictionary.cuts, -1), W.split(dictionary.cuts, -1), strict=True):
+                part += price * own / own.norm(dim=1, keepdim=True).clamp_min(1e-12)
+        gradient = self.grid.data.add_up(gradient)
+        if self.owned is not None:
+            gradient *= self.owned[rows]
+        tie(dictionary, gradient, rows)
+        if self._unit_norm:
+            along = (gradient * W).sum(1, keepdim=True)
+            gradient.addcmul_(W, along, value=-1.0)
+        return gradient
+
+    def _encoder_gradient(self, gradients: _Gradients, rows: slice) -> Tensor:
+        gradient = self.grid.data.add_up(gradients.enc.rows(rows))
+        if self.owned is not None:
+            gradient[:, : self.dictionary.width] *= self.owned[rows]
+        return gradient
+
+    def _adam(self, name: str, gradient: Tensor, learning_rate: float, rows: slice) -> None:
+        self.adam.update(name, self.parameters[name], gradient, learning_rate=learning_rate, rows=rows)
+
+    def _result(self, terms: Terms, n_active: Tensor, error: Tensor, model: Tensor | None) -> StepResult:
+        """The numbers of the whole batch."""
+        n_rows, n_spaces, grid = error.shape[0], self.dictionary.n_spaces, self.grid
         if model is None:
             per_space = torch.stack([e.square().sum() for e in error.split(self.dictionary.widths, dim=-1)])
             counts = torch.full((n_spaces,), float(n_rows), device=error.device)
@@ -183,10 +275,13 @@ class TrainingState:
             per_space = per_row.new_zeros(n_spaces).index_add_(0, model, per_row)
             counts = torch.bincount(model, minlength=n_spaces).to(error.dtype)
         return StepResult(
-            terms={name: term.detach() for name, term in terms.items()},
-            l0=torch.tensor(n_active / n_rows),
-            error=per_space,
-            n_rows=counts,
+            terms={
+                name: (grid.world if name in PRICES else grid.data).add_up(term.detach().clone())
+                for name, term in terms.items()
+            },
+            l0=grid.world.add_up(n_active.float()) / (n_rows * grid.data.size),
+            error=grid.data.add_up(per_space),
+            n_rows=grid.data.add_up(counts),
         )
 
     # --- what encode needs, and what the next step depends on -------------------------------------------------------
@@ -201,25 +296,25 @@ class TrainingState:
             weight = dictionary.decoder_norms().sum(-1).clamp_min(1e-12)
             dictionary.threshold.copy_(float(self.cutoff) / weight)
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Everything the next step depends on."""
-        out = {f"weights.{name}": p for name, p in self.parameters.items()}
-        out |= {"center": self.dictionary.center, "silent": self.silent, "cutoff": self.cutoff}
-        for name, parameter in self.parameters.items():
-            for key, value in self.optimizer.state.get(parameter, {}).items():
-                out[f"adam.{name}.{key}"] = value
-        return out
+    def per_feature(self) -> dict[str, Tensor]:
+        """What the next step depends on that has a row for every own feature."""
+        return {name: t for name, t in self._tensors().items() if name.split(".")[-1] in FEATURE_ROWS}
+
+    def common(self) -> dict[str, Tensor]:
+        """What the next step depends on besides: the same on every rank."""
+        out = {name: t for name, t in self._tensors().items() if name.split(".")[-1] not in FEATURE_ROWS}
+        return out | {"steps": torch.tensor(self.adam.steps)}
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Live tensors, under names that end in what they are of."""
+        out = {f"weights.{name}": p.detach() for name, p in self.parameters.items()}
+        for name, moments in self.adam.moments.items():
+            out |= {f"adam.first.{name}": moments.first, f"adam.second.{name}": moments.second}
+        return out | {"center": self.dictionary.center, "silent": self.silent, "cutoff": self.cutoff}
 
     @torch.no_grad()
-    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """The inverse of `tensors`, into a state of the same settings."""
-        self.dictionary.center.copy_(tensors["center"])
-        self.silent.copy_(tensors["silent"])
-        self.cutoff.copy_(tensors["cutoff"])
-        for name, parameter in self.parameters.items():
-            parameter.copy_(tensors[f"weights.{name}"])
-            prefix = f"adam.{name}."
-            moments = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-            self.optimizer.state[parameter] = {
-                key: value.to(parameter.device) if key != "step" else value for key, value in moments.items()
-            }
+    def load_tensors(self, per_feature: Mapping[str, Tensor], common: Mapping[str, Tensor]) -> None:
+        """The inverse of `per_feature` and `common`, into a state of the same settings."""
+        self.adam.steps = int(common["steps"])
+        for name, tensor in self._tensors().items():
+            tensor.copy_((per_feature if name in per_feature else common)[name])

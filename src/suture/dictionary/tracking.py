@@ -19,20 +19,28 @@ class Tracker:
     """Writes every measurement everywhere it was asked to go. A context manager."""
 
     def __init__(
-        self, folder: Path, *, first_step: int, kinds: Sequence[TrackerKind], settings: dict[str, Any]
+        self,
+        folder: Path,
+        *,
+        first_step: int,
+        kinds: Sequence[TrackerKind],
+        settings: dict[str, Any],
+        leads: bool = True,
     ) -> None:
-        """On resuming, lines of steps that will be taken again are dropped.
+        """On resuming, lines of steps that will be taken again are dropped. Only the process that `leads` writes.
 
         Raises:
             UserError: a kind that is unknown or not installed.
         """
-        self.file = folder / METRICS
+        self.file, self.leads, self.stack = folder / METRICS, leads, ExitStack()
+        self.writers: list[Write] = []
+        if not leads:
+            return
         kept = []
         if first_step > 0 and self.file.exists():
             lines = self.file.read_text(encoding="utf-8").splitlines(keepends=True)
             kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= first_step]
         self.file.write_text("".join(kept), encoding="utf-8")
-        self.stack = ExitStack()
         self.writers = [self._writer(kind, folder, settings) for kind in kinds]
 
     def __enter__(self) -> "Tracker":
@@ -44,6 +52,8 @@ class Tracker:
     def log(self, measurement: Any) -> None:
         """Record a dataclass that has a `step`."""
         assert is_dataclass(measurement)
+        if not self.leads:
+            return
         values = asdict(measurement)  # pyright: ignore[reportArgumentType]
         with self.file.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(values) + "\n")

@@ -26,8 +26,10 @@ from suture.activations.store import Store
 from suture.activations.view import View
 from suture.dictionary.design import Design
 from suture.dictionary.objective import Objective
+from suture.dictionary.run import TrainProgress
+from suture.dictionary.settings import TrainSettings
 from suture.dictionary.sparsity import Sparsity
-from suture.dictionary.train import TrainProgress, TrainSettings, train
+from suture.dictionary.train import train
 from suture.errors import UserError
 from suture.features.step import FeatureSettings, features
 from suture.features.table import FeatureTable

@@ -1,0 +1,325 @@
+"""One dictionary in training: its folder, its state, its schedules, its records on disk.
+
+1. Open the folder; take mean and variance; start the weights, or read the newest whole checkpoint.
+2. `take` a batch: learning rate and k by their schedules, models masked by model dropout, one step.
+3. Now and then: a line of metrics with validation on held-out rows; now and then: a checkpoint.
+4. `finish`: thresholds, the full evaluation on held-out rows, the artifact.
+
+Masks and schedules are pure functions of (settings, step), so a resumed run takes the steps that an unbroken one would
+have taken. Measuring never changes training.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from suture import artifact
+from suture.activations.batches import Batch
+from suture.dictionary.checkpoint import Checkpoint, load_checkpoint, remove_checkpoints, save_checkpoint
+from suture.dictionary.dictionary import STEP
+from suture.dictionary.evaluate import evaluate
+from suture.dictionary.feed import Feed
+from suture.dictionary.kernels import resolve_precision
+from suture.dictionary.settings import TrainSettings
+from suture.dictionary.start import data_statistics, new_dictionary
+from suture.dictionary.step import StepResult, TrainingState
+from suture.dictionary.tracking import Tracker
+from suture.errors import NumericalError, UserError
+from suture.parallel import ALONE, Grid, local_device
+
+EVALUATION_ROWS = 50_000
+"""Held-out rows of the final evaluation, at most."""
+SETTINGS = "settings.json"
+FINITE_EVERY = 20
+"""Steps between two looks at whether the loss is still a number, where each look makes a GPU wait."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainProgress:
+    """A line of metrics."""
+
+    step: int
+    n_steps: int
+    rows: int
+    loss: float
+    terms: dict[str, float]
+    fvu: list[float]
+    """Per model, on held-out rows."""
+    training_fvu: list[float]
+    """Per model, on the batch."""
+    l0: float
+    dead: float
+    """Share of features silent for long."""
+    learning_rate: float
+    k: float
+    rows_per_second: float
+
+
+OnProgress = Callable[[TrainProgress], None]
+
+
+class Run:
+    """A dictionary being trained, from its first batch or its newest checkpoint to the finished folder."""
+
+    def __init__(
+        self,
+        out: Path,
+        settings: TrainSettings,
+        feed: Feed,
+        *,
+        made_from: dict[str, Any],
+        parents: tuple[Path, ...] = (),
+        grid: Grid = ALONE,
+        resume: bool = False,
+        overwrite: bool = False,
+        command: str | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> None:
+        """Open the folder and make everything ready.
+
+        Args:
+            out: the dictionary's folder.
+            settings: how it is trained.
+            feed: its rows.
+            made_from: what the rows are, for the records.
+            parents: artifacts that the rows come from.
+            grid: this process's place.
+            resume: go on with an unfinished run of the same settings.
+            overwrite: replace a finished dictionary.
+            command: the shell command, for the manifest.
+            on_progress: told about every line of metrics.
+
+        Raises:
+            UserError: settings that do not fit the rows or the unfinished run.
+        """
+        self.out, self.settings, self.feed, self.grid, self.on_progress = out, settings, feed, grid, on_progress
+        self.device = local_device(settings.device)
+        _check(settings, feed, self.device, grid)
+        recorded = recorded_settings(settings, made_from)
+        self._open = ExitStack()
+        with ExitStack() as opening:  # closed again where anything here fails
+            draft = opening.enter_context(
+                artifact.create(
+                    out, step=STEP, settings=recorded, seed=settings.seed, parents=parents, resume=resume,
+                    resumable=True, overwrite=overwrite, command=command, leads=grid.world.leads,
+                )
+            )  # fmt: skip
+            self.folder = draft.folder
+            opening.enter_context(_removed_where_nothing_was_reached(self.folder, grid))
+            if grid.world.leads:
+                _check_or_clear(self.folder, recorded, resume=resume)
+            grid.world.wait()
+            saved = load_checkpoint(self.folder, grid=grid)
+            rows = feed.split[0]
+            statistics = data_statistics(feed.reference, rows, seed=settings.seed)
+            dictionary = new_dictionary(feed.reference, settings.design, statistics, seed=settings.seed, grid=grid)
+            dictionary.precision = recorded["precision"]
+            self.dictionary = dictionary.to(self.device)
+            self.state = TrainingState(dictionary, settings.objective, statistics.variance)
+            if saved is not None:
+                self.state.load_tensors(saved.per_feature, saved.common)
+            self.first = self.done = 0 if saved is None else saved.step
+            self.tracker = opening.enter_context(
+                Tracker(
+                    self.folder, first_step=self.done, kinds=settings.track, settings=recorded, leads=grid.world.leads
+                )
+            )
+            self._open = opening.pop_all()
+        self.validation = every_other(feed.split[1], settings.validation_rows)
+        self._since, self._since_step = time.monotonic(), self.done
+        self._bad = torch.full((), -1, dtype=torch.int64, device=self.device)
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *exception: Any) -> bool | None:
+        """Close the folder: finished if `finish` was called, otherwise as far as the last checkpoint."""
+        return self._open.__exit__(*exception)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all steps are taken."""
+        return self.done >= self.settings.n_steps
+
+    def take(self, batch: Batch) -> None:
+        """One step on the next batch, and what is due after it.
+
+        Raises:
+            NumericalError: the loss is not finite; the last checkpoint, if there is one, is kept.
+            DiskSpaceError: there is no room for a checkpoint.
+        """
+        settings, step = self.settings, self.done
+        masks = available_models(settings, self.dictionary.n_spaces, step)
+        result = self.state.step(
+            batch,
+            k=settings.k_at(step),
+            learning_rate=settings.learning_rate_at(step),
+            available=None if masks is None else masks[self.grid.data.share(settings.batch_size)].to(self.device),
+        )
+        self.done = step + 1
+        measure_now = self.done % settings.validate_every == 0 or self.is_done
+        save_now = self.done % settings.checkpoint_every == 0 and not self.is_done
+        self._watch(result, step, look=measure_now or save_now or self.device == "cpu" or self.done % FINITE_EVERY == 0)
+        if measure_now:
+            self._measure(result)
+        if save_now:
+            self.save()
+
+    def save(self) -> None:
+        """Write a checkpoint."""
+        state = self.state
+        checkpoint = Checkpoint(step=self.done, per_feature=state.per_feature(), common=state.common())
+        save_checkpoint(self.folder, checkpoint, n_features=self.dictionary.n_features, grid=self.grid)
+
+    def save_after_interrupt(self) -> None:
+        """Keep what was reached, unless the interrupt fell between the updates of one step.
+
+        Several ranks are interrupted at different moments and cannot write one together: their last one stands.
+        """
+        if self.grid.world.size == 1 and not self.state.updating and self.state.adam.steps > self.first:
+            self.done = self.state.adam.steps
+            self.save()
+
+    def finish(self) -> None:
+        """The final evaluation, the weights; then the folder has its own name."""
+        self.state.finish_thresholds()  # 4
+        training, heldout = self.feed.split
+        # where nothing was held out, the evaluation says that it is of training rows
+        rows = every_other(heldout if len(heldout) else training, EVALUATION_ROWS)
+        evaluation = evaluate(self.dictionary, self.feed.reference, rows).to_json() | {"heldout": len(heldout) > 0}
+        whole = self.dictionary.whole()
+        if self.grid.world.leads:
+            artifact.write_json(self.folder / "evaluation.json", evaluation)
+            whole.write(self.folder)
+            remove_checkpoints(self.folder)
+            (self.folder / SETTINGS).unlink()
+        self._open.close()
+        self.grid.world.wait()
+
+    def _watch(self, result: StepResult, step: int, *, look: bool) -> None:
+        """Remember the first step whose loss was no number, and stop once it is noticed: before anything is saved."""
+        broken = ~torch.isfinite(result.loss) & (self._bad < 0)
+        self._bad = torch.where(broken, step + 1, self._bad)
+        if look and int(self._bad) >= 0:
+            problem = f"made the loss NaN or infinite at step {int(self._bad)}"
+            fix = "lower it and start again; the last checkpoint is from before"
+            raise NumericalError("learning-rate", self.settings.top_learning_rate, problem, fix)
+
+    def _measure(self, result: StepResult) -> None:
+        settings, state = self.settings, self.state
+        rate = (self.done - self._since_step) * settings.batch_size / max(time.monotonic() - self._since, 1e-9)
+        state.finish_thresholds()
+        n_dead = float(self.grid.features.add_up(state.dead.double().sum()))
+        fvu = evaluate(state.dictionary, self.feed.reference, self.validation).fvu if len(self.validation) else []
+        progress = TrainProgress(
+            step=self.done,
+            n_steps=settings.n_steps,
+            rows=self.done * settings.batch_size,
+            loss=float(result.loss),
+            terms={name: float(value) for name, value in result.terms.items()},
+            fvu=fvu,
+            training_fvu=(result.error / result.n_rows.clamp_min(1) / state.variance).tolist(),
+            l0=float(result.l0),
+            dead=n_dead / self.dictionary.n_features,
+            learning_rate=settings.learning_rate_at(self.done - 1),
+            k=settings.k_at(self.done - 1),
+            rows_per_second=rate,
+        )
+        self.tracker.log(progress)
+        if self.on_progress is not None and self.grid.world.leads:
+            self.on_progress(progress)
+        self._since, self._since_step = time.monotonic(), self.done
+
+
+def recorded_settings(settings: TrainSettings, made_from: dict[str, Any]) -> dict[str, Any]:
+    """What a dictionary's manifest holds of how it was made; a resumed run must have the same."""
+    precision = resolve_precision(settings.precision, torch.device(local_device(settings.device)))
+    return asdict(settings) | {"precision": precision} | made_from
+
+
+def is_finished(out: Path, settings: TrainSettings, made_from: dict[str, Any]) -> bool:
+    """Whether `out` is the finished dictionary of these settings."""
+    if not (out / artifact.MANIFEST).is_file():
+        return False
+    made = artifact.open_artifact(out, step=STEP, setting="out").settings
+    return made == artifact.as_json(recorded_settings(settings, made_from))
+
+
+def available_models(settings: TrainSettings, n_spaces: int, step: int) -> Bool[Tensor, "row space"] | None:
+    """Which models each row's code may come from; None where all may. A pure function of (settings, step)."""
+    universal = settings.design.kind == "universal"
+    if not universal and settings.model_dropout == 0:
+        return None
+    # large odd constants keep (seed, step) pairs of different runs apart
+    generator = torch.Generator().manual_seed((settings.seed * 1_000_003 + step) * 2_654_435_761 % 2**63)
+    chosen = torch.randint(n_spaces, (settings.batch_size,), generator=generator)
+    only = torch.nn.functional.one_hot(chosen, n_spaces).bool()
+    if universal:
+        return only
+    kept = torch.rand(settings.batch_size, n_spaces, generator=generator) >= settings.model_dropout
+    return torch.where(kept.any(1, keepdim=True), kept, only)
+
+
+def every_other(rows: Int[Tensor, "row"], at_most: int) -> Int[Tensor, "some"]:
+    """Evenly spread rows, `at_most` of them."""
+    return rows[:: max(1, -(-len(rows) // at_most))]
+
+
+@contextmanager
+def _removed_where_nothing_was_reached(folder: Path, grid: Grid) -> Iterator[None]:
+    """A user's mistake leaves no unfinished folder, unless it holds a checkpoint."""
+    try:
+        yield
+    except UserError:
+        if grid.world.size == 1 and load_checkpoint(folder) is None:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _check(settings: TrainSettings, feed: Feed, device: str, grid: Grid) -> None:
+    settings.design.check_spaces(feed.reference.spaces)
+    n_rows = len(feed.split[0]) * (1 if settings.design.joint else len(feed.reference.spaces))
+    if settings.batch_size > n_rows:
+        problem = f"exceeds the {n_rows} training rows of {feed.name}"
+        raise UserError("batch-size", settings.batch_size, problem, "lower it, or collect more rows")
+    if settings.batch_size % grid.data.size:
+        problem = f"does not divide into equal parts for {grid.data.size} processes"
+        raise UserError("batch-size", settings.batch_size, problem, "choose a multiple, or raise --feature-ranks")
+    if settings.n_rows < settings.batch_size:
+        problem = f"is less than one batch of {settings.batch_size}"
+        raise UserError("rows", settings.n_rows, problem, "raise --rows or lower --batch-size")
+    if settings.design.n_features < grid.features.size:
+        problem = f"cannot be split over {grid.features.size} processes"
+        raise UserError("features", settings.design.n_features, problem, "lower --feature-ranks")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError("device", settings.device, f"cannot be used ({error})", "use cpu") from None
+
+
+def _check_or_clear(folder: Path, recorded: dict[str, Any], *, resume: bool) -> None:
+    """Keep an unfinished run of the same settings that is to be resumed; anything else unfinished here is cleared."""
+    file = folder / SETTINGS
+    plain = artifact.as_json(recorded)
+    if resume and file.exists():
+        before = artifact.read_json(file)
+        changed = sorted(name for name in plain if before.get(name) != plain[name])
+        if changed:
+            value = {name: plain[name] for name in changed}
+            raise UserError(
+                "resume", value, "differs from the unfinished run", "use its settings, or start without --resume"
+            )
+        return
+    for old in folder.iterdir():  # an unfinished run that was killed before it wrote its settings
+        old.unlink() if old.is_file() else shutil.rmtree(old)
+    artifact.write_json(file, plain)
