@@ -1,9 +1,13 @@
 """The choices and options that several subcommands of the command line share."""
 
+import tomllib
 from enum import StrEnum
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
+
+from suture.errors import UserError
 
 
 class StoreType(StrEnum):
@@ -28,3 +32,18 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on with an unfinished
 Offline = Annotated[bool, typer.Option("--offline", help="Never ask a hub: local folders and caches only.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:N, mps, or auto: CUDA where there is one.")]
 TrustCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run Python code that comes with a model.")]
+
+
+def read_toml(file: Path, setting: str) -> dict[str, Any]:
+    """The tables of a TOML file.
+
+    Raises:
+        UserError: it is missing, or no TOML.
+    """
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        problem = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
+        raise UserError(setting, file, f"cannot be read ({problem})", "name a TOML file") from None
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(setting, file, f"is not TOML ({error})", "mend that line") from None

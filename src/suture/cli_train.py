@@ -1,13 +1,19 @@
 """The subcommand `train`: its options, one for each choice that decides a dictionary."""
 
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from suture.cli_options import Device, Json, Overwrite, Resume
+from suture.cli_options import Device, Json, Overwrite, Resume, read_toml
 from suture.console import command_line, emit, percent, progress
+from suture.errors import UserError
+
+if TYPE_CHECKING:
+    from suture.activations.store import Store
+    from suture.dictionary.settings import TrainSettings
 
 
 class DesignName(StrEnum):
@@ -55,6 +61,10 @@ def train(
     dictionary: Annotated[Path, typer.Argument(metavar="DICT", help="The dictionary's folder, to be made.")],
     *,
     store: Annotated[Path, typer.Option(help="Activations, made by suture collect.")],
+    each: Annotated[
+        Path | None,
+        typer.Option(help="TOML file with a [name] table per dictionary: DICT/name is trained with its settings."),
+    ] = None,
     design: Annotated[DesignName, typer.Option(help="How models share the dictionary.")] = DesignName.crosscoder,
     features: Annotated[int, typer.Option(help="Size of the dictionary.")] = 2048,
     k: Annotated[int, typer.Option(help="Active features per row.")] = 32,
@@ -99,6 +109,12 @@ def train(
     validate_every: Annotated[int, typer.Option(help="Steps between lines of metrics.")] = 100,
     checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of weights, split, order and masks.")] = 0,
+    data_seed: Annotated[
+        int | None, typer.Option(help="Seed of split and order where it is to be another; see --each.")
+    ] = None,
+    feature_ranks: Annotated[
+        int, typer.Option(help="Under torchrun: split the features over so many processes, the rows over the rest.")
+    ] = 1,
     precision: Annotated[PrecisionName, typer.Option(help="Precision of the one dense product.")] = PrecisionName.auto,
     track: Annotated[list[TrackName] | None, typer.Option(help="Also send metrics there.")] = None,
     device: Device = "cpu",
@@ -108,66 +124,77 @@ def train(
 ) -> None:
     """Train a dictionary on a store.
 
-    An SAE, a crosscoder, a pooled or a universal dictionary. Ctrl-C keeps what was reached for --resume.
+    An SAE, a crosscoder, a pooled or a universal dictionary. Ctrl-C keeps what was reached for --resume. Several
+    processes: torchrun --nproc-per-node N -m suture train ... Several dictionaries in one pass over the store: --each
+    FILE, whose tables hold these options by name; what a table leaves out is taken from the command line, and those
+    with one --data-seed see the same batches.
     """
+    options = dict(locals())  # every option under its own name, before anything else has one
     from suture.activations.store import Store
-    from suture.activations.view import View
-    from suture.artifact import read_json
-    from suture.dictionary.design import Design
-    from suture.dictionary.objective import Objective
     from suture.dictionary.run import TrainProgress
-    from suture.dictionary.settings import TrainSettings
-    from suture.dictionary.sparsity import Sparsity
-    from suture.dictionary.train import train as run_train
+    from suture.dictionary.train import train_many
+    from suture.parallel import grid, local_device
 
-    settings = TrainSettings(
-        design=Design(
-            kind=design.value,
-            n_features=features,
-            flag=flag,
-            dedicated=tuple(dedicated or ()),
-            tied=tied,
-            sparsity=Sparsity(kind=sparsity.value, k=k),
-        ),
-        view=View(spaces=tuple(space or ()), null=null, rotation_seed=rotation_seed),
-        objective=Objective(loss=loss.value, l1=l1, l0=l0, aux=aux, k_aux=k_aux, dead_after=dead_after),
-        n_rows=rows,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        warmup=warmup,
-        decay=decay,
-        k_start=k_start,
-        k_anneal=k_anneal,
-        model_dropout=model_dropout,
-        heldout=heldout,
-        validate_every=validate_every,
-        checkpoint_every=checkpoint_every,
-        seed=seed,
-        precision=precision.value,
-        device=_accelerator() if device == "auto" else device,
-        track=tuple(t.value for t in track or ()),
-    )
-    opened = Store.open(store)
-    with progress() as advance:
+    options["device"] = device = _accelerator() if device == "auto" else device
+    with grid(feature_ranks=feature_ranks, device=local_device(device)) as place:
+        wanted = _wanted(dictionary, options, each)
+        opened = Store.open(store)
+        with progress() as advance:
 
-        def show(p: TrainProgress) -> None:
-            fvu = " ".join(f"{v:.3f}" for v in p.fvu or p.training_fvu)
-            note = f"{p.rows_per_second:,.0f} rows/s  FVU {fvu}  L0 {p.l0:.1f}  dead {percent(p.dead)}"
-            advance("steps", p.step, p.n_steps, note)
+            def show(out: Path, p: TrainProgress) -> None:
+                fvu = " ".join(f"{v:.3f}" for v in p.fvu or p.training_fvu)
+                note = f"{p.rows_per_second:,.0f} rows/s  FVU {fvu}  L0 {p.l0:.1f}  dead {percent(p.dead)}"
+                advance("steps" if each is None else f"{out.name} steps", p.step, p.n_steps, note)
 
-        run_train(
-            dictionary, opened, settings, on_progress=show, resume=resume, overwrite=overwrite, command=command_line()
-        )
-    evaluation = read_json(dictionary / "evaluation.json")
-    labels = [space.label for space in settings.view.of(opened).spaces]
-    fvu = ", ".join(f"{label} {value:.4f}" for label, value in zip(labels, evaluation["fvu"], strict=True))
-    dead, r2 = percent(evaluation["dead"]), _matrix(evaluation["r2"])
-    where = "" if evaluation["heldout"] else " (on the training rows: none were held out)"
-    emit(
-        {"dictionary": str(dictionary), **evaluation},
-        as_json=json,
-        text=f"{dictionary}: FVU {fvu}; L0 {evaluation['l0']:.1f}; dead {dead}; R2 {r2}{where}",
-    )
+            train_many(
+                wanted,
+                opened,
+                grid=place,
+                on_progress=show,
+                resume=resume,
+                overwrite=overwrite,
+                command=command_line(),
+            )
+        if place.world.leads:
+            _emit(wanted, opened, several=each is not None, as_json=json)
+
+
+def _wanted(dictionary: Path, options: dict[str, Any], each: Path | None) -> dict[Path, "TrainSettings"]:
+    """Every dictionary's folder and settings: the one of the options, or one per table of the file."""
+    from suture.dictionary.settings import OPTIONS, TrainSettings
+
+    named = {k: _plain(v) for k, v in options.items() if k in OPTIONS and v is not None}
+    if each is None:
+        return {dictionary: TrainSettings.from_options(named)}
+    tables = read_toml(each, "each")
+    if not tables or not all(isinstance(table, dict) for table in tables.values()):
+        raise UserError("each", each, "does not hold one [table] per dictionary", "see suture train --help")
+    return {
+        dictionary / name: TrainSettings.from_options(named | {k.replace("-", "_"): v for k, v in table.items()})
+        for name, table in tables.items()
+    }
+
+
+def _plain(value: Any) -> Any:
+    """An option's value without typer's enums."""
+    if isinstance(value, list):
+        return [_plain(v) for v in value]
+    return value.value if isinstance(value, StrEnum) else value
+
+
+def _emit(wanted: Mapping[Path, "TrainSettings"], store: "Store", *, several: bool, as_json: bool) -> None:
+    from suture.artifact import read_json
+
+    found, lines = [], []
+    for out, settings in wanted.items():
+        evaluation = read_json(out / "evaluation.json")
+        labels = [space.label for space in settings.view.of(store).spaces]
+        fvu = ", ".join(f"{label} {value:.4f}" for label, value in zip(labels, evaluation["fvu"], strict=True))
+        dead, r2 = percent(evaluation["dead"]), _matrix(evaluation["r2"])
+        where = "" if evaluation["heldout"] else " (on the training rows: none were held out)"
+        found.append({"dictionary": str(out), **evaluation})
+        lines.append(f"{out}: FVU {fvu}; L0 {evaluation['l0']:.1f}; dead {dead}; R2 {r2}{where}")
+    emit({"dictionaries": found} if several else found[0], as_json=as_json, text="\n".join(lines))
 
 
 def _accelerator() -> str:
