@@ -1,6 +1,6 @@
 """Cut a document into pieces that every model can read, with the positions at which all their tokens end together.
 
-1. Every model tokenises the whole document once.
+1. Every tokenizer reads the whole document once.
 2. A token ends at a character if that character is whole: of several byte tokens of one, only the last ends it.
 3. Shared ends are the characters where a token of every model ends. With one shared tokenizer that is every token.
 4. From left to right, a piece takes as much text as fits `block` tokens (and the context) in every model, up to a
@@ -59,7 +59,7 @@ def pieces(lms: Sequence[LanguageModel], document_text: str, *, block: int) -> l
     if block < 1:
         raise UserError("block", block, "a block needs tokens", "use at least 1, e.g. 128")
     assert lms, "pieces for no model"
-    tokens = [tokenize(lm, document_text) for lm in lms]  # 1
+    tokens = _tokens(lms, document_text)  # 1
     if not any(len(t.ids) for t in tokens):
         return []
     shared = shared_tokenizer(lms)
@@ -69,6 +69,13 @@ def pieces(lms: Sequence[LanguageModel], document_text: str, *, block: int) -> l
     limits = [min(limits)] * len(lms) if shared else limits
     positions, ends = _every_token(tokens) if shared else _shared_ends(tokens)  # 2, 3
     return _cut(tokens, positions, ends, limits, len(document_text))
+
+
+def _tokens(lms: Sequence[LanguageModel], text: str) -> list[Tokens]:
+    """The text's tokens in every model; models with one tokenizer and the same special tokens have theirs in common."""
+    kinds = [(lm.tokenizer_fingerprint, tuple(lm.tokenizer.all_special_ids)) for lm in lms]
+    done = {kind: tokenize(lm, text) for kind, lm in dict(zip(kinds, lms, strict=True)).items()}
+    return [done[kind] for kind in kinds]
 
 
 def _every_token(tokens: list[Tokens]) -> tuple[np.ndarray, np.ndarray]:
@@ -97,8 +104,10 @@ def _cut(
         positions = np.concatenate([positions, n_tokens[:, None] - 1], axis=1)
     n_cuts = positions.shape[1]
     special = np.zeros(n_cuts, dtype=bool)
+    n_special = []  # per model: how many special tokens come before each token
     for t, row in zip(tokens, positions[:, :n_kept], strict=True):
         special[:n_kept] |= t.special.numpy()[row]
+        n_special.append(np.concatenate([[0], np.cumsum(t.special.numpy())]))
     kept = ~special & (np.arange(n_cuts) < n_kept)  # 5
     cut_ends = np.concatenate([ends, [n_characters]])[:n_cuts]
     cut_ends[-1] = n_characters
@@ -122,7 +131,7 @@ def _cut(
                 keep=tuple(torch.from_numpy(p[chosen] - b) for p, b in zip(positions, begin, strict=True)),
                 ends=torch.from_numpy(cut_ends[chosen]),
                 n_tokens=tuple(s.stop - s.start for s in spans),
-                n_special=tuple(int(t.special[s].sum()) for t, s in zip(tokens, spans, strict=True)),
+                n_special=tuple(int(n[s.stop] - n[s.start]) for n, s in zip(n_special, spans, strict=True)),
             )
         )
         first, start, begin = stop, end, after

@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from suture.errors import UserError
-from suture.lm.hookpoints import resolve
+from suture.lm.hookpoints import ResolvedHookpoint, resolve
 from suture.lm.load import LanguageModel
 
 
@@ -28,7 +28,6 @@ class _SeenAllError(Exception):
     """Stops a forward pass that has nothing more to tell."""
 
 
-@torch.no_grad()
 def record(
     lm: LanguageModel, input_ids: Int[Tensor, "batch token"], hookpoints: Sequence[str]
 ) -> list[Float[Tensor, "batch token width"]]:
@@ -37,30 +36,38 @@ def record(
     `input_ids` is what the model sees, BOS included; padding on the right changes nothing to its left.
     Raises UserError for a hookpoint the model does not have, or that a forward pass does not reach.
     """
-    points = {name: resolve(lm.model, name) for name in hookpoints}
+    return record_at(lm, input_ids, [resolve(lm.model, name) for name in hookpoints])
+
+
+@torch.no_grad()
+def record_at(
+    lm: LanguageModel, input_ids: Int[Tensor, "batch token"], points: Sequence[ResolvedHookpoint]
+) -> list[Float[Tensor, "batch token width"]]:
+    """`record` at hookpoints found before: looking for them takes as long as a small batch's pass through a block."""
+    wanted = {point.name: point for point in points}
     seen: dict[str, Tensor] = {}
 
     def keep(name: str) -> Callable[[Tensor], None]:
         def fn(activation: Tensor) -> None:
             seen.setdefault(name, activation)  # 1
-            if len(seen) == len(points):
+            if len(seen) == len(wanted):
                 raise _SeenAllError  # 2
 
         return fn
 
-    if not points:
+    if not wanted:
         return []
     with ExitStack() as hooks:
-        for name, point in points.items():
+        for name, point in wanted.items():
             hooks.callback(point.attach(keep(name)).remove)
         try:
             lm.model(input_ids.to(lm.device), use_cache=False)
         except _SeenAllError:
             pass
         else:
-            missed = next(name for name in points if name not in seen)
+            missed = next(name for name in wanted if name not in seen)
             raise UserError("hookpoint", missed, "this module does not run in a forward pass", "name one that does")
-    return [seen[name] for name in hookpoints]
+    return [seen[point.name] for point in points]
 
 
 @contextmanager
