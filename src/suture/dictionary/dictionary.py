@@ -197,9 +197,9 @@ class Dictionary(nn.Module):
         widths = torch.tensor(self.widths, device=x.device)
         return (available.to(x.dtype) / counts).repeat_interleave(widths, dim=-1, output_size=self.width)
 
-    def chunks(self, encoder_input: Float[Tensor, "row D_in"]) -> Chunks:
+    def chunks(self, encoder_input: Float[Tensor, "row D_in"], buffer: Float[Tensor, "entry"] | None = None) -> Chunks:
         """The pre-activations, a chunk of rows at a time."""
-        return Chunks(encoder_input, self.W_enc.detach(), self.b_enc.detach(), self.precision)
+        return Chunks(encoder_input, self.W_enc.detach(), self.b_enc.detach(), self.precision, buffer)
 
     @torch.no_grad()
     def encode(

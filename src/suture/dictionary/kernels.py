@@ -282,17 +282,23 @@ class Chunks:
     W_enc: Float[Tensor, "feature D_in"]
     b_enc: Float[Tensor, "feature"]
     precision: Literal["float32", "bfloat16"] = "float32"
+    buffer: Float[Tensor, "entry"] | None = None
+    """Memory for a chunk, see `chunk_buffer`: fresh memory costs a page fault for every 4 kB of it, each time."""
 
     def __iter__(self) -> Iterator[tuple[int, Tensor]]:
-        """(first row, pre-activations of the chunk), computed without gradient."""
+        """(first row, pre-activations of the chunk), computed without gradient; a chunk is gone when the next comes."""
         with torch.no_grad():
             dtype = torch.bfloat16 if self.precision == "bfloat16" else self.x.dtype
             W, b = self.W_enc.to(dtype), self.b_enc.to(dtype)
             for start, part in self._parts():
-                yield start, functional.linear(part.to(dtype), W, b)
+                if self.buffer is None:
+                    yield start, functional.linear(part.to(dtype), W, b)
+                else:
+                    out = self.buffer[: part.shape[0] * W.shape[0]].view(part.shape[0], W.shape[0])
+                    yield start, torch.addmm(b, part, W.t(), out=out)
 
     def _parts(self) -> Iterator[tuple[int, Tensor]]:
-        n_rows = max(64, CHUNK_ELEMENTS // self.W_enc.shape[0])
+        n_rows = _chunk_rows(self.W_enc.shape[0])
         for start in range(0, self.x.shape[0], n_rows):
             yield start, self.x[start : start + n_rows]
 
@@ -306,6 +312,15 @@ class Chunks:
         """The pre-activations at the given pairs in the weights' own precision."""
         with torch.no_grad():
             return sampled_product(pattern, self.x, self.W_enc) + self.b_enc[pattern.feature]
+
+
+def _chunk_rows(n_features: int) -> int:
+    return max(64, CHUNK_ELEMENTS // n_features)
+
+
+def chunk_buffer(like: Float[Tensor, "feature D_in"]) -> Float[Tensor, "entry"]:
+    """Memory for one chunk of the pre-activations of these encoder weights, to be used by every step again."""
+    return like.new_empty(_chunk_rows(like.shape[0]) * like.shape[0])
 
 
 def top_k(pre: Float[Tensor, "row feature"], k: int) -> Int[Tensor, "row k"]:

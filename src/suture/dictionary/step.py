@@ -84,6 +84,8 @@ class TrainingState:
             self.log_threshold = torch.nn.Parameter(dictionary.threshold.log())
             self.parameters["log_threshold"] = self.log_threshold
         self.adam = Adam(self.parameters)
+        # mkldnn's bf16 product brings its own memory
+        self._buffer = kernels.chunk_buffer(dictionary.W_enc.detach()) if dictionary.precision == "float32" else None
         self.updating = False
         """Whether some weights have taken the step and others not yet; an interrupt must not be saved then."""
 
@@ -106,8 +108,8 @@ class TrainingState:
             encoder_input = self.dictionary.encoder_input(x, available=available, model=model)  # 1
             selection = self._select(encoder_input, k)  # 2
         gradients = _Gradients()
-        terms, values, error = self._loss(encoder_input, x, model, selection, gradients)  # 3
-        aux = self._auxiliary(encoder_input, error.detach(), gradients)  # 4
+        terms, values, squared, error = self._loss(encoder_input, x, model, selection, gradients)  # 3
+        aux = self._auxiliary(encoder_input, error, gradients)  # 4
         if aux is not None:
             terms["aux"] = self.objective.aux * aux
         for parameter in self.parameters.values():
@@ -120,14 +122,14 @@ class TrainingState:
         fired[pattern.feature[active].long()] = True
         self.silent += x.shape[0] * self.grid.data.size
         self.silent[self.grid.data.any(fired)] = 0
-        return self._result(terms, active.sum(), error.detach(), model)
+        return self._result(terms, active.sum(), squared, model)
 
     def _select(self, encoder_input: Tensor, k: float) -> Selection:
         dictionary = self.dictionary
         sparsity = dictionary.sparsity
         weight = dictionary.decoder_norms().sum(-1) if sparsity.kind == "batchtopk" else None
         threshold = self.log_threshold.detach().exp() if sparsity.kind == "jumprelu" else dictionary.threshold
-        chunks = dictionary.chunks(encoder_input)
+        chunks = dictionary.chunks(encoder_input, self._buffer)
         selection = select_training(chunks, sparsity, k=k, score_weight=weight, threshold=threshold, grid=self.grid)
         if selection.cutoff is not None:
             started = bool(self.cutoff > 0)
@@ -143,8 +145,8 @@ class TrainingState:
         model: Tensor | None,
         selection: Selection,
         gradients: "_Gradients",
-    ) -> tuple[Terms, Tensor, Tensor]:
-        """(terms, values at the selected pairs, error).
+    ) -> tuple[Terms, Tensor, Tensor, Tensor]:
+        """(terms, values at the selected pairs, squared error of every row in every space, error).
 
         The terms are this rank's share: those of all rows add up to the loss of the whole batch.
         """
@@ -161,24 +163,22 @@ class TrainingState:
         else:
             values = pre.relu()
         decoded = self.grid.features.sum(kernels.decode(values, dictionary.W_dec, pattern, gradients.dec))
-        error = x - (decoded + dictionary.b_dec)
-        if model is not None:
-            error = error * self._own_columns(model)
-        terms["reconstruction"] = self._reconstruction(error, model) / self.grid.data.size
+        mask = None if model is None else self._own_columns(model)
+        squared, error = objective.squared_errors(decoded, dictionary.b_dec, x, dictionary.cuts, mask)
+        terms["reconstruction"] = self._reconstruction(squared, model) / self.grid.data.size
         if dictionary.sparsity.kind == "relu+l1":
             gradients.norm = dictionary.decoder_norms().sum(-1).requires_grad_()
             price = values * kernels.per_feature(gradients.norm, pattern)
             terms["l1"] = settings.l1 * objective.l1_penalty(price, n_rows, self.variance)
-        return terms, values, error
+        return terms, values, squared.detach(), error
 
-    def _reconstruction(self, error: Tensor, model: Tensor | None) -> Tensor:
+    def _reconstruction(self, squared: Tensor, model: Tensor | None) -> Tensor:
         loss = self.objective.loss
         if model is None:
-            return objective.reconstruction(error, self.dictionary.widths, self.variance, loss)
-        if loss == "per_model":
-            error = error / self.variance[model].sqrt().unsqueeze(1)
-            return error.square().sum() / error.shape[0]
-        return objective.reconstruction(error, (error.shape[1],), self.variance.mean().unsqueeze(0), loss)
+            return objective.reconstruction(squared, self.variance, loss)
+        if loss == "per_model":  # each row by its own model's variance
+            return (squared.squeeze(1) / self.variance[model]).mean()
+        return objective.reconstruction(squared, self.variance.mean().unsqueeze(0), loss)
 
     def _own_columns(self, model: Tensor) -> Tensor:
         """1 where a pooled row has a column, 0 on its padding, which nobody has to reconstruct."""
@@ -251,7 +251,7 @@ class TrainingState:
             gradient *= self.owned[rows]
         tie(dictionary, gradient, rows)
         if self._unit_norm:
-            along = (gradient * W).sum(1, keepdim=True)
+            along = torch.einsum("ij,ij->i", gradient, W).unsqueeze(1)
             gradient.addcmul_(W, along, value=-1.0)
         return gradient
 
@@ -264,16 +264,15 @@ class TrainingState:
     def _adam(self, name: str, gradient: Tensor, learning_rate: float, rows: slice) -> None:
         self.adam.update(name, self.parameters[name], gradient, learning_rate=learning_rate, rows=rows)
 
-    def _result(self, terms: Terms, n_active: Tensor, error: Tensor, model: Tensor | None) -> StepResult:
+    def _result(self, terms: Terms, n_active: Tensor, squared: Tensor, model: Tensor | None) -> StepResult:
         """The numbers of the whole batch."""
-        n_rows, n_spaces, grid = error.shape[0], self.dictionary.n_spaces, self.grid
+        n_rows, n_spaces, grid = squared.shape[0], self.dictionary.n_spaces, self.grid
         if model is None:
-            per_space = torch.stack([e.square().sum() for e in error.split(self.dictionary.widths, dim=-1)])
-            counts = torch.full((n_spaces,), float(n_rows), device=error.device)
+            per_space = squared.sum(0)
+            counts = torch.full((n_spaces,), float(n_rows), device=squared.device)
         else:
-            per_row = error.square().sum(-1)
-            per_space = per_row.new_zeros(n_spaces).index_add_(0, model, per_row)
-            counts = torch.bincount(model, minlength=n_spaces).to(error.dtype)
+            per_space = squared.new_zeros(n_spaces).index_add_(0, model, squared.squeeze(1))
+            counts = torch.bincount(model, minlength=n_spaces).to(squared.dtype)
         return StepResult(
             terms={
                 name: (grid.world if name in PRICES else grid.data).add_up(term.detach().clone())
