@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from suture.activations.collect import CollectProgress, collect, group_by_length, store_bytes
+from suture.activations.collect import CollectProgress, collect, store_bytes
+from suture.activations.rows import group_by_length
 from suture.activations.store import Store
 from suture.errors import ArtifactError, DiskSpaceError, NumericalError, UserError
 from suture.lm.corpus import Corpus, open_corpus

@@ -13,12 +13,13 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int32, Int64
+from jaxtyping import Bool, Float, Int32, Int64
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -66,36 +67,75 @@ class Rows:
 
 
 class ShardWriter:
-    """Appends rows to the shards in `folder`, after those that are finished there already."""
+    """Goes over rows and writes those of its own shards in `folder` that are not finished there already.
 
-    def __init__(self, folder: Path, *, spaces: Sequence[SpaceName], dtype: Precision, shard_rows: int) -> None:
+    Shard s is rank s mod n_ranks's, so that every rank of several finds the same rows in the same shards.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        spaces: Sequence[SpaceName],
+        dtype: Precision,
+        shard_rows: int,
+        rank: int = 0,
+        n_ranks: int = 1,
+    ) -> None:
         if shard_rows < 1:
             raise UserError("shard_rows", shard_rows, "is not a number of rows", "give at least 1")
         self.folder, self.spaces, self.shard_rows = folder, tuple(spaces), shard_rows
         self.dtype: Precision = dtype
-        self.shards: list[dict[str, Any]] = []
-        while (shard_folder(folder, len(self.shards)) / SHARD).is_file():
-            self.shards.append(artifact.read_json(shard_folder(folder, len(self.shards)) / SHARD))
-        for unfinished in sorted(folder.glob("shard-*"))[len(self.shards) :]:
-            shutil.rmtree(unfinished)
-        self._last_document = self.shards[-1]["last_document"] if self.shards else -1
+        self.n_rows = 0
+        """Rows gone over: written, finished before, or another rank's."""
+        self._rank, self._n_ranks = rank, n_ranks
+        numbers = {int(shard.name.removeprefix("shard-")): shard for shard in folder.glob("shard-*")}
+        self._finished = {number for number, shard in numbers.items() if (shard / SHARD).is_file()}
+        for number in numbers.keys() - self._finished:
+            if number % n_ranks == rank:
+                shutil.rmtree(numbers[number])
+        self._last_document = -1
         self._open: dict[str, BinaryIO] = {}
         self._n_open = 0
         self._n_text_bytes = 0
 
     @property
-    def n_rows(self) -> int:
-        """Rows written so far, unfinished ones included."""
-        return sum(shard["n_rows"] for shard in self.shards) + self._n_open
+    def first_wanted(self) -> int:
+        """The first row that is this writer's and not finished, if the store gets so far."""
+        return self.shard_rows * next(n for n in count(self._rank, self._n_ranks) if n not in self._finished)
+
+    def state_before(self) -> dict[str, Any] | None:
+        """The caller's state from which all wanted rows come, kept by a finished shard before them; None without one.
+
+        The caller sets `n_rows` to where it stands.
+        """
+        before = [number for number in self._finished if number * self.shard_rows < self.first_wanted]
+        return artifact.read_json(shard_folder(self.folder, max(before)) / SHARD)["state"] if before else None
+
+    def wanted(self, rows: Int64[Tensor, "row"]) -> Bool[Tensor, "row"]:
+        """Which rows of the store this writer will write."""
+        shards, which = torch.unique(rows // self.shard_rows, return_inverse=True)
+        return torch.tensor([self._wants(shard) for shard in shards.tolist()], dtype=torch.bool)[which]
+
+    def _wants(self, shard: int) -> bool:
+        return shard % self._n_ranks == self._rank and shard not in self._finished
 
     def append(self, rows: Rows, *, state: Mapping[str, Any]) -> None:
-        """Write rows; `state` is kept in the last shard that is finished during this call, for the caller to resume."""
-        first = 0
-        while first < len(rows.documents):
-            if not self._open:
-                self._begin()
-            last = min(first + self.shard_rows - self._n_open, len(rows.documents))
-            self._write(rows, first, last)
+        """Go over rows; `state` is kept in the last shard that is finished during this call, for the caller to resume.
+
+        Only the activations of wanted rows are looked at.
+        """
+        first, n = 0, len(rows.documents)
+        while first < n:
+            shard, begin = divmod(self.n_rows, self.shard_rows)
+            last = min(first + self.shard_rows - begin, n)
+            if self._wants(shard):
+                if not self._open:
+                    assert begin == 0, "a shard is written from its first row on"
+                    self._begin(shard)
+                self._write(rows, first, last)
+            self._last_document = int(rows.documents[last - 1])
+            self.n_rows += last - first
             if self._n_open == self.shard_rows:
                 self._finish(state)
             first = last
@@ -111,8 +151,8 @@ class ShardWriter:
             stream.close()
         self._open = {}
 
-    def _begin(self) -> None:
-        folder = shard_folder(self.folder, len(self.shards))
+    def _begin(self, shard: int) -> None:
+        folder = shard_folder(self.folder, shard)
         folder.mkdir()
         names = [space_file(m) for m in range(len(self.spaces))]
         names += ["document.bin", "end.bin", "token.bin", "text.bin", "text_index.bin"]
@@ -124,11 +164,10 @@ class ShardWriter:
             self._open[space_file(m)].write(stored_bytes(activations[first:last], self.dtype).data)
         for name, column in (("document", rows.documents), ("end", rows.ends), ("token", rows.token_ids)):
             self._open[f"{name}.bin"].write(column[first:last].contiguous().numpy().astype("<i4", copy=False).data)
-        for document in torch.unique(rows.documents[first:last]).tolist():  # 2
+        for document in torch.unique_consecutive(rows.documents[first:last]).tolist():  # 2
             if document > self._last_document:
                 self._n_text_bytes += self._open["text.bin"].write(rows.texts[document].encode("utf-8"))
                 self._open["text_index.bin"].write(np.array([document, self._n_text_bytes], dtype="<i8").data)
-                self._last_document = document
         self._n_open += last - first
 
     def _finish(self, state: Mapping[str, Any]) -> None:  # 3
@@ -136,7 +175,7 @@ class ShardWriter:
             stream.flush()
             os.fsync(stream.fileno())
         self.close()
-        folder = shard_folder(self.folder, len(self.shards))
+        folder = shard_folder(self.folder, (self.n_rows - 1) // self.shard_rows)
         shard: dict[str, Any] = {"n_rows": self._n_open, "last_document": self._last_document, "state": dict(state)}
         sums = [
             _sums(folder / space_file(m), self._n_open, space.width, self.dtype) for m, space in enumerate(self.spaces)
@@ -144,21 +183,22 @@ class ShardWriter:
         shard["sum"] = [total.tolist() for total, _ in sums]
         shard["sum_of_norms"] = [norms for _, norms in sums]
         artifact.write_json(folder / SHARD, shard)
-        self.shards.append(shard)
         self._n_open = 0
 
 
 def write_index(writer: ShardWriter, alignment: Sequence[Alignment]) -> None:
-    """Write the store's index, scales and means; every shard must be finished.  (4)
+    """Write the store's index, scales and means; every shard must be finished, whoever wrote it.  (4)
 
     Raises:
         NumericalError: a space is zero on every row, so that it has no scale.
     """
     n_rows = writer.n_rows
+    n_shards = -(-n_rows // writer.shard_rows)
+    shards = [artifact.read_json(shard_folder(writer.folder, number) / SHARD) for number in range(n_shards)]
     spaces, means = [], {}
     for m, space in enumerate(writer.spaces):
-        total = np.sum([shard["sum"][m] for shard in writer.shards], axis=0)
-        mean_norm = sum(shard["sum_of_norms"][m] for shard in writer.shards) / n_rows
+        total = np.sum([shard["sum"][m] for shard in shards], axis=0)
+        mean_norm = sum(shard["sum_of_norms"][m] for shard in shards) / n_rows
         if mean_norm == 0:
             raise NumericalError("at", space.hookpoint, f"is zero on every row in {space.model}", "choose another")
         spaces.append({**asdict(space), "scale": float(np.sqrt(space.width) / mean_norm)})
@@ -166,7 +206,7 @@ def write_index(writer: ShardWriter, alignment: Sequence[Alignment]) -> None:
     save_file(means, writer.folder / MEANS)
     index = {
         "dtype": writer.dtype,
-        "shards": [shard["n_rows"] for shard in writer.shards],
+        "shards": [shard["n_rows"] for shard in shards],
         "spaces": spaces,
         "alignment": [asdict(a) for a in alignment],
     }

@@ -1,7 +1,8 @@
 """Windows: a corpus cut into pieces of text that all models share, grouped the same way however a run was interrupted.
 
 1. Every document is cut into pieces where a token of every model ends (`suture.lm.align`).
-2. Consecutive pieces make a window until it holds enough tokens, or all the rows that are still wanted.
+2. Consecutive pieces make a window until it holds enough tokens, or all the rows that are still wanted, or the row
+   before a round number: there a shard of the usual size ends, and who computes the next need not know this window.
 3. A window carries the state before it: where it begins and what was counted until there. That state, the corpus and
    the settings decide everything that follows, so a run that starts from it goes on as an unbroken one would.
 """
@@ -15,6 +16,9 @@ from typing import Any
 from suture.lm.align import Piece, pieces
 from suture.lm.corpus import Corpus, Document
 from suture.lm.load import LanguageModel
+
+CUT_ROWS = 65536
+"""A window ends with the piece that brings the rows to a multiple of this."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +81,8 @@ def windows(
         held.append((document, piece))
         size += max(piece.n_tokens)
         after = _count(after, piece, models, begins_document=number == 0)
-        if size >= n_tokens or after.n_rows >= n_rows:  # 2
+        is_cut = after.n_rows // CUT_ROWS > before.n_rows // CUT_ROWS
+        if size >= n_tokens or after.n_rows >= n_rows or is_cut:  # 2
             yield _window(before, after, held)
             held, size = [], 0
         if after.n_rows >= n_rows:
