@@ -7,13 +7,15 @@
    reads the rows of its own features from whichever files have them.
 
 Batches, masks and schedules are pure functions of (settings, step), so weights, moments, counters and the step number
-are all there is to keep. The newest two are kept.
+are all there is to keep. The newest two are kept, until the finished folder has its own name.
 """
 
 import errno
 import os
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,32 +51,26 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, n_features: int, gr
     Raises:
         DiskSpaceError: there is no room for it; older ones stay.
     """
-    final = folder / FOLDER / f"{checkpoint.step:012d}"
-    aside = final.with_suffix(".tmp")
-    if grid.world.leads:
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-    grid.world.wait()
+    aside = folder / FOLDER / f"{checkpoint.step:012d}.tmp"
     try:
-        if grid.data.leads:  # the others of the same features would write the same
-            own = grid.features.share(n_features)
-            held = {"first_feature": own.start, "last_feature": own.stop, "n_features": n_features}
-            _write_part(aside / f"features-{grid.features.rank:05d}.safetensors", checkpoint.per_feature, held)
-        if grid.world.leads:
-            _write_part(aside / f"{COMMON}.safetensors", checkpoint.common, {})
-    except (OSError, SafetensorError) as error:
+        with room_for("a checkpoint", folder):
+            if grid.world.leads:
+                for stale in aside.parent.glob("*.tmp"):  # of a run that was killed while it wrote
+                    shutil.rmtree(stale)
+                aside.mkdir(parents=True)
+            grid.world.wait()
+            if grid.data.leads:  # the others of the same features would write the same
+                own = grid.features.share(n_features)
+                held = {"first_feature": own.start, "last_feature": own.stop, "n_features": n_features}
+                _write_part(aside / f"features-{grid.features.rank:05d}.safetensors", checkpoint.per_feature, held)
+            if grid.world.leads:
+                _write_part(aside / f"{COMMON}.safetensors", checkpoint.common, {})
+            grid.world.wait()
+            if grid.world.leads:
+                _put_in_place(aside)
+    except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
-        if isinstance(error, OSError) and error.errno not in NO_ROOM:
-            raise
-        problem = f"has no room for a checkpoint ({error})"
-        raise DiskSpaceError("out", folder, problem, "free some disk, then go on with --resume") from None
-    grid.world.wait()
-    if grid.world.leads:
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(aside, final)
-        _flush(final.parent)
-        for old in _newest_first(folder)[KEPT:]:
-            shutil.rmtree(old)
+        raise
 
 
 def load_checkpoint(folder: Path, *, grid: Grid = ALONE) -> Checkpoint | None:
@@ -93,9 +89,81 @@ def load_checkpoint(folder: Path, *, grid: Grid = ALONE) -> Checkpoint | None:
     )
 
 
-def remove_checkpoints(folder: Path) -> None:
-    """Drop them all: the run is finished."""
-    shutil.rmtree(folder / FOLDER, ignore_errors=True)
+@contextmanager
+def set_aside(folder: Path, *names: str) -> Iterator[None]:
+    """Take what only a resumed run needs out of a folder that is being finished, and drop it once the block has ended.
+
+    Where the block fails it is put back; where the process is killed, `put_back` does so when the run goes on.
+    """
+    beside = _beside(folder)
+    beside.mkdir()
+    for name in names:
+        if (folder / name).exists():
+            os.replace(folder / name, beside / name)
+    try:
+        yield
+    except BaseException:
+        put_back(folder)
+        raise
+    drop_aside(folder)
+
+
+def put_back(folder: Path) -> None:
+    """Undo `set_aside`, if it was begun and the folder is still unfinished."""
+    beside = _beside(folder)
+    if beside.exists() and folder.exists():
+        for found in beside.iterdir():
+            os.replace(found, folder / found.name)
+        beside.rmdir()
+
+
+def drop_aside(folder: Path) -> None:
+    """Forget what `set_aside` took out."""
+    shutil.rmtree(_beside(folder), ignore_errors=True)
+
+
+@contextmanager
+def room_for(what: str, folder: Path) -> Iterator[None]:
+    """Say of a full disk what had no room there and how to go on.
+
+    Raises:
+        DiskSpaceError: the disk is full.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        number = _system_error(error)
+        if number in NO_ROOM:
+            problem = f"has no room for {what} ({os.strerror(number)})"
+            raise DiskSpaceError("out", folder, problem, "free some disk, then go on with --resume") from None
+        if isinstance(error, OSError) or number is None:
+            raise
+        raise OSError(number, os.strerror(number), str(folder)) from None
+
+
+def _system_error(error: OSError | SafetensorError) -> int | None:
+    """The system's error number; safetensors tells it only in words."""
+    if isinstance(error, OSError):
+        return error.errno
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return int(found[1]) if found else None
+
+
+def _beside(folder: Path) -> Path:
+    return folder.with_name(folder.name + ".aside")
+
+
+def _put_in_place(aside: Path) -> None:
+    """Give a checkpoint its name, and drop those that will not be read again."""
+    _flush(aside)
+    final = aside.with_suffix("")
+    shutil.rmtree(final, ignore_errors=True)  # it is damaged, or these steps would not have been taken again
+    os.replace(aside, final)
+    _flush(final.parent)
+    found = _newest_first(final.parent.parent)
+    newer = found.index(final)  # damaged as well: they must not be counted among the newest
+    for old in found[:newer] + found[newer + KEPT :]:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _write_part(file: Path, tensors: Mapping[str, Tensor], note: Mapping[str, int]) -> None:
@@ -145,7 +213,7 @@ def _has_features(file: Path) -> bool:
 
 def _newest_first(folder: Path) -> list[Path]:
     where = folder / FOLDER
-    return sorted((f for f in where.iterdir() if f.suffix != ".tmp"), reverse=True) if where.exists() else []
+    return sorted((f for f in where.glob("*") if f.name.isdecimal() and f.is_dir()), reverse=True)
 
 
 def _flush(folder: Path) -> None:

@@ -12,11 +12,14 @@ have taken. Measuring never changes training.
 from __future__ import annotations
 
 import shutil
+import signal
+import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -25,7 +28,16 @@ from torch import Tensor
 
 from suture import artifact
 from suture.activations.batches import Batch
-from suture.dictionary.checkpoint import Checkpoint, load_checkpoint, remove_checkpoints, save_checkpoint
+from suture.dictionary.checkpoint import (
+    FOLDER,
+    Checkpoint,
+    drop_aside,
+    load_checkpoint,
+    put_back,
+    room_for,
+    save_checkpoint,
+    set_aside,
+)
 from suture.dictionary.dictionary import STEP
 from suture.dictionary.evaluate import evaluate
 from suture.dictionary.feed import Feed
@@ -33,13 +45,14 @@ from suture.dictionary.kernels import resolve_precision
 from suture.dictionary.settings import TrainSettings
 from suture.dictionary.start import data_statistics, new_dictionary
 from suture.dictionary.step import StepResult, TrainingState
-from suture.dictionary.tracking import Tracker
-from suture.errors import NumericalError, UserError
+from suture.dictionary.tracking import METRICS, Tracker
+from suture.errors import DiskSpaceError, NumericalError, UserError
 from suture.parallel import ALONE, Grid, local_device
 
 EVALUATION_ROWS = 50_000
 """Held-out rows of the final evaluation, at most."""
 SETTINGS = "settings.json"
+EVALUATION = "evaluation.json"
 FINITE_EVERY = 20
 """Steps between two looks at whether the loss is still a number, where each look makes a GPU wait."""
 
@@ -104,8 +117,9 @@ class Run:
         """
         self.out, self.settings, self.feed, self.grid, self.on_progress = out, settings, feed, grid, on_progress
         self.device = local_device(settings.device)
-        _check(settings, feed, self.device, grid)
-        recorded = recorded_settings(settings, made_from)
+        check_fit(settings, feed, grid)
+        before = _unfinished_settings(artifact.partial_path(out)) if resume and grid.world.leads else {}
+        recorded = recorded_settings(settings, made_from, before=grid.world.agree(before))
         self._open = ExitStack()
         with ExitStack() as opening:  # closed again where anything here fails
             draft = opening.enter_context(
@@ -128,7 +142,7 @@ class Run:
             self.state = TrainingState(dictionary, settings.objective, statistics.variance)
             if saved is not None:
                 self.state.load_tensors(saved.per_feature, saved.common)
-            self.first = self.done = 0 if saved is None else saved.step
+            self.done = self._saved = 0 if saved is None else saved.step
             self.tracker = opening.enter_context(
                 Tracker(
                     self.folder, first_step=self.done, kinds=settings.track, settings=recorded, leads=grid.world.leads
@@ -138,6 +152,7 @@ class Run:
         self.validation = every_other(feed.split[1], settings.validation_rows)
         self._since, self._since_step = time.monotonic(), self.done
         self._bad = torch.full((), -1, dtype=torch.int64, device=self.device)
+        self._between_steps, self._finished = True, False
 
     def __enter__(self) -> Run:
         return self
@@ -160,62 +175,96 @@ class Run:
         """
         settings, step = self.settings, self.done
         masks = available_models(settings, self.dictionary.n_spaces, step)
-        result = self.state.step(
-            batch,
-            k=settings.k_at(step),
-            learning_rate=settings.learning_rate_at(step),
-            available=None if masks is None else masks[self.grid.data.share(settings.batch_size)].to(self.device),
-        )
-        self.done = step + 1
-        measure_now = self.done % settings.validate_every == 0 or self.is_done
-        save_now = self.done % settings.checkpoint_every == 0 and not self.is_done
-        self._watch(result, step, look=measure_now or save_now or self.device == "cpu" or self.done % FINITE_EVERY == 0)
-        if measure_now:
-            self._measure(result)
+        with _uninterrupted():  # a step ends with its line of metrics
+            self._between_steps = False
+            result = self.state.step(
+                batch,
+                k=settings.k_at(step),
+                learning_rate=settings.learning_rate_at(step),
+                available=None if masks is None else masks[self.grid.data.share(settings.batch_size)].to(self.device),
+            )
+            self.done = step + 1
+            self._between_steps = True
+            measure_now = self.done % settings.validate_every == 0 or self.is_done
+            save_now = self.done % settings.checkpoint_every == 0 and not self.is_done
+            look = measure_now or save_now or self.device == "cpu" or self.done % FINITE_EVERY == 0
+            self._watch(result, step, look=look)
+            progress = self._measure(result) if measure_now else None
+        if progress is not None and self.on_progress is not None and self.grid.world.leads:
+            self.on_progress(progress)
         if save_now:
             self.save()
 
     def save(self) -> None:
-        """Write a checkpoint."""
+        """Write a checkpoint.
+
+        Raises:
+            NumericalError: it would hold a number that is not finite.
+            DiskSpaceError: there is no room for it.
+        """
         state = self.state
         checkpoint = Checkpoint(step=self.done, per_feature=state.per_feature(), common=state.common())
+        self._check_finite([*checkpoint.per_feature.values(), *checkpoint.common.values()])
         save_checkpoint(self.folder, checkpoint, n_features=self.dictionary.n_features, grid=self.grid)
+        self._saved = self.done
 
-    def save_after_interrupt(self) -> None:
-        """Keep what was reached, unless the interrupt fell between the updates of one step.
+    def keep(self) -> None:
+        """Save what was reached, if it is whole: after Ctrl-C, or when something went wrong here or in another run.
 
         Several ranks are interrupted at different moments and cannot write one together: their last one stands.
         """
-        if self.grid.world.size == 1 and not self.state.updating and self.state.adam.steps > self.first:
-            self.done = self.state.adam.steps
-            self.save()
+        reached = self._between_steps and self.done > self._saved and self.folder.exists()
+        if reached and not self._finished and self.grid.world.size == 1:
+            with suppress(NumericalError, DiskSpaceError):  # what went wrong first is what the user is told
+                self.save()
 
     def finish(self) -> None:
-        """The final evaluation, the weights; then the folder has its own name."""
+        """The final evaluation, the weights; then the folder has its own name.
+
+        Raises:
+            NumericalError: the weights are not finite.
+            DiskSpaceError: there is no room for them; checkpoints are kept.
+        """
+        self._check_finite(self.dictionary.state_dict().values())
         self.state.finish_thresholds()  # 4
         training, heldout = self.feed.split
         # where nothing was held out, the evaluation says that it is of training rows
         rows = every_other(heldout if len(heldout) else training, EVALUATION_ROWS)
         evaluation = evaluate(self.dictionary, self.feed.reference, rows).to_json() | {"heldout": len(heldout) > 0}
         whole = self.dictionary.whole()
-        if self.grid.world.leads:
-            artifact.write_json(self.folder / "evaluation.json", evaluation)
-            whole.write(self.folder)
-            remove_checkpoints(self.folder)
-            (self.folder / SETTINGS).unlink()
-        self._open.close()
+        with ExitStack() as finishing:
+            if self.grid.world.leads:
+                finishing.enter_context(room_for("the result", self.folder))
+                artifact.write_json(self.folder / EVALUATION, evaluation)
+                whole.write(self.folder)
+                finishing.enter_context(set_aside(self.folder, FOLDER, SETTINGS))
+            self._open.close()
+        self._finished = True
         self.grid.world.wait()
 
     def _watch(self, result: StepResult, step: int, *, look: bool) -> None:
         """Remember the first step whose loss was no number, and stop once it is noticed: before anything is saved."""
         broken = ~torch.isfinite(result.loss) & (self._bad < 0)
         self._bad = torch.where(broken, step + 1, self._bad)
-        if look and int(self._bad) >= 0:
-            problem = f"made the loss NaN or infinite at step {int(self._bad)}"
-            fix = "lower it and start again; the last checkpoint is from before"
-            raise NumericalError("learning-rate", self.settings.top_learning_rate, problem, fix)
+        if look:
+            self._check_loss()
 
-    def _measure(self, result: StepResult) -> None:
+    def _check_loss(self) -> None:
+        if int(self._bad) >= 0:
+            raise self._diverged(f"made the loss NaN or infinite at step {int(self._bad)}")
+
+    def _check_finite(self, tensors: Iterable[Tensor]) -> None:
+        """Stop before these are written if some are not finite: a gradient may overflow where the loss did not."""
+        self._check_loss()
+        broken = torch.tensor(not all(bool(t.isfinite().all()) for t in tensors))
+        if bool(self.grid.world.any(broken)):
+            raise self._diverged(f"made weights or their moments NaN or infinite by step {self.done}")
+
+    def _diverged(self, problem: str) -> NumericalError:
+        fix = "lower it and start again; the last checkpoint is from before"
+        return NumericalError("learning-rate", self.settings.top_learning_rate, problem, fix)
+
+    def _measure(self, result: StepResult) -> TrainProgress:
         settings, state = self.settings, self.state
         rate = (self.done - self._since_step) * settings.batch_size / max(time.monotonic() - self._since, 1e-9)
         state.finish_thresholds()
@@ -235,15 +284,21 @@ class Run:
             k=settings.k_at(self.done - 1),
             rows_per_second=rate,
         )
-        self.tracker.log(progress)
-        if self.on_progress is not None and self.grid.world.leads:
-            self.on_progress(progress)
+        with room_for("a line of metrics", self.folder):
+            self.tracker.log(progress)
         self._since, self._since_step = time.monotonic(), self.done
+        return progress
 
 
-def recorded_settings(settings: TrainSettings, made_from: dict[str, Any]) -> dict[str, Any]:
-    """What a dictionary's manifest holds of how it was made; a resumed run must have the same."""
-    precision = resolve_precision(settings.precision, torch.device(local_device(settings.device)))
+def recorded_settings(
+    settings: TrainSettings, made_from: dict[str, Any], *, before: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """What a dictionary's manifest holds of how it was made; a resumed run must have the same.
+
+    What `auto` once measured and recorded `before` stays: a busy machine may measure otherwise the second time.
+    """
+    known = before is not None and settings.precision == "auto" and before.get("precision")
+    precision = known or resolve_precision(settings.precision, torch.device(local_device(settings.device)))
     return asdict(settings) | {"precision": precision} | made_from
 
 
@@ -252,7 +307,7 @@ def is_finished(out: Path, settings: TrainSettings, made_from: dict[str, Any]) -
     if not (out / artifact.MANIFEST).is_file():
         return False
     made = artifact.open_artifact(out, step=STEP, setting="out").settings
-    return made == artifact.as_json(recorded_settings(settings, made_from))
+    return made == artifact.as_json(recorded_settings(settings, made_from, before=made))
 
 
 def available_models(settings: TrainSettings, n_spaces: int, step: int) -> Bool[Tensor, "row space"] | None:
@@ -276,6 +331,37 @@ def every_other(rows: Int[Tensor, "row"], at_most: int) -> Int[Tensor, "some"]:
 
 
 @contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl-C takes effect once the block is over, a second one at once: nothing can go on from half a step."""
+    # only the main thread handles signals; whoever else has its own handler keeps it
+    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if not ours or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came = False
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        nonlocal came
+        if came:
+            signal.default_int_handler(number, frame)
+        came = True
+
+    signal.signal(signal.SIGINT, remember)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if came:
+        raise KeyboardInterrupt
+
+
+def _unfinished_settings(folder: Path) -> dict[str, Any]:
+    put_back(folder)
+    file = folder / SETTINGS
+    return artifact.read_json(file) if file.exists() else {}
+
+
+@contextmanager
 def _removed_where_nothing_was_reached(folder: Path, grid: Grid) -> Iterator[None]:
     """A user's mistake leaves no unfinished folder, unless it holds a checkpoint."""
     try:
@@ -286,7 +372,12 @@ def _removed_where_nothing_was_reached(folder: Path, grid: Grid) -> Iterator[Non
         raise
 
 
-def _check(settings: TrainSettings, feed: Feed, device: str, grid: Grid) -> None:
+def check_fit(settings: TrainSettings, feed: Feed, grid: Grid) -> None:
+    """Refuse settings that the rows or the processes cannot have, before anything is written.
+
+    Raises:
+        UserError: naming the setting.
+    """
     settings.design.check_spaces(feed.reference.spaces)
     n_rows = len(feed.split[0]) * (1 if settings.design.joint else len(feed.reference.spaces))
     if settings.batch_size > n_rows:
@@ -302,7 +393,7 @@ def _check(settings: TrainSettings, feed: Feed, device: str, grid: Grid) -> None
         problem = f"cannot be split over {grid.features.size} processes"
         raise UserError("features", settings.design.n_features, problem, "lower --feature-ranks")
     try:
-        torch.empty(0, device=device)
+        torch.empty(0, device=local_device(settings.device))
     except (RuntimeError, AssertionError) as error:
         raise UserError("device", settings.device, f"cannot be used ({error})", "use cpu") from None
 
@@ -319,7 +410,11 @@ def _check_or_clear(folder: Path, recorded: dict[str, Any], *, resume: bool) -> 
             raise UserError(
                 "resume", value, "differs from the unfinished run", "use its settings, or start without --resume"
             )
+        for left in folder.iterdir():  # of a run that was killed while it finished: the manifest lists what is here
+            if left.is_file() and left.name not in (SETTINGS, METRICS):
+                left.unlink()
         return
+    drop_aside(folder)
     for old in folder.iterdir():  # an unfinished run that was killed before it wrote its settings
         old.unlink() if old.is_file() else shutil.rmtree(old)
     artifact.write_json(file, plain)

@@ -3,7 +3,8 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from suture.activations.view import View
 from suture.dictionary.design import Design
@@ -125,21 +126,18 @@ class TrainSettings:
         if unknown:
             known = ", ".join(sorted(OPTIONS)).replace("_", "-")
             raise UserError(unknown[0].replace("_", "-"), given[unknown[0]], "is no setting of train", f"use {known}")
+        for name, value in given.items():
+            _check_kind(name, value)
         parts: dict[str, dict[str, Any]] = {"sparsity": {}, "design": {}, "objective": {}, "view": {}, "train": {}}
         for name, value in given.items():
             part, own_name = OPTIONS[name]
             parts[part][own_name] = tuple(value) if isinstance(value, list) else value
-        try:
-            return TrainSettings(
-                design=Design(**parts["design"], sparsity=Sparsity(**parts["sparsity"])),
-                objective=Objective(**parts["objective"]),
-                view=View(**parts["view"]),
-                **parts["train"],
-            )
-        except TypeError as error:  # a string compared with a number: the value is of the wrong kind
-            raise UserError(
-                "settings", dict(given), f"hold a value of the wrong kind ({error})", "check them"
-            ) from None
+        return TrainSettings(
+            design=Design(**parts["design"], sparsity=Sparsity(**parts["sparsity"])),
+            objective=Objective(**parts["objective"]),
+            view=View(**parts["view"]),
+            **parts["train"],
+        )
 
 
 OPTIONS: dict[str, tuple[str, str]] = {
@@ -162,3 +160,41 @@ OPTIONS: dict[str, tuple[str, str]] = {
     },
 }
 """Flat name -> (part of the settings, name there)."""
+
+PARTS = {"sparsity": Sparsity, "design": Design, "objective": Objective, "view": View, "train": TrainSettings}
+
+
+def _check_kind(name: str, value: object) -> None:
+    """Refuse a value of another kind than its setting's: a file's `rows = 2e6` is no whole number."""
+    part, own_name = OPTIONS[name]
+    kind = get_type_hints(PARTS[part])[own_name]
+    if not _is_a(value, kind):
+        words = _in_words(kind)
+        raise UserError(name.replace("_", "-"), value, f"is not {words}", f"give {words}")
+
+
+def _is_a(value: object, kind: Any) -> bool:
+    """Whether a value is of an annotated kind. A whole number will do for a float, a boolean for no number."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        return any(_is_a(value, k) for k in inner)
+    if origin is tuple:
+        return isinstance(value, list | tuple) and all(_is_a(v, inner[0]) for v in value)
+    if origin is Literal:  # the setting itself knows what it may be called
+        return isinstance(value, str)
+    if kind is float:
+        kind = int | float
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+
+
+def _in_words(kind: Any) -> str:
+    """What a kind of value is called, in a message.
+
+    >>> _in_words(int | None), _in_words(tuple[float, ...])
+    ('a whole number', 'a list, each a number')
+    """
+    if get_origin(kind) in (Union, UnionType):
+        return _in_words(next(k for k in get_args(kind) if k is not type(None)))
+    if get_origin(kind) is tuple:
+        return f"a list, each {_in_words(get_args(kind)[0])}"
+    return {int: "a whole number", float: "a number", bool: "true or false"}.get(kind, "a name")

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, is_dataclass
@@ -40,7 +41,9 @@ class Tracker:
         if first_step > 0 and self.file.exists():
             lines = self.file.read_text(encoding="utf-8").splitlines(keepends=True)
             kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= first_step]
-        self.file.write_text("".join(kept), encoding="utf-8")
+        aside = self.file.with_name(METRICS + ".tmp")  # killed while it writes, it leaves the old file or the new one
+        aside.write_text("".join(kept), encoding="utf-8")
+        os.replace(aside, self.file)
         self.writers = [self._writer(kind, folder, settings) for kind in kinds]
 
     def __enter__(self) -> "Tracker":

@@ -11,11 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 
+from suture import artifact
 from suture.activations.batches import Batch
 from suture.activations.store import Store
+from suture.dictionary.checkpoint import drop_aside
 from suture.dictionary.dictionary import Dictionary
 from suture.dictionary.feed import Feed, StoreFeed, feed_key
-from suture.dictionary.run import OnProgress, Run, TrainProgress, is_finished
+from suture.dictionary.run import OnProgress, Run, TrainProgress, check_fit, is_finished
 from suture.dictionary.settings import TrainSettings
 from suture.parallel import ALONE, Grid, local_device
 
@@ -71,16 +73,20 @@ def train_many(
         command: the shell command, for the manifests.
 
     Raises:
-        UserError: as `train`; nothing is trained then.
+        UserError: as `train`; where some settings do not fit, nothing is trained or written.
     """
     settings = {Path(out): s for out, s in wanted.items()}
     groups: dict[object, list[Path]] = {}
     for out, own in settings.items():
         groups.setdefault(feed_key(own), []).append(out)
+    feeds = {key: StoreFeed(store, settings[outs[0]], grid) for key, outs in groups.items()}
+    for key, outs in groups.items():
+        for out in outs:
+            check_fit(settings[out], feeds[key], grid)
     with ExitStack() as opened:
         started = []
-        for outs in groups.values():
-            feed = StoreFeed(store, settings[outs[0]], grid)
+        for key, outs in groups.items():
+            feed = feeds[key]
             made_from = {"store": str(store.path), "n_spaces": len(feed.reference.spaces)}
             runs = [
                 opened.enter_context(
@@ -104,6 +110,9 @@ def train_many(
         for feed, runs in started:
             if runs:
                 _train_together(runs, feed)
+    if grid.world.leads:
+        for out in settings:  # of one that was killed when it had its name
+            drop_aside(artifact.partial_path(out))
     return {out: Dictionary.load(out, device=local_device(own.device)) for out, own in settings.items()}
 
 
@@ -112,10 +121,13 @@ def _named(out: Path, on_progress: Callable[[Path, TrainProgress], None] | None)
 
 
 def _train_together(runs: Sequence[Run], feed: Feed) -> None:
-    first = min(run.done for run in runs)  # 2
-    last = max(run.settings.n_steps for run in runs)
     device = runs[0].device
     try:
+        for run in runs:
+            if run.is_done:  # it was stopped between its last step and its end
+                run.finish()
+        first = min(run.done for run in runs)  # 2
+        last = max(run.settings.n_steps for run in runs)
         with closing(feed.batches(first, last - first)) as stream:
             for number, batch in enumerate(stream, start=first):
                 here = _to(batch, device)
@@ -124,10 +136,9 @@ def _train_together(runs: Sequence[Run], feed: Feed) -> None:
                         run.take(here)
                         if run.is_done:
                             run.finish()  # 3
-    except KeyboardInterrupt:
+    except BaseException:
         for run in runs:
-            if not run.is_done:
-                run.save_after_interrupt()
+            run.keep()
         raise
 
 
