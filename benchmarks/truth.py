@@ -14,9 +14,6 @@
 import argparse
 import json
 import math
-import os
-import platform
-import re
 import tempfile
 import time
 from collections.abc import Sequence
@@ -29,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from results import machine, write_section
 from scipy.stats import t as student
 
 from suture.activations.store import Store
@@ -50,8 +48,6 @@ CONDITIONS = {
     "independent": PlantedSettings(embedding="independent"),
     "hard": PlantedSettings(child_share=0.2, correlation=0.3, misaligned=0.1, noise=(0.3,)),
 }
-RESULTS = Path(__file__).parent / "RESULTS.md"
-BEGIN, END = "<!-- truth: written by benchmarks/truth.py -->", "<!-- end of truth -->"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,7 +193,6 @@ def section(runs: list[dict[str, Any]], plan: Plan, seconds: float) -> str:
     seeds = len({run["seed"] for run in runs})
     return "\n".join(
         [
-            BEGIN,
             "## Planted truth",
             "",
             f"`python benchmarks/truth.py`, {datetime.now(UTC):%Y-%m-%d}, {machine()}; {seeds} seeds, {seconds:.0f} s.",
@@ -206,27 +201,8 @@ def section(runs: list[dict[str, Any]], plan: Plan, seconds: float) -> str:
             f"learning rate {plan.learning_rate or 'as the trainer chooses'}.",
             "",
             tables(runs),
-            END,
         ]
     )
-
-
-def machine() -> str:
-    """The processor, for people."""
-    info = Path("/proc/cpuinfo")
-    names = re.findall(r"model name\s*:\s*(.+)", info.read_text()) if info.exists() else []
-    return f"{names[0] if names else platform.processor() or 'unknown CPU'}, {os.cpu_count()} cores"
-
-
-def write_section(text: str) -> None:
-    """Replace this benchmark's section of RESULTS.md, or add it."""
-    before = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else "# Results\n"
-    if BEGIN in before:
-        head, rest = before.split(BEGIN, 1)
-        after = head + text + rest.split(END, 1)[1]
-    else:
-        after = before.rstrip("\n") + "\n\n" + text + "\n"
-    RESULTS.write_text(after, encoding="utf-8")
 
 
 def main() -> None:
@@ -258,7 +234,7 @@ def main() -> None:
     text = section(runs, plan, time.monotonic() - started)
     print(text)
     if given.write:
-        write_section(text)
+        write_section("truth", text)
 
 
 if __name__ == "__main__":
