@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from suture.activations.shards import Rows, SpaceName
 from suture.activations.store import Precision
@@ -103,7 +104,8 @@ def rows_of(plan: Plan, window: Window, wanted: Bool[Tensor, "row"]) -> Rows:
     n_rows = len(wanted)
     stored = getattr(torch, plan.dtype)
     activations = [torch.empty(starts[-1], name.width, dtype=stored) for name in plan.names]
-    has_wanted = [bool(wanted[begin:end].any()) for begin, end in pairwise(starts)]
+    n_before = [0, *wanted.cumsum(0).tolist()]  # wanted rows before each row
+    has_wanted = [n_before[min(end, n_rows)] > n_before[min(begin, n_rows)] for begin, end in pairwise(starts)]
     for m in range(len(plan.models)):
         _run_model(plan, m, window, starts, has_wanted, activations)
     ids = [torch.cat([p.ids[m][p.keep[m]] for p in window.pieces]) for m in plan.model_of]
@@ -129,6 +131,7 @@ def _run_model(
     lm, pieces = plan.models[m], window.pieces
     n_bos = int(lm.bos is not None)
     points = [resolve(lm.model, plan.names[space].hookpoint) for space in plan.spaces_of[m]]
+    keep, every_row = torch.cat([piece.keep[m] for piece in pieces]), torch.arange(starts[-1])
     # A piece of which no model shares a position is not run.
     lengths = {i: n_bos + len(piece.ids[m]) for i, piece in enumerate(pieces) if len(piece.ends)}
     for group in group_by_length(lengths, plan.batch_tokens):
@@ -136,12 +139,11 @@ def _run_model(
             continue
         length = lengths[group[-1]]
         # Padding stands right of the text, where causal attention never looks back at it, so no mask is needed.
-        batch = torch.full((len(group), length), lm.bos or 0, dtype=torch.int64)
-        for place, piece in enumerate(group):
-            ids = pieces[piece].ids[m]
-            batch[place, n_bos : n_bos + len(ids)] = ids
-        source = torch.cat([place * length + n_bos + pieces[piece].keep[m] for place, piece in enumerate(group)])
-        target = torch.cat([torch.arange(starts[piece], starts[piece + 1]) for piece in group])
+        ids = pad_sequence([pieces[piece].ids[m] for piece in group], batch_first=True)
+        batch = torch.nn.functional.pad(ids, (n_bos, 0), value=lm.bos or 0)
+        target = torch.cat([every_row[starts[piece] : starts[piece + 1]] for piece in group])
+        place = torch.repeat_interleave(torch.tensor([starts[piece + 1] - starts[piece] for piece in group]))
+        source = place * length + n_bos + keep[target]
         outputs = record_at(lm, batch.to(lm.device), points)
         for space, output in zip(plan.spaces_of[m], outputs, strict=True):  # 3
             kept = output.flatten(0, 1).index_select(0, source.to(output.device)).to(activations[space].dtype)
