@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from suture.cli_estimate import estimate
 from suture.cli_options import Device, Json, LMType, Offline, Overwrite, Resume, StoreType, TrustCode
 from suture.cli_train import train
 from suture.console import command_line, emit, percent, progress, say
@@ -137,6 +138,7 @@ def collect(
 
 
 app.command()(train)
+app.command()(estimate)
 
 
 @app.command()
