@@ -18,7 +18,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
+from suture.activations.batches import Batch
 from suture.dictionary import triton_kernels
+from suture.dictionary.design import Design, SpaceInfo
+from suture.dictionary.dictionary import Dictionary
+from suture.dictionary.objective import Objective
+from suture.dictionary.sparsity import Sparsity, SparsityKind
+from suture.dictionary.step import TrainingState
 
 DTYPES = (torch.float32, torch.bfloat16)
 DEVICE = torch.device("cuda" if torch.cuda.is_available() and not triton_kernels.INTERPRETED else "cpu")
@@ -176,6 +182,29 @@ class TestAgainstTorch:
         none = integers(1, 0)
         found = triton_kernels.gather_sum(begins_of([0, 0]), none, normal(0), table)
         assert torch.equal(found, torch.zeros(2, 8, device=DEVICE))
+
+    @pytest.mark.parametrize("kind", ["topk", "batchtopk"])
+    def test_training_steps_are_those_of_torch(self, kind: SparsityKind, monkeypatch: pytest.MonkeyPatch) -> None:
+        """AuxK at work, through `TrainingState`, with the kernels and without them."""
+        own = self.trained(kind)
+        monkeypatch.setattr(triton_kernels, "handles", lambda *_: False)
+        for name, reference in self.trained(kind).items():
+            torch.testing.assert_close(own[name], reference, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+
+    @staticmethod
+    def trained(kind: SparsityKind) -> dict[str, Tensor]:
+        spaces = [SpaceInfo(model=m, hookpoint="x", width=6) for m in "ab"]
+        dictionary = Dictionary(spaces, Design(n_features=24, sparsity=Sparsity(kind=kind, k=4))).to(DEVICE)
+        with torch.no_grad():
+            dictionary.W_dec.copy_(functional.normalize(normal(24, 12, seed=1), dim=1))
+            dictionary.W_enc.copy_(dictionary.W_dec)
+            dictionary.threshold.fill_(0.5)
+        state = TrainingState(dictionary, Objective(dead_after=10, k_aux=2), torch.ones(2))
+        state.silent[[1, 5, 7, 11]] = 99
+        for seed in (2,):
+            batch = Batch(activations=normal(8, 12, seed=seed), model=None)
+            state.step(batch, k=4.0, learning_rate=1e-3, available=None)
+        return {name: tensor.detach().clone() for name, tensor in state.per_feature().items()}
 
     def test_double_precision_is_left_to_torch(self) -> None:
         assert triton_kernels.handles(normal(2), normal(2, dtype=torch.bfloat16))

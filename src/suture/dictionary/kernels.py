@@ -22,12 +22,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from suture.dictionary import triton_kernels
 from suture.errors import UserError
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
 CHUNK_ELEMENTS = 4 * 2**20
 """Entries of one chunk of pre-activations: 16 MB in fp32, which a last-level cache holds."""
+
+GPU_CHUNK_ELEMENTS = 2**29
+"""The same on a GPU: 1 GB in bf16, so that a product fills the device."""
 
 MARGIN = 8
 """Candidates beyond k that a bf16 product offers to the exact fp32 re-scoring."""
@@ -92,6 +96,8 @@ def gather_sum(
     table: Float[Tensor, "entry width"],
 ) -> Float[Tensor, "bag width"]:
     """out[b] = sum of weight[p] · table[index[p]] for p in begins[b] .. begins[b + 1]."""
+    if triton_kernels.handles(weight, table):
+        return triton_kernels.gather_sum(begins, index, weight, table)
     if index.numel() == 0:
         return table.new_zeros(begins.numel() - 1, table.shape[1])
     return functional.embedding_bag(
@@ -117,11 +123,12 @@ def sampled_product(
     order, row, begins = pattern.by_feature
     if pattern.n_active == 0:
         return per_row.new_zeros(0)
-    ordered = (
-        _sampled_csr(begins, row, per_feature, per_row)
-        if _has_sampled_addmm(per_row.device.type)
-        else _sampled_gather(pattern.feature[order], row, per_feature, per_row)
-    )
+    if triton_kernels.handles(per_row, per_feature):
+        ordered = triton_kernels.sampled_product(row, pattern.feature[order], per_row, per_feature)
+    elif _has_sampled_addmm(per_row.device.type):
+        ordered = _sampled_csr(begins, row, per_feature, per_row)
+    else:
+        ordered = _sampled_gather(pattern.feature[order], row, per_feature, per_row)
     return torch.empty_like(ordered).index_copy_(0, order, ordered)
 
 
@@ -298,7 +305,7 @@ class Chunks:
                     yield start, torch.addmm(b, part, W.t(), out=out)
 
     def _parts(self) -> Iterator[tuple[int, Tensor]]:
-        n_rows = _chunk_rows(self.W_enc.shape[0])
+        n_rows = _chunk_rows(self.W_enc)
         for start in range(0, self.x.shape[0], n_rows):
             yield start, self.x[start : start + n_rows]
 
@@ -314,13 +321,18 @@ class Chunks:
             return sampled_product(pattern, self.x, self.W_enc) + self.b_enc[pattern.feature]
 
 
-def _chunk_rows(n_features: int) -> int:
-    return max(64, CHUNK_ELEMENTS // n_features)
+def _chunk_rows(W_enc: Tensor) -> int:
+    return max(64, (GPU_CHUNK_ELEMENTS if W_enc.is_cuda else CHUNK_ELEMENTS) // W_enc.shape[0])
 
 
-def chunk_buffer(like: Float[Tensor, "feature D_in"]) -> Float[Tensor, "entry"]:
-    """Memory for one chunk of the pre-activations of these encoder weights, to be used by every step again."""
-    return like.new_empty(_chunk_rows(like.shape[0]) * like.shape[0])
+def chunk_buffer(W_enc: Float[Tensor, "feature D_in"], precision: str) -> Float[Tensor, "entry"] | None:
+    """Memory for one chunk of pre-activations, for every step to use again.
+
+    None where torch brings its own: on a GPU, whose allocator keeps it, and for a CPU's bf16 product.
+    """
+    if W_enc.is_cuda or precision == "bfloat16":
+        return None
+    return W_enc.new_empty(_chunk_rows(W_enc) * W_enc.shape[0])
 
 
 def top_k(pre: Float[Tensor, "row feature"], k: int) -> Int[Tensor, "row k"]:
@@ -328,6 +340,8 @@ def top_k(pre: Float[Tensor, "row feature"], k: int) -> Int[Tensor, "row k"]:
 
     Exact, because the k largest entries lie in the k groups with the largest maxima (of equal values any k are chosen).
     """
+    if triton_kernels.handles(pre):
+        return triton_kernels.top_k(pre, k).long()
     key, n_features = _ordered_integers(pre), pre.shape[1]
     for group, subgroup in ((32, 8), (16, 4)):
         if n_features % group == 0 and n_features // group >= 2 * k:
@@ -372,6 +386,17 @@ def _two_level_top_k(key: Tensor, k: int, group: int, subgroup: int) -> Tensor:
     flat = member * width + best_strip.gather(1, chosen - member * k)
     member = flat // k
     return member * n_groups + best.gather(1, flat - member * k)
+
+
+def above(
+    pre: Float[Tensor, "row feature"], bar: Float[Tensor, "feature"]
+) -> tuple[Int[Tensor, "active"], Int[Tensor, "active"]]:
+    """(row, feature) of every entry that exceeds its feature's bar, row by row."""
+    if triton_kernels.handles(pre):
+        crow, feature = triton_kernels.above(pre, bar)
+        return Pattern(crow, feature, pre.shape[1]).row, feature
+    row, feature = torch.nonzero(pre > bar.to(pre.dtype), as_tuple=True)
+    return row, feature
 
 
 def resolve_precision(precision: str, device: torch.device) -> Literal["float32", "bfloat16"]:

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from suture.dictionary.kernels import MARGIN, Chunks, Pattern, top_k
+from suture.dictionary.kernels import MARGIN, Chunks, Pattern, above, top_k
 from suture.errors import UserError
 from suture.parallel import ALONE, Grid, Ranks
 
@@ -168,7 +168,7 @@ def _above(chunks: Chunks, bar: Tensor) -> Selection:
     """Every pair whose pre-activation exceeds its feature's bar."""
     rows, features, values = [], [], []
     for start, pre in chunks:
-        row, feature = torch.nonzero(pre > bar.to(pre.dtype), as_tuple=True)
+        row, feature = above(pre, bar)
         rows.append(row + start)
         features.append(feature)
         if chunks.precision == "float32":

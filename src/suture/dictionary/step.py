@@ -39,6 +39,8 @@ CUTOFF_MEMORY = 0.99
 
 BLOCK_ELEMENTS = 2**20
 """Numbers of a matrix that are updated together: their gradient, moments and weights stay in the cache."""
+GPU_BLOCK_ELEMENTS = 2**26
+"""The same on a GPU, where launching a kernel and waiting cost more than a pass over memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +86,7 @@ class TrainingState:
             self.log_threshold = torch.nn.Parameter(dictionary.threshold.log())
             self.parameters["log_threshold"] = self.log_threshold
         self.adam = Adam(self.parameters)
-        # mkldnn's bf16 product brings its own memory
-        self._buffer = kernels.chunk_buffer(dictionary.W_enc.detach()) if dictionary.precision == "float32" else None
+        self._buffer = kernels.chunk_buffer(dictionary.W_enc.detach(), dictionary.precision)
         self.updating = False
         """Whether some weights have taken the step and others not yet; an interrupt must not be saved then."""
 
@@ -218,7 +219,7 @@ class TrainingState:
     def _update(self, learning_rate: float, gradients: _Gradients) -> None:
         self.updating = True
         W_enc, W_dec = self.dictionary.W_enc, self.dictionary.W_dec
-        size = max(1, BLOCK_ELEMENTS // W_enc.shape[1])
+        size = max(1, (GPU_BLOCK_ELEMENTS if W_enc.is_cuda else BLOCK_ELEMENTS) // W_enc.shape[1])
         for first in range(0, W_enc.shape[0], size):
             rows = slice(first, min(first + size, W_enc.shape[0]))
             self._adam("W_dec", self._decoder_gradient(gradients, rows), learning_rate, rows)
