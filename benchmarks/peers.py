@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from itertools import cycle
@@ -148,13 +149,22 @@ class Worker:
             stderr=self._complaints,
             text=True,
         )
-        self.about: dict[str, str] = self._answer()
+        try:
+            self.about: dict[str, str] = self._answer()
+        except Unavailable:
+            self.stop()
+            raise
 
     def steps(self, n: int) -> Measured:
-        """Run some training steps."""
+        """Run some training steps.
+
+        Raises:
+            Unavailable: it has ended, with its last words.
+        """
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"steps": n}) + "\n")
-        self._process.stdin.flush()
+        with suppress(BrokenPipeError):  # then there is no answer either
+            self._process.stdin.write(json.dumps({"steps": n}) + "\n")
+            self._process.stdin.flush()
         return Measured(**self._answer())
 
     def _answer(self) -> dict[str, Any]:
@@ -170,10 +180,15 @@ class Worker:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Let it end: it does when nobody can ask any more."""
         assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
         assert self._process.stdout is not None
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
+        self._process.wait()
         self._process.stdout.close()
         self._complaints.close()
 
