@@ -126,12 +126,10 @@ class TrainSettings:
         if unknown:
             known = ", ".join(sorted(OPTIONS)).replace("_", "-")
             raise UserError(unknown[0].replace("_", "-"), given[unknown[0]], "is no setting of train", f"use {known}")
-        for name, value in given.items():
-            _check_kind(name, value)
         parts: dict[str, dict[str, Any]] = {"sparsity": {}, "design": {}, "objective": {}, "view": {}, "train": {}}
         for name, value in given.items():
             part, own_name = OPTIONS[name]
-            parts[part][own_name] = tuple(value) if isinstance(value, list) else value
+            parts[part][own_name] = _taken(name, value, get_type_hints(PARTS[part])[own_name])
         return TrainSettings(
             design=Design(**parts["design"], sparsity=Sparsity(**parts["sparsity"])),
             objective=Objective(**parts["objective"]),
@@ -164,27 +162,31 @@ OPTIONS: dict[str, tuple[str, str]] = {
 PARTS = {"sparsity": Sparsity, "design": Design, "objective": Objective, "view": View, "train": TrainSettings}
 
 
-def _check_kind(name: str, value: object) -> None:
-    """Refuse a value of another kind than its setting's: a file's `rows = 2e6` is no whole number."""
-    part, own_name = OPTIONS[name]
-    kind = get_type_hints(PARTS[part])[own_name]
-    if not _is_a(value, kind):
+def _taken(name: str, value: object, kind: Any) -> Any:
+    """A setting's value, refused where it is of another kind: a file's `rows = 2e6` is no whole number."""
+    try:
+        return _of_kind(value, kind)
+    except TypeError:
         words = _in_words(kind)
-        raise UserError(name.replace("_", "-"), value, f"is not {words}", f"give {words}")
+        raise UserError(name.replace("_", "-"), value, f"is not {words}", f"give {words}") from None
 
 
-def _is_a(value: object, kind: Any) -> bool:
-    """Whether a value is of an annotated kind. A whole number will do for a float, a boolean for no number."""
+def _of_kind(value: Any, kind: Any) -> Any:
+    """A value as its annotation wants it: a list as a tuple, a whole number as a float, a boolean as no number.
+
+    Raises:
+        TypeError: it is of another kind.
+    """
     origin, inner = get_origin(kind), get_args(kind)
-    if origin in (Union, UnionType):
-        return any(_is_a(value, k) for k in inner)
-    if origin is tuple:
-        return isinstance(value, list | tuple) and all(_is_a(v, inner[0]) for v in value)
-    if origin is Literal:  # the setting itself knows what it may be called
-        return isinstance(value, str)
-    if kind is float:
-        kind = int | float
-    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+    if origin in (Union, UnionType):  # or None
+        return None if value is None else _of_kind(value, inner[0])
+    if origin is tuple and isinstance(value, list | tuple):
+        return tuple(_of_kind(v, inner[0]) for v in value)
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is kind or (origin is Literal and value in inner):
+        return value
+    raise TypeError
 
 
 def _in_words(kind: Any) -> str:
@@ -194,7 +196,9 @@ def _in_words(kind: Any) -> str:
     ('a whole number', 'a list, each a number')
     """
     if get_origin(kind) in (Union, UnionType):
-        return _in_words(next(k for k in get_args(kind) if k is not type(None)))
+        return _in_words(get_args(kind)[0])
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(get_args(kind))}"
     if get_origin(kind) is tuple:
         return f"a list, each {_in_words(get_args(kind)[0])}"
-    return {int: "a whole number", float: "a number", bool: "true or false"}.get(kind, "a name")
+    return {int: "a whole number", float: "a number", bool: "true or false", str: "a name"}[kind]
