@@ -1,6 +1,8 @@
 """Laws of the store: what was written is read, in any order, whatever the shards; a damaged store is refused."""
 
 import json
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -183,3 +185,31 @@ def test_numbers_that_are_none_and_spaces_that_are_zero_are_refused(tmp_path: Pa
     with pytest.raises(NumericalError, match="zero on every row"):
         write_store(tmp_path / "zero", [torch.zeros(10, 4)])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_that_is_deleted_or_replaced_while_it_is_read_is_named(tmp_path: Path, data) -> None:
+    store = write_store(tmp_path / "s", data, shard_rows=600)
+    view = store.select([1])
+    rows = torch.tensor([3, 999])
+    view.read(rows)
+    (tmp_path / "s").rename(tmp_path / "elsewhere")
+    for gone in (store, view):
+        with pytest.raises(ArtifactError, match=r"/s: changed while it was read: its folder was deleted"):
+            gone.read(rows)
+    write_store(tmp_path / "s", data, shard_rows=600)
+    with pytest.raises(ArtifactError, match="replaced by another"):
+        store.read(rows)
+    assert len(Store.open(tmp_path / "s").read(rows)) == 2
+
+
+def test_a_file_that_is_cut_short_while_it_is_read_is_named_and_kills_nobody(tmp_path: Path, data) -> None:
+    store = write_store(tmp_path / "s", data, shard_rows=600)
+    rows = torch.tensor([3, 999])
+    store.read(rows)
+    os.truncate(tmp_path / "s" / "shard-00001" / "space0.bin", 100)
+    store.read(rows[:1])
+    with pytest.raises(ArtifactError, match=r"its file shard-00001/space0.bin was truncated"):
+        store.read(rows)
+    os.remove(tmp_path / "s" / "shard-00000" / "space0.bin")
+    with pytest.raises(ArtifactError, match=r"its file shard-00000/space0.bin cannot be mapped"):
+        Store.read(replace(store), rows)  # a view that has opened nothing yet

@@ -30,7 +30,7 @@ from suture.activations.batches import read_ahead
 from suture.activations.rows import Plan, plan_rows, rows_of
 from suture.activations.shards import ShardWriter, write_index
 from suture.activations.store import STEP, STORAGE, Alignment, Precision, Store
-from suture.activations.windows import State, windows
+from suture.activations.windows import State, check_enough, windows
 from suture.errors import DiskSpaceError, UserError
 from suture.lm.corpus import Corpus
 from suture.lm.load import LanguageModel
@@ -264,7 +264,8 @@ def _run(
                 report()
             if written is not None:
                 written.result()
-        _check_enough(job, state)
+        if state.n_rows < job.n_rows:
+            check_enough(job.corpus, state, block=plan.block)
         writer.finish({**asdict(state), "finished": True})
     finally:
         writer.close()
@@ -279,31 +280,6 @@ def _run(
         "n_documents": state.n_documents,
         "alignment": [{**asdict(a), "kept_share": a.kept_share} for a in alignment],
     }
-
-
-def _check_enough(job: _Job, state: State) -> None:
-    """A corpus may end early, but not before it filled one block.
-
-    Raises:
-        UserError: fewer tokens than a block, or no text position that all models share.
-    """
-    if state.n_rows < job.n_rows:
-        check_enough(job.corpus, state, block=job.plan.block)
-
-
-def check_enough(corpus: Corpus, state: State, *, block: int) -> None:
-    """What a whole corpus gave must be a block at least.
-
-    Raises:
-        UserError: fewer tokens than a block, or no text position that all models share.
-    """
-    n_tokens = min(state.n_tokens)
-    if n_tokens < block:
-        problem = f"holds {n_tokens} tokens in all, less than one block of {block}"
-        raise UserError("corpus", corpus.source, problem, "give more text, or a smaller block")
-    if state.n_rows == 0:
-        problem = "has no position where a token of every model ends"
-        raise UserError("corpus", corpus.source, problem, "give other text, or models whose tokenizers fit it")
 
 
 def _free_bytes(path: Path) -> int:

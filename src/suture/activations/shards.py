@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int32, Int64
+from jaxtyping import Bool, Float, Float32, Int32, Int64
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -178,7 +178,8 @@ class ShardWriter:
         folder = shard_folder(self.folder, (self.n_rows - 1) // self.shard_rows)
         shard: dict[str, Any] = {"n_rows": self._n_open, "last_document": self._last_document, "state": dict(state)}
         sums = [
-            _sums(folder / space_file(m), self._n_open, space.width, self.dtype) for m, space in enumerate(self.spaces)
+            sums_of(np.memmap(folder / space_file(m), STORAGE[self.dtype], "r", shape=(self._n_open, space.width)))
+            for m, space in enumerate(self.spaces)
         ]
         shard["sum"] = [total.tolist() for total, _ in sums]
         shard["sum_of_norms"] = [norms for _, norms in sums]
@@ -198,11 +199,9 @@ def write_index(writer: ShardWriter, alignment: Sequence[Alignment]) -> None:
     spaces, means = [], {}
     for m, space in enumerate(writer.spaces):
         total = np.sum([shard["sum"][m] for shard in shards], axis=0)
-        mean_norm = sum(shard["sum_of_norms"][m] for shard in shards) / n_rows
-        if mean_norm == 0:
-            raise NumericalError("at", space.hookpoint, f"is zero on every row in {space.model}", "choose another")
-        spaces.append({**asdict(space), "scale": float(np.sqrt(space.width) / mean_norm)})
-        means[str(m)] = torch.from_numpy((total / n_rows).astype(np.float32))
+        norms = sum(shard["sum_of_norms"][m] for shard in shards)
+        scale, means[str(m)] = scale_and_mean(space, total, norms, n_rows)
+        spaces.append({**asdict(space), "scale": scale})
     save_file(means, writer.folder / MEANS)
     index = {
         "dtype": writer.dtype,
@@ -286,12 +285,25 @@ def stored_bytes(activations: Float[Tensor, "row width"], dtype: Precision) -> n
     return values.astype(STORAGE[dtype], copy=False)
 
 
-def _sums(file: Path, n_rows: int, width: int, dtype: Precision) -> tuple[np.ndarray, float]:
-    """Sum of a shard's rows and sum of their norms, float64."""
-    stored = np.memmap(file, STORAGE[dtype], "r", shape=(n_rows, width))
-    total, norms = np.zeros(width), 0.0
-    for first in range(0, n_rows, SUM_ROWS):
+def sums_of(stored: np.ndarray) -> tuple[np.ndarray, float]:
+    """Sum of the stored rows [row, width] and sum of their norms, float64."""
+    total, norms = np.zeros(stored.shape[1]), 0.0
+    for first in range(0, len(stored), SUM_ROWS):
         block = widen(np.array(stored[first : first + SUM_ROWS])).astype(np.float64)
         total += block.sum(axis=0)
         norms += float(np.sqrt(np.einsum("ij,ij->i", block, block)).sum())
     return total, norms
+
+
+def scale_and_mean(
+    name: SpaceName, total: np.ndarray, sum_of_norms: float, n_rows: int
+) -> tuple[float, Float32[Tensor, "width"]]:
+    """A space's scale and mean from the sums over its rows.
+
+    Raises:
+        NumericalError: it is zero on every row, so that it has no scale.
+    """
+    mean_norm = sum_of_norms / n_rows
+    if mean_norm == 0:
+        raise NumericalError("at", name.hookpoint, f"is zero on every row in {name.model}", "choose another")
+    return float(np.sqrt(name.width) / mean_norm), torch.from_numpy((total / n_rows).astype(np.float32))

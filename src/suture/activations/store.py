@@ -5,10 +5,15 @@
 3. bfloat16 is widened to float32 by moving its 16 bits up, in numpy: the batches' thread then never competes with
    torch's own threads.
 4. A view names other columns, each with an optional linear map, over the same files: nothing is copied.
+5. A file that was cut short while it is mapped would kill the process at the next read, so its size is asked first; a
+   folder that was deleted or replaced could be read on, but what follows would name rows that nobody finds any more.
+6. The rows of a stream are held in memory, as one shard, and read in the same way.
 """
 
 from __future__ import annotations
 
+import errno
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -23,7 +28,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from suture import artifact
-from suture.errors import ArtifactError
+from suture.errors import ArtifactError, UserError
 
 STEP = "store"
 INDEX = "store.json"
@@ -73,6 +78,28 @@ class Alignment:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Held:
+    """The rows of a store that has no files, as they would lie in them."""
+
+    activations: tuple[np.ndarray, ...]
+    """Per space [row, width], in the type of `STORAGE`."""
+    documents: Int32[Tensor, "row"]
+    ends: Int32[Tensor, "row"]
+    token_ids: Int32[Tensor, "row space"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Shard:
+    """One space's rows of one shard."""
+
+    name: str
+    values: np.ndarray
+    """[row, width], in the type of `STORAGE`."""
+    mapped: mmap.mmap | None
+    """What the values lie in, where that is a file."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Store:
     """Paired activations, opened by `Store.open`; `read` gives the rows, the other fields say where they come from.
 
@@ -94,6 +121,10 @@ class Store:
     """What each space's activations are multiplied by on the right, where it is a transformed view."""
     view: str = ""
     """What was changed, in words, where this is a view of the files and not the files themselves."""
+    held: Held | None = None
+    """The rows themselves, where they are in memory; `path` is then only what they are called."""
+    identity: tuple[int, int] | None = None
+    """Inode and time of the manifest that was opened."""
 
     @staticmethod
     def open(path: str | Path) -> Store:
@@ -117,6 +148,7 @@ class Store:
                 shards=tuple(index["shards"]),
                 columns=tuple(range(len(spaces))),
                 maps=(None,) * len(spaces),
+                identity=_identity(path),
             )
         except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
             raise ArtifactError("store", path, f"cannot be read ({error})", "collect it again") from None
@@ -127,11 +159,16 @@ class Store:
         return sum(self.shards)
 
     def read(self, rows: Int64[Tensor, "row"]) -> list[Float32[Tensor, "row _"]]:
-        """The raw activations of these rows, one tensor [row, width] per space; any order, repetitions allowed."""
+        """The raw activations of these rows, one tensor [row, width] per space; any order, repetitions allowed.
+
+        Raises:
+            ArtifactError: the store was deleted, replaced or truncated since it was opened.
+        """
         return [self.read_space(rows, space) for space in range(len(self.spaces))]
 
     def read_space(self, rows: Int64[Tensor, "row"], space: int) -> Float32[Tensor, "row width"]:
         """The raw activations of these rows in one space."""
+        self._check_there()  # 5
         wanted = rows.numpy()
         assert wanted.size == 0 or (wanted.min() >= 0 and wanted.max() < len(self)), "row numbers outside the store"
         ascending = bool((wanted[1:] >= wanted[:-1]).all())
@@ -150,15 +187,32 @@ class Store:
     def _gather(self, ascending: np.ndarray, column: int) -> np.ndarray:
         """Stored values [row, width] of ascending rows."""
         files = self._files[column]
-        values = np.empty((len(ascending), files[0].shape[1]), dtype=STORAGE[self.dtype])
+        values = np.empty((len(ascending), files[0].values.shape[1]), dtype=STORAGE[self.dtype])
         bounds = np.searchsorted(ascending, self._starts)
         for shard, file in enumerate(files):
             first, last = bounds[shard], bounds[shard + 1]
             if first < last:
+                if file.mapped is not None and file.mapped.size() < file.values.nbytes:  # 5
+                    raise self._lost(f"its file {file.name} was truncated")
                 # mode="clip" lets numpy write into `out` directly; the rows were checked before.
                 here = ascending[first:last] - self._starts[shard]
-                np.take(file, here, axis=0, out=values[first:last], mode="clip")
+                np.take(file.values, here, axis=0, out=values[first:last], mode="clip")
         return values
+
+    def _check_there(self) -> None:
+        """The folder must still be the one that was opened."""
+        if self.identity is None:
+            return
+        try:
+            found = _identity(self.path)
+        except OSError:
+            raise self._lost("its folder was deleted or moved") from None
+        if found != self.identity:
+            raise self._lost("its folder was replaced by another")
+
+    def _lost(self, what: str) -> ArtifactError:
+        fix = "leave a store alone while it is in use; if it is gone, collect it again"
+        return ArtifactError("store", self.path, f"changed while it was read: {what}", fix)
 
     @cached_property
     def _starts(self) -> np.ndarray:
@@ -166,18 +220,31 @@ class Store:
         return np.concatenate([[0], np.cumsum(self.shards)]).astype(np.int64)
 
     @cached_property
-    def _files(self) -> dict[int, list[np.memmap]]:
-        """Per space of the files that is read here, its memory-mapped shards [row, width]."""
+    def _files(self) -> dict[int, list[_Shard]]:
+        """Per space of the files that is read here, its shards, mapped or held in memory."""
         widths = {column: space.width for column, space in zip(self.columns, self.spaces, strict=True)}
+        if self.held is not None:  # 6
+            return {c: [_Shard(name="memory", values=self.held.activations[c], mapped=None)] for c in widths}
         return {
-            column: [
-                np.memmap(
-                    shard_folder(self.path, shard) / space_file(column), STORAGE[self.dtype], "r", shape=(rows, width)
-                )
-                for shard, rows in enumerate(self.shards)
-            ]
+            column: [self._map(shard, column, rows, width) for shard, rows in enumerate(self.shards)]
             for column, width in widths.items()
         }
+
+    def _map(self, shard: int, column: int, rows: int, width: int) -> _Shard:
+        """One file of activations, mapped into memory."""
+        file = shard_folder(self.path, shard) / space_file(column)
+        kind = STORAGE[self.dtype]
+        try:
+            with file.open("rb") as stream:
+                mapped = mmap.mmap(stream.fileno(), rows * width * kind.itemsize, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno == errno.EMFILE:
+                problem = "has more shards than this process may have files open"
+                fix = "raise that limit (ulimit -n), or collect with more rows per shard"
+                raise UserError("store", self.path, problem, fix) from None
+            raise self._lost(f"its file {file.parent.name}/{file.name} cannot be mapped ({error})") from None
+        values = np.frombuffer(mapped, dtype=kind).reshape(rows, width)
+        return _Shard(name=f"{file.parent.name}/{file.name}", values=values, mapped=mapped)
 
     def _side(self, name: str) -> np.ndarray:
         files = (shard_folder(self.path, shard) / name for shard in range(len(self.shards)))
@@ -186,21 +253,25 @@ class Store:
     @cached_property
     def documents(self) -> Int32[Tensor, "row"]:
         """The document number of every row; ascending."""
-        return torch.from_numpy(self._side("document.bin"))
+        return self.held.documents if self.held is not None else torch.from_numpy(self._side("document.bin"))
 
     @cached_property
     def ends(self) -> Int32[Tensor, "row"]:
         """The character offset in its document where every row's token ends (exclusive)."""
-        return torch.from_numpy(self._side("end.bin"))
+        return self.held.ends if self.held is not None else torch.from_numpy(self._side("end.bin"))
 
     @cached_property
     def token_ids(self) -> Int32[Tensor, "row space"]:
         """The token that ends at every row, in each space's model."""
+        if self.held is not None:
+            return self.held.token_ids[:, list(self.columns)]
         return torch.from_numpy(self._side("token.bin").reshape(len(self), -1)[:, list(self.columns)])
 
     @cached_property
     def _texts(self) -> np.ndarray:
         """Per document: its number, its shard, the bytes of that shard's text file it lies between."""
+        if self.held is not None:  # of which no text is kept
+            return np.empty((0, 4), dtype=np.int64)
         parts = []
         for shard in range(len(self.shards)):
             entries = np.fromfile(shard_folder(self.path, shard) / "text_index.bin", dtype="<i8").reshape(-1, 2)
@@ -276,6 +347,12 @@ def shard_folder(store: Path, shard: int) -> Path:
 def space_file(column: int) -> str:
     """The file of one space in a shard."""
     return f"space{column}.bin"
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """What tells a folder from another of the same name; an inode alone may be given again."""
+    found = (path / artifact.MANIFEST).stat()
+    return found.st_ino, found.st_mtime_ns
 
 
 def _check_sizes(store: Store) -> None:

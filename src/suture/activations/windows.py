@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from suture.errors import UserError
 from suture.lm.align import Piece, pieces
 from suture.lm.corpus import Corpus, Document
 from suture.lm.load import LanguageModel
@@ -124,3 +125,18 @@ def _window(before: State, after: State, held: Sequence[tuple[Document, Piece]])
         documents=tuple(document.number for document, _ in held),
         texts={document.number: document.text for document, _ in held},
     )
+
+
+def check_enough(corpus: Corpus, state: State, *, block: int) -> None:
+    """What a whole corpus gave must be a block at least.
+
+    Raises:
+        UserError: fewer tokens than a block, or no text position that all models share.
+    """
+    n_tokens = min(state.n_tokens)
+    if n_tokens < block:
+        problem = f"holds {n_tokens} tokens in all, less than one block of {block}"
+        raise UserError("corpus", corpus.source, problem, "give more text, or a smaller block")
+    if state.n_rows == 0:
+        problem = "has no position where a token of every model ends"
+        raise UserError("corpus", corpus.source, problem, "give other text, or models whose tokenizers fit it")
