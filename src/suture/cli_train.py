@@ -1,18 +1,21 @@
 """The subcommand `train`: its options, one for each choice that decides a dictionary."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from suture.cli_options import Device, Json, Overwrite, Resume, read_toml
+from suture.cli_options import Device, Json, LMType, Offline, Overwrite, Resume, StoreType, TrustCode, read_toml
 from suture.console import command_line, emit, percent, progress
 from suture.errors import UserError
 
 if TYPE_CHECKING:
     from suture.activations.store import Store
+    from suture.activations.stream import Stream
+    from suture.dictionary.dictionary import Dictionary
     from suture.dictionary.settings import TrainSettings
 
 
@@ -60,7 +63,10 @@ class TrackName(StrEnum):
 def train(
     dictionary: Annotated[Path, typer.Argument(metavar="DICT", help="The dictionary's folder, to be made.")],
     *,
-    store: Annotated[Path, typer.Option(help="Activations, made by suture collect.")],
+    store: Annotated[Path | None, typer.Option(help="Activations, made by suture collect.")] = None,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="No store: run the models while training; with --model, --at, --corpus.")
+    ] = False,
     each: Annotated[
         Path | None,
         typer.Option(help="TOML file with a [name] table per dictionary: DICT/name is trained with its settings."),
@@ -116,21 +122,34 @@ def train(
         int, typer.Option(help="Under torchrun: split the features over so many processes, the rows over the rest.")
     ] = 1,
     precision: Annotated[PrecisionName, typer.Option(help="Precision of the one dense product.")] = PrecisionName.auto,
+    model: Annotated[list[str] | None, typer.Option(help="--stream: as in collect; once per model.")] = None,
+    at: Annotated[list[str] | None, typer.Option(help="--stream: hookpoint, as in collect; once per model.")] = None,
+    corpus: Annotated[str | None, typer.Option(help="--stream: text, as in collect; gone over again if short.")] = None,
+    revision: Annotated[list[str] | None, typer.Option(help="--stream: hub revision; once per model.")] = None,
+    block: Annotated[int, typer.Option(help="--stream: longest piece of text, in tokens.")] = 128,
+    fill_rows: Annotated[int, typer.Option(help="--stream: rows held in memory and shuffled at a time.")] = 262_144,
+    dtype: Annotated[StoreType, typer.Option(help="--stream: precision of the rows in memory.")] = StoreType.bfloat16,
+    lm_dtype: Annotated[LMType, typer.Option(help="--stream: precision the models run in.")] = LMType.auto,
+    batch_tokens: Annotated[int | None, typer.Option(help="--stream: tokens per forward pass.")] = None,
+    text_column: Annotated[str, typer.Option(help="--stream: where the corpus keeps its text.")] = "text",
+    separator: Annotated[str, typer.Option(help="--stream: line between documents.")] = "<|endoftext|>",
+    split: Annotated[str, typer.Option(help="--stream: split of a datasets name.")] = "train",
+    offline: Offline = False,
+    trust_remote_code: TrustCode = False,
     track: Annotated[list[TrackName] | None, typer.Option(help="Also send metrics there.")] = None,
     device: Device = "cpu",
     resume: Resume = False,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Train a dictionary on a store.
+    """Train a dictionary.
 
-    An SAE, a crosscoder, a pooled or a universal dictionary. Ctrl-C keeps what was reached for --resume. Several
-    processes: torchrun --nproc-per-node N -m suture train ... Several dictionaries in one pass over the store: --each
-    FILE, whose tables hold these options by name; what a table leaves out is taken from the command line, and those
-    with one --data-seed see the same batches.
+    An SAE, a crosscoder, a pooled or a universal dictionary, on a store or (--stream) with no store at all. Ctrl-C
+    keeps what was reached for --resume. Several processes: torchrun --nproc-per-node N -m suture train ... Several
+    dictionaries in one pass over the rows: --each FILE, whose tables hold these options by name; what a table leaves
+    out is taken from the command line, and those with one --data-seed see the same batches.
     """
     options = dict(locals())  # every option under its own name, before anything else has one
-    from suture.activations.store import Store
     from suture.dictionary.run import TrainProgress
     from suture.dictionary.train import train_many
     from suture.parallel import grid, local_device
@@ -138,15 +157,14 @@ def train(
     options["device"] = device = _accelerator() if device == "auto" else device
     with grid(feature_ranks=feature_ranks, device=local_device(device)) as place:
         wanted = _wanted(dictionary, options, each)
-        opened = Store.open(store)
-        with progress() as advance:
+        with _rows(options) as opened, progress() as advance:
 
             def show(out: Path, p: TrainProgress) -> None:
                 fvu = " ".join(f"{v:.3f}" for v in p.fvu or p.training_fvu)
                 note = f"{p.rows_per_second:,.0f} rows/s  FVU {fvu}  L0 {p.l0:.1f}  dead {percent(p.dead)}"
                 advance("steps" if each is None else f"{out.name} steps", p.step, p.n_steps, note)
 
-            train_many(
+            trained = train_many(
                 wanted,
                 opened,
                 grid=place,
@@ -156,7 +174,47 @@ def train(
                 command=command_line(),
             )
         if place.world.leads:
-            _emit(wanted, opened, several=each is not None, as_json=json)
+            _emit(trained, several=each is not None, as_json=json)
+
+
+@contextmanager
+def _rows(options: dict[str, Any]) -> "Iterator[Store | Stream]":
+    """The store that was named, or a stream of the models that were."""
+    from suture.activations.store import Store
+    from suture.activations.stream import Stream
+    from suture.cli_models import load_models, one_each
+    from suture.lm.corpus import open_corpus
+
+    needed = {name: options[name] for name in ("model", "at", "corpus")}
+    if not options["stream"]:
+        if options["store"] is None:
+            raise UserError("store", None, "is missing", "name one with --store, or do without by --stream")
+        for name, value in needed.items():
+            if value is not None:
+                raise UserError(name, value, "is for --stream, a store has its own", "leave it out, or add --stream")
+        yield Store.open(options["store"])
+        return
+    if options["store"] is not None:
+        raise UserError("store", options["store"], "and --stream exclude each other", "choose one")
+    for name, value in needed.items():
+        if value is None:
+            raise UserError(name, None, "is missing, --stream needs it", f"give --{name} as in suture collect")
+    lms = load_models(
+        options["model"],
+        options["revision"],
+        device=options["device"],
+        dtype=options["lm_dtype"].value,
+        offline=options["offline"],
+        trust=options["trust_remote_code"],
+    )
+    text = {name: options[name] for name in ("text_column", "separator", "split", "offline")}
+    with Stream(
+        sources=list(zip(lms, one_each("at", options["at"], len(lms)), strict=True)),
+        corpus=open_corpus(options["corpus"], **text),
+        dtype=options["dtype"].value,
+        **{name: options[name] for name in ("block", "fill_rows", "batch_tokens")},
+    ) as made:
+        yield made
 
 
 def _wanted(dictionary: Path, options: dict[str, Any], each: Path | None) -> dict[Path, "TrainSettings"]:
@@ -182,13 +240,13 @@ def _plain(value: Any) -> Any:
     return value.value if isinstance(value, StrEnum) else value
 
 
-def _emit(wanted: Mapping[Path, "TrainSettings"], store: "Store", *, several: bool, as_json: bool) -> None:
+def _emit(trained: Mapping[Path, "Dictionary"], *, several: bool, as_json: bool) -> None:
     from suture.artifact import read_json
 
     found, lines = [], []
-    for out, settings in wanted.items():
+    for out, dictionary in trained.items():
         evaluation = read_json(out / "evaluation.json")
-        labels = [space.label for space in settings.view.of(store).spaces]
+        labels = [space.label for space in dictionary.spaces]
         fvu = ", ".join(f"{label} {value:.4f}" for label, value in zip(labels, evaluation["fvu"], strict=True))
         dead, r2 = percent(evaluation["dead"]), _matrix(evaluation["r2"])
         where = "" if evaluation["heldout"] else " (on the training rows: none were held out)"

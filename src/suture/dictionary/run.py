@@ -40,7 +40,7 @@ from suture.dictionary.checkpoint import (
 )
 from suture.dictionary.dictionary import STEP
 from suture.dictionary.evaluate import evaluate
-from suture.dictionary.feed import Feed
+from suture.dictionary.feed import POSITIONS, Feed
 from suture.dictionary.kernels import resolve_precision
 from suture.dictionary.settings import TrainSettings
 from suture.dictionary.start import data_statistics, new_dictionary
@@ -237,7 +237,7 @@ class Run:
                 finishing.enter_context(room_for("the result", self.folder))
                 artifact.write_json(self.folder / EVALUATION, evaluation)
                 whole.write(self.folder)
-                finishing.enter_context(set_aside(self.folder, FOLDER, SETTINGS))
+                finishing.enter_context(set_aside(self.folder, FOLDER, SETTINGS, POSITIONS))
             self._open.close()
         self._finished = True
         self.grid.world.wait()
@@ -411,7 +411,7 @@ def _check_or_clear(folder: Path, recorded: dict[str, Any], *, resume: bool) -> 
                 "resume", value, "differs from the unfinished run", "use its settings, or start without --resume"
             )
         for left in folder.iterdir():  # of a run that was killed while it finished: the manifest lists what is here
-            if left.is_file() and left.name not in (SETTINGS, METRICS):
+            if left.is_file() and left.name not in (SETTINGS, METRICS, POSITIONS):
                 left.unlink()
         return
     drop_aside(folder)

@@ -14,17 +14,19 @@ from pathlib import Path
 from suture import artifact
 from suture.activations.batches import Batch
 from suture.activations.store import Store
+from suture.activations.stream import Stream
 from suture.dictionary.checkpoint import drop_aside
 from suture.dictionary.dictionary import Dictionary
-from suture.dictionary.feed import Feed, StoreFeed, feed_key
+from suture.dictionary.feed import Feed, feed_key, feed_of
 from suture.dictionary.run import OnProgress, Run, TrainProgress, check_fit, is_finished
 from suture.dictionary.settings import TrainSettings
+from suture.errors import UserError
 from suture.parallel import ALONE, Grid, local_device
 
 
 def train(
     out: str | Path,
-    store: Store,
+    store: Store | Stream,
     settings: TrainSettings,
     *,
     grid: Grid = ALONE,
@@ -33,7 +35,7 @@ def train(
     overwrite: bool = False,
     command: str | None = None,
 ) -> Dictionary:
-    """Train a dictionary on a store's spaces and write it to `out`, with its metrics and evaluation.
+    """Train a dictionary on the spaces of a store or a stream and write it to `out`, with its metrics and evaluation.
 
     With `resume` an interrupted run goes on from its newest checkpoint. Inside `suture.parallel.grid` all processes
     call this alike, and each passes its place.
@@ -53,7 +55,7 @@ def train(
 
 def train_many(
     wanted: Mapping[str | Path, TrainSettings] | Mapping[Path, TrainSettings],
-    store: Store,
+    store: Store | Stream,
     *,
     grid: Grid = ALONE,
     on_progress: Callable[[Path, TrainProgress], None] | None = None,
@@ -65,7 +67,7 @@ def train_many(
 
     Args:
         wanted: each dictionary's folder and settings. With one `data_seed` their own seeds may differ.
-        store: the rows.
+        store: the rows, on disk or computed while they are trained on.
         grid: this process's place among several.
         on_progress: told (folder, line of metrics).
         resume: unfinished ones go on from their newest checkpoints; finished ones of the same settings stay.
@@ -79,7 +81,10 @@ def train_many(
     groups: dict[object, list[Path]] = {}
     for out, own in settings.items():
         groups.setdefault(feed_key(own), []).append(out)
-    feeds = {key: StoreFeed(store, settings[outs[0]], grid) for key, outs in groups.items()}
+    feeds = {key: feed_of(store, settings[outs[0]], grid) for key, outs in groups.items()}
+    if isinstance(store, Stream) and len(feeds) > 1:
+        fix = "give them one --data-seed, --batch-size, --heldout, and train pooled ones by themselves"
+        raise UserError("each", len(feeds), "kinds of batches cannot share a stream", fix)
     for key, outs in groups.items():
         for out in outs:
             check_fit(settings[out], feeds[key], grid)
@@ -87,15 +92,14 @@ def train_many(
         started = []
         for key, outs in groups.items():
             feed = feeds[key]
-            made_from = {"store": str(store.path), "n_spaces": len(feed.reference.spaces)}
             runs = [
                 opened.enter_context(
                     Run(
                         out,
                         settings[out],
                         feed,
-                        made_from=made_from,
-                        parents=(store.path,),
+                        made_from=feed.made_from,
+                        parents=feed.parents,
                         grid=grid,
                         resume=resume,
                         overwrite=overwrite,
@@ -104,8 +108,9 @@ def train_many(
                     )
                 )
                 for out in outs
-                if not (resume and is_finished(out, settings[out], made_from))
+                if not (resume and is_finished(out, settings[out], feed.made_from))
             ]
+            feed.keep_position_in([run.folder for run in runs])
             started.append((feed, runs))
         for feed, runs in started:
             if runs:
