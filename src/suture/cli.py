@@ -78,6 +78,9 @@ def collect(
     dtype: Annotated[StoreType, typer.Option(help="Precision of the activations on disk.")] = StoreType.bfloat16,
     lm_dtype: Annotated[LMType, typer.Option(help="Precision the language models run in.")] = LMType.auto,
     batch_tokens: Annotated[int | None, typer.Option(help="Tokens per forward pass; default by the device.")] = None,
+    shard_rows: Annotated[
+        int, typer.Option(help="Rows per file: what a killed run loses, and what a process computes at a time.")
+    ] = 65536,
     text_column: Annotated[str, typer.Option(help="Where JSONL, Parquet and datasets keep the text.")] = "text",
     separator: Annotated[str, typer.Option(help="The line between documents of a text file.")] = "<|endoftext|>",
     split: Annotated[str, typer.Option(help="Split of a datasets name.")] = "train",
@@ -90,40 +93,49 @@ def collect(
 ) -> None:
     """Keep models' activations on text side by side in a store.
 
-    A row is a text position where a token of every model ends; give --model and --at once per model.
+    A row is a text position where a token of every model ends; give --model and --at once per model. Several processes
+    share the work: torchrun --nproc-per-node N -m suture collect ...
     """
     from suture.activations.collect import CollectProgress
     from suture.activations.collect import collect as run_collect
-    from suture.cli_models import load_models, one_each
+    from suture.cli_models import accelerator, load_models, one_each
     from suture.lm.corpus import open_corpus
+    from suture.parallel import grid, local_device
 
-    lms = load_models(model, revision, device=device, dtype=lm_dtype.value, offline=offline, trust=trust_remote_code)
-    at = one_each("at", at, len(model))
     text = open_corpus(corpus, text_column=text_column, separator=separator, split=split, offline=offline)
+    device = local_device(accelerator() if device == "auto" else device)
     announced = False
-    with progress() as advance:
-
-        def show(state: CollectProgress) -> None:
-            nonlocal announced
-            if not announced:
-                announced = True
-                mb, free = state.n_bytes_expected / 1e6, state.n_bytes_free / 1e9
-                say(f"the store will take about {mb:,.1f} MB of disk ({free:,.1f} GB are free)")
-            advance("rows", state.n_rows, state.n_rows_wanted, f"{state.rows_per_second:,.0f} rows/s")
-
-        made = run_collect(
-            store,
-            sources=list(zip(lms, at, strict=True)),
-            corpus=text,
-            n_rows=tokens,
-            block=block,
-            dtype=dtype.value,
-            batch_tokens=batch_tokens,
-            resume=resume,
-            overwrite=overwrite,
-            on_progress=show,
-            command=command_line(),
+    with grid(device=device) as place:
+        lms = load_models(
+            model, revision, device=device, dtype=lm_dtype.value, offline=offline, trust=trust_remote_code
         )
+        with progress() as advance:
+
+            def show(state: CollectProgress) -> None:
+                nonlocal announced
+                if not announced:
+                    announced = True
+                    mb, free = state.n_bytes_expected / 1e6, state.n_bytes_free / 1e9
+                    say(f"the store will take about {mb:,.1f} MB of disk ({free:,.1f} GB are free)")
+                advance("rows", state.n_rows, state.n_rows_wanted, f"{state.rows_per_second:,.0f} rows/s")
+
+            made = run_collect(
+                store,
+                sources=list(zip(lms, one_each("at", at, len(model)), strict=True)),
+                corpus=text,
+                n_rows=tokens,
+                block=block,
+                dtype=dtype.value,
+                batch_tokens=batch_tokens,
+                shard_rows=shard_rows,
+                resume=resume,
+                overwrite=overwrite,
+                on_progress=show if place.world.leads else None,
+                command=command_line(),
+                ranks=place.world,
+            )
+    if not place.world.leads:
+        return
     kept = [
         {"space": s.label, "tokens": a.n_tokens, "kept": a.kept_share}
         for s, a in zip(made.spaces, made.alignment, strict=True)

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import torch
+
 from suture.dictionary.design import SpaceInfo
 from suture.errors import UserError
 from suture.lm.load import LanguageModel, load_model
@@ -53,3 +55,8 @@ def base_model(name: str) -> str:
     'gpt2'
     """
     return name.removesuffix(" (copy)").removesuffix(" (rotated copy)")
+
+
+def accelerator() -> str:
+    """What `--device auto` means for training: a GPU where there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -150,11 +150,12 @@ def train(
     out is taken from the command line, and those with one --data-seed see the same batches.
     """
     options = dict(locals())  # every option under its own name, before anything else has one
+    from suture.cli_models import accelerator
     from suture.dictionary.run import TrainProgress
     from suture.dictionary.train import train_many
     from suture.parallel import grid, local_device
 
-    options["device"] = device = _accelerator() if device == "auto" else device
+    options["device"] = device = accelerator() if device == "auto" else device
     with grid(feature_ranks=feature_ranks, device=local_device(device)) as place:
         wanted = _wanted(dictionary, options, each)
         with _rows(options) as opened, progress() as advance:
@@ -253,12 +254,6 @@ def _emit(trained: Mapping[Path, "Dictionary"], *, several: bool, as_json: bool)
         found.append({"dictionary": str(out), **evaluation})
         lines.append(f"{out}: FVU {fvu}; L0 {evaluation['l0']:.1f}; dead {dead}; R2 {r2}{where}")
     emit({"dictionaries": found} if several else found[0], as_json=as_json, text="\n".join(lines))
-
-
-def _accelerator() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _matrix(r2: list[list[float]]) -> str:
