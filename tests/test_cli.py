@@ -429,7 +429,7 @@ def test_demo_refuses(suture: Suture, desk: Path) -> None:
     [
         (["colect"], "No such command 'colect'. Did you mean 'collect'?; see suture --help"),
         (["collect"], "Missing argument 'STORE'; see suture collect --help"),
-        (["train", "d"], "Missing option '--store'; see suture train --help"),
+        (["train", "d"], "store = None: is missing; name one with --store, or do without by --stream"),
         (["train", "d", "--store", "s", "--sise", "3"], "No such option: --sise"),
         (["train", "d", "--store", "s", "--k=few"], "unable to parse string as an integer, not 'few'"),
         (["report", "a", "b"], "unexpected extra argument"),

@@ -228,6 +228,9 @@ def _wanted(dictionary: Path, options: dict[str, Any], each: Path | None) -> dic
     tables = read_toml(each, "each")
     if not tables or not all(isinstance(table, dict) for table in tables.values()):
         raise UserError("each", each, "does not hold one [table] per dictionary", "see suture train --help")
+    for name in tables:
+        if name in (".", "..") or Path(name).name != name:
+            raise UserError("each", name, "is no name for a folder", "give the table a plain name")
     return {
         dictionary / name: TrainSettings.from_options(named | {k.replace("-", "_"): v for k, v in table.items()})
         for name, table in tables.items()

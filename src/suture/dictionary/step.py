@@ -87,8 +87,6 @@ class TrainingState:
             self.parameters["log_threshold"] = self.log_threshold
         self.adam = Adam(self.parameters)
         self._buffer = kernels.chunk_buffer(dictionary.W_enc.detach(), dictionary.precision)
-        self.updating = False
-        """Whether some weights have taken the step and others not yet; an interrupt must not be saved then."""
 
     @property
     def dead(self) -> Bool[Tensor, "feature"]:
@@ -217,7 +215,6 @@ class TrainingState:
 
     @torch.no_grad()
     def _update(self, learning_rate: float, gradients: _Gradients) -> None:
-        self.updating = True
         W_enc, W_dec = self.dictionary.W_enc, self.dictionary.W_dec
         size = max(1, (GPU_BLOCK_ELEMENTS if W_enc.is_cuda else BLOCK_ELEMENTS) // W_enc.shape[1])
         for first in range(0, W_enc.shape[0], size):
@@ -232,7 +229,6 @@ class TrainingState:
                 gradient = self.grid.data.add_up(parameter.grad)
                 self._adam(name, gradient, learning_rate, slice(0, parameter.shape[0]))
         self.adam.steps += 1
-        self.updating = False
 
     @property
     def _unit_norm(self) -> bool:
