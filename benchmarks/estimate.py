@@ -31,13 +31,13 @@ STUDIES: dict[str, dict[str, dict[str, Any]]] = {
     "wide": {
         "collect": {**TINY, "tokens": 100_000, "dtype": "float32"},
         "train": {
-            "features": 32_768, "k": 32, "rows": 120_000, "batch_size": 1024, "checkpoint_every": 30,
-            "validate_every": 50,
+            "features": 16_384, "k": 32, "rows": 60_000, "batch_size": 1024, "checkpoint_every": 15,
+            "validate_every": 25,
         },
     },
     "sae": {
-        "collect": {"model": ["tinystories-2l"], "at": ["resid1.post"], "tokens": 300_000},
-        "train": {"design": "sae", "features": 4096, "k": 24, "rows": 500_000, "sparsity": "batchtopk"},
+        "collect": {"model": ["tinystories-2l"], "at": ["resid1.post"], "tokens": 200_000},
+        "train": {"design": "sae", "features": 4096, "k": 24, "rows": 300_000, "sparsity": "batchtopk"},
     },
 }  # fmt: skip
 """Two models and few features; many features with checkpoints; one model and BatchTopK."""

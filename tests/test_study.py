@@ -20,7 +20,9 @@ def read(folder: Path, text: str) -> Study:
 def test_a_study_without_a_sweep_is_one_cell(tmp_path: Path) -> None:
     (cell,) = read(tmp_path, COLLECT + TRAIN).cells()
     assert cell.name == ""
-    assert cell.collect is not None and cell.train is not None and cell.store is None
+    assert cell.collect is not None
+    assert cell.train is not None
+    assert cell.store is None
     assert cell.collect.hookpoints == ("mlp0.out", "mlp0.out")
     assert cell.collect.revisions == (None, None)
     assert (cell.train.design.n_features, cell.train.design.sparsity.k) == (64, 4)

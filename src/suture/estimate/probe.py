@@ -341,7 +341,7 @@ def _steps(
         masks = available_models(settings, state.dictionary.n_spaces, number)
         state.step(
             batch,
-            k=settings.design.sparsity.k,
+            k=float(settings.design.sparsity.k),
             learning_rate=settings.top_learning_rate,
             available=None if masks is None else masks.to(device),
         )

@@ -1,18 +1,24 @@
 """Sizes: what a dictionary, its checkpoints and its training take, in bytes, from the settings alone.
 
 A dictionary of F features over rows of width D (and D_in at the encoder, with a pooled dictionary's flags) has
-F · (D_in + D + 2) + 2 · D numbers. Adam keeps two more for each of them that is trained. A step on n rows adds:
+F · (D_in + D + 2) + 2 · D numbers. Adam keeps two more for each of them that is trained. Besides, from the start to the
+end of a run, there are:
 
-1. W_enc once more where the dense product runs in bf16, and one chunk of pre-activations;
-2. a dozen copies of the batch: those read ahead, the centred one, the decoded one, the error, their gradients;
-3. for each active pair its place in both orders, its values and their gradients;
-4. AuxK's copy of the dead features' encoder rows;
-5. the order of the rows: a few numbers for every row of the store.
+1. what mean and variance were taken from, in float64: the allocator keeps it for the evaluations;
+2. the order of the rows: a few numbers for every row of the store;
+3. code and tables of the libraries that are only loaded when they are first used.
+
+What a step adds comes and goes, and when all steps are taken makes room for the finished dictionary, read back:
+
+4. W_enc once more where the dense product runs in bf16, and one chunk of pre-activations;
+5. copies of the batch: those read ahead, the centred one, the decoded one, the error, their gradients;
+6. for each active pair its place in both orders, its values and their gradients;
+7. AuxK's copy of the dead features' encoder rows.
 
 Files that are read through a memory map count apart: the system takes that memory back whenever it is needed.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from suture.activations.store import STORAGE, Precision
@@ -24,8 +30,12 @@ from suture.dictionary.settings import TrainSettings
 FLOAT, COUNTER = 4, 8
 READ_AHEAD = 4
 """Batches that wait or are being read, and the one in use."""
-BATCH_COPIES = 8
+BATCH_COPIES = 5
 """Matrices of a batch's shape that a step holds at once."""
+STATISTICS_BYTES = 20 * 4096
+"""For every column of a row, while 4,096 of them are summed up."""
+LIBRARY_BYTES = 20 * 10**6
+"""Of libraries, touched by the first step."""
 PAIR_BYTES = 96
 """Of an active (row, feature) pair, at the busiest moment of the backward pass."""
 ROW_BYTES = 40
@@ -121,19 +131,46 @@ def training_parts(settings: TrainSettings, widths: Sequence[int], n_rows: int, 
         precision: of the dense product, "float32" or "bfloat16".
     """
     shape = shape_of(settings.design, widths)
+    step = _step_parts(settings, shape, precision)
+    return {
+        "weights": weights_bytes(shape),
+        "moments": 2 * FLOAT * shape.trained + COUNTER * shape.n_features,
+        "statistics": STATISTICS_BYTES * sum(widths),
+        "order of the rows": ROW_BYTES * n_rows * (1 if settings.design.joint else len(widths)),
+        "libraries in use": LIBRARY_BYTES,
+        **step,
+        # zeros to be filled and the file's tensors, both at once
+        "result beyond a step's": max(2 * weights_bytes(shape) - sum(step.values()), 0),
+    }
+
+
+def device_bytes(parts: Mapping[str, int]) -> int:
+    """Which of a training's parts lie on an accelerator, where there is one."""
+    on_host = ("statistics", "order of the rows", "libraries in use")
+    return sum(n for name, n in parts.items() if name not in on_host)
+
+
+def host_bytes(settings: TrainSettings, widths: Sequence[int], n_rows: int) -> int:
+    """Host memory while an accelerator trains: rows, and what passes through on its way to the disk."""
+    parts = training_parts(settings, widths, n_rows, "float32")
+    shape = shape_of(settings.design, widths)
+    passing = max(checkpoint_bytes(shape) if n_checkpoints(settings) else 0, 2 * weights_bytes(shape))
+    kept = sum(parts[name] for name in ("statistics", "order of the rows", "libraries in use"))
+    return kept + READ_AHEAD * FLOAT * settings.batch_size * shape.width + passing
+
+
+def _step_parts(settings: TrainSettings, shape: Shape, precision: str) -> dict[str, int]:
+    """What lasts as long as a step."""
     batch = FLOAT * settings.batch_size * max(shape.width, shape.width_in)
     pairs = settings.batch_size * pairs_per_row(settings)
     element = 2 if precision == "bfloat16" else FLOAT
     chunk = max(CHUNK_ELEMENTS, 64 * shape.n_features)
     return {
-        "weights": weights_bytes(shape),
-        "moments": 2 * FLOAT * shape.trained + COUNTER * shape.n_features,
         "encoder in bf16": 2 * shape.n_features * shape.width_in if precision == "bfloat16" else 0,
         "pre-activations": CHUNKS_HELD * element * min(chunk, settings.batch_size * shape.n_features),
         "active pairs": round(PAIR_BYTES * pairs),
         "batches": (READ_AHEAD + BATCH_COPIES) * batch,
         "dead features": auxiliary_bytes(settings, shape),
-        "order of the rows": ROW_BYTES * n_rows * (1 if settings.design.joint else len(widths)),
     }
 
 

@@ -50,6 +50,8 @@ PROBE_SECONDS = 4.0
 SAFETENSORS_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 SHORT_BY = 0.9
 """A corpus that plainly holds less than this share of the rows wanted is refused."""
+SAFE = 0.9
+"""How much of what is free a value proposed instead may take: the rest is the estimate's own uncertainty."""
 INDEX_BYTES = 4096
 """Manifest, index and means of a store, without its shards' own notes."""
 FREE_FIELDS = ("n_rows", "learning_rate", "warmup", "decay", "k_start", "k_anneal", "heldout", "validate_every")
@@ -272,7 +274,7 @@ class _Estimator:
         """(bytes needed, bytes there) in the memory that the dictionary lies in."""
         parts = sizes.training_parts(settings, _widths(settings, source), source.n_rows, _precision(settings))
         if settings.device.startswith("cuda") and self.free.device_memory is not None:
-            return sum(parts.values()) - parts["order of the rows"], self.free.device_memory
+            return sizes.device_bytes(parts), self.free.device_memory
         return sum(parts.values()) + started.train_memory, self.free.memory
 
     # --- what does not fit (5) ----------------------------------------------------------------------------------
@@ -321,7 +323,10 @@ class _Estimator:
         least = settings.design.sparsity.k if settings.design.sparsity.selects_k else 1
 
         def with_features(n: int) -> bool:
-            return n <= least or of(replace(settings, design=replace(settings.design, n_features=n))) + surplus <= room
+            return (
+                n <= least
+                or of(replace(settings, design=replace(settings.design, n_features=n))) + surplus <= SAFE * room
+            )
 
         fits = sizes.largest(with_features, settings.design.n_features)
         problem = _lacks("device memory" if step.device_memory is not None else "memory", needed, room)
@@ -329,7 +334,9 @@ class _Estimator:
             ranks = math.ceil(needed / room)
             fix = f"lower it to {fits} or less, or split it over {ranks} machines or GPUs with --feature-ranks {ranks}"
             return UserError("train.features", settings.design.n_features, problem, fix)
-        fits = sizes.largest(lambda n: of(replace(settings, batch_size=n)) + surplus <= room, settings.batch_size)
+        fits = sizes.largest(
+            lambda n: of(replace(settings, batch_size=n)) + surplus <= SAFE * room, settings.batch_size
+        )
         fix = f"lower it to {fits} or less" if fits else "free some memory"
         return UserError("train.batch-size", settings.batch_size, problem, fix)
 
@@ -350,7 +357,7 @@ class _Estimator:
             problem, fix = _lacks("disk", alone.disk_peak, room), f"lower it to {n} or less, or choose another disk"
             self.problems.append(UserError("train.features", settings.design.n_features, problem, fix))
         elif alone.disk_peak <= room:
-            problem = f"together take {_gb(result.disk_peak)} of disk, {_gb(room)} are free"
+            problem = f"together take {_size(result.disk_peak)} of disk, {_size(room)} are free"
             fix = "lower collect.tokens or train.features, vary fewer settings, or choose another disk with --out"
             self.problems.append(UserError("study", f"{len(result.steps)} steps", problem, fix))
 
@@ -391,7 +398,7 @@ def _collect_step(settings: CollectSettings, probe: CollectProbe, started: Start
     text = max(round(probe.text_bytes * n_rows), probe.text_least)
     disk = n_rows * (sum(probe.widths) * STORAGE[dtype].itemsize + side) + text + INDEX_BYTES
     fixed = started.collect_seconds + probe.loading
-    running = probe.row * n_rows
+    running = probe.row * float(n_rows)
     seconds = Span(fixed, fixed, fixed) + running + Span(0.5, 1.0, 2.0) * (probe.finishing * n_rows)
     return StepEstimate(
         name=name,
@@ -412,14 +419,12 @@ def _train_step(cell: Cell, source: _Source, started: StartUp, probe: TrainProbe
     shape = sizes.shape_of(settings.design, widths)
     parts = sizes.training_parts(settings, widths, source.n_rows, _precision(settings))
     on_gpu = settings.device.startswith("cuda")
-    on_host = sizes.READ_AHEAD * 4 * settings.batch_size * shape.width + parts["order of the rows"]
-    formula = on_host if on_gpu else sum(parts.values())
+    formula = sizes.host_bytes(settings, widths, source.n_rows) if on_gpu else sum(parts.values())
     measured = 0 if probe is None else probe.memory + parts["order of the rows"]
     seconds, times = (None, {}) if probe is None else _train_seconds(settings, source, started, probe, shape)
     device = None
     if on_gpu:
-        device = sum(parts.values()) - parts["order of the rows"]
-        device = max(device, (probe.device_memory or 0) if probe else 0)
+        device = max(sizes.device_bytes(parts), (probe.device_memory or 0) if probe else 0)
     return StepEstimate(
         name=f"train {cell.name}".rstrip(),
         seconds=seconds,
@@ -449,10 +454,10 @@ def _train_seconds(
     begin = started.train_seconds + probe.starting
     parts = {
         "starting": Span(begin, begin, begin),
-        "steps": plain * n_alive + later * n_later,
-        "validation": probe.evaluated_row * n_validated,
-        "checkpoints and result": probe.written_byte * n_bytes,
-        "evaluation": probe.evaluated_row * n_evaluated,
+        "steps": plain * float(n_alive) + later * float(n_later),
+        "validation": probe.evaluated_row * float(n_validated),
+        "checkpoints and result": probe.written_byte * float(n_bytes),
+        "evaluation": probe.evaluated_row * float(n_evaluated),
     }
     return sum(parts.values(), start=ZERO), {name: span.middle for name, span in parts.items()}
 
@@ -536,13 +541,15 @@ def _distinct(problems: Sequence[UserError]) -> list[UserError]:
 
 
 def _lacks(what: str, needed: int, free: int) -> str:
-    return f"needs {_gb(needed)} of {what}, {_gb(free)} are free"
+    return f"needs {_size(needed)} of {what}, {_size(free)} are free"
 
 
-def _gb(n_bytes: int) -> str:
+def _size(n_bytes: int) -> str:
     """Bytes for people.
 
-    >>> _gb(61_400_000_000), _gb(3_000_000)
-    ('61 GB', '0.003 GB')
+    >>> _size(61_400_000_000), _size(3_210_000_000), _size(3_000_000)
+    ('61 GB', '3.2 GB', '3 MB')
     """
+    if n_bytes < 1e9:
+        return f"{n_bytes / 1e6:.3g} MB"
     return f"{n_bytes / 1e9:.2g} GB" if n_bytes < 10e9 else f"{n_bytes / 1e9:,.0f} GB"
