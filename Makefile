@@ -30,4 +30,4 @@ fix: install  ## what can be mended by itself
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) demo build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .bench demo build dist .pytest_cache .ruff_cache .hypothesis

@@ -145,7 +145,7 @@ def test_help_loads_no_torch() -> None:
         "assert 'torch' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=True)
-    for step in ("demo", "collect", "train", "features", "steer", "report"):
+    for step in ("demo", "collect", "train", "estimate", "features", "steer", "report"):
         assert step in done.stdout
 
 

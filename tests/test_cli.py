@@ -24,7 +24,7 @@ from suture.planted.settings import PlantedSettings
 from suture.planted.store import planted_store
 from suture.report import page
 
-COMMANDS = ("demo", "collect", "train", "features", "steer", "report")
+COMMANDS = ("demo", "collect", "train", "estimate", "features", "steer", "report")
 SMALL = ["--features", "32", "--k", "2", "--rows", "2000", "--batch-size", "100"]
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from suture.activations.collect import collect
     from suture.activations.store import Store
+    from suture.activations.stream import Stream
     from suture.dictionary.design import Design
     from suture.dictionary.dictionary import Codes, Dictionary
     from suture.dictionary.objective import Objective
@@ -19,18 +20,22 @@ if TYPE_CHECKING:
     from suture.dictionary.sparsity import Sparsity
     from suture.dictionary.train import train, train_many
     from suture.errors import UserError
+    from suture.estimate.step import Estimate, estimate
     from suture.features.step import FeatureSettings, features
     from suture.features.table import FeatureTable
     from suture.interventions.effect import Effect, SteerSettings
     from suture.interventions.step import steer
     from suture.lm.corpus import open_corpus
     from suture.lm.load import LanguageModel, load_model
+    from suture.parallel import grid
     from suture.report.page import report
     from suture.studies.demo import demo
+    from suture.study import Study, read_study
 
 _HOMES = {
     "collect": "activations.collect",
     "Store": "activations.store",
+    "Stream": "activations.stream",
     "Codes": "dictionary.dictionary",
     "Design": "dictionary.design",
     "Dictionary": "dictionary.dictionary",
@@ -40,6 +45,8 @@ _HOMES = {
     "train": "dictionary.train",
     "train_many": "dictionary.train",
     "UserError": "errors",
+    "Estimate": "estimate.step",
+    "estimate": "estimate.step",
     "FeatureSettings": "features.step",
     "features": "features.step",
     "FeatureTable": "features.table",
@@ -49,13 +56,17 @@ _HOMES = {
     "open_corpus": "lm.corpus",
     "LanguageModel": "lm.load",
     "load_model": "lm.load",
+    "grid": "parallel",
     "report": "report.page",
     "demo": "studies.demo",
+    "Study": "study",
+    "read_study": "study",
 }
 
 __all__ = [  # noqa: RUF022 (grouped as they are used)
     "load_model", "LanguageModel", "open_corpus",
-    "collect", "Store",
+    "read_study", "Study", "estimate", "Estimate", "grid",
+    "collect", "Store", "Stream",
     "train", "train_many", "TrainSettings", "Design", "Sparsity", "Objective", "Dictionary", "Codes",
     "features", "FeatureSettings", "FeatureTable",
     "steer", "SteerSettings", "Effect",
@@ -74,7 +85,7 @@ def __dir__() -> list[str]:
 
 
 class _Names(ModuleType):
-    """`suture.features` and `suture.report` stay the steps when Python has loaded the folders of the same name."""
+    """`features`, `report` and `estimate` stay the steps when Python has loaded the folders of the same name."""
 
     def __setattr__(self, name: str, value: object) -> None:
         if not (name in _HOMES and isinstance(value, ModuleType)):

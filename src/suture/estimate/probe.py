@@ -50,7 +50,7 @@ LEAST_STEPS = 3
 EVALUATIONS = 3
 CHECKPOINT_BYTES = 64 * 10**6
 """A checkpoint is written of so many bytes at most: its rate is what is wanted."""
-NOISE = 0.15
+NOISE = 0.25
 """The least that any time is taken to be uncertain by, either way."""
 
 CHILD = """
