@@ -3,10 +3,11 @@
 1. A model and a text are chosen: the two shipped ones, and a random GPT-2 of width 768 with 4 blocks.
 2. The floor is the model's own transformer blocks up to the hookpoint and nothing else: no later block, no unembedding,
    no gradient, on batches that were tokenized before, the very batches that `collect` runs.
-3. `output_hidden_states` is what people write: the whole model on blocks of text, the layer's states kept, rounded and
-   written to one file.
+3. `output_hidden_states` is what people write: the text of each batch is tokenized, the whole model runs, the layer's
+   states are kept, rounded and written to one file.
 4. nnsight and TransformerLens, each in its own environment and process, do the same with a trace that stops at the
-   layer, and with `run_with_cache` that does. What cannot be measured is named with the reason.
+   layer, and with `run_with_cache` that does. What cannot be measured is named with the reason. All of them are given
+   the text already cut into batches of like lengths, which `collect` finds itself.
 5. Everyone is asked in turn, round after round, for the same rows; reported are medians of rows per second and of the
    ratio to the floor in the same round, in wall time and in processor time.
 6. The share of a training step spent waiting for its batch, on stores of shipped and of realistic size.
@@ -49,7 +50,7 @@ from suture.lm.load import LanguageModel, load_model, locate
 SHARED = Path(os.environ.get("SUTURE_SHARED", Path(__file__).parents[1].parent / "shared"))
 TEXT = SHARED / "data" / "tinystories" / "train.txt"
 BLOCK = 128
-PEERS = {"nnsight": ("nnsight", "accelerate"), "transformer-lens": ("transformer-lens",)}
+PEERS = {"nnsight": ("nnsight", "accelerate"), "transformer-lens": ("transformer-lens<4",)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,22 +80,29 @@ import torch
 name, folder, layer, ids_file, threads, out = sys.argv[1:]
 torch.set_num_threads(int(threads))
 layer = int(layer)
+import transformers
 with open(ids_file) as f:
-    batches = [torch.tensor(b) for b in json.load(f)]
+    texts = json.load(f)
+words = transformers.AutoTokenizer.from_pretrained(folder)
+words.pad_token = words.pad_token or words.eos_token
+def tokens(batch):
+    ids = words(batch, padding=True, return_tensors="pt", add_special_tokens=False).input_ids
+    return torch.cat([torch.full((len(batch), 1), words.bos_token_id), ids], 1)
 if name == "nnsight":
     from nnsight import LanguageModel
     lm = LanguageModel(folder, device_map="cpu", dispatch=True, torch_dtype=torch.float32)
     def states(ids):
         with torch.no_grad(), lm.trace({"input_ids": ids, "attention_mask": torch.ones_like(ids)}) as tracer:
-            kept = lm.transformer.h[layer].output[0].save()
+            kept = lm.transformer.h[layer].output.save()
             tracer.stop()
-        return kept
+        return kept[0] if isinstance(kept, tuple) else kept
 else:
-    from transformer_lens import HookedTransformer
-    import transformers
-    hf = transformers.AutoModelForCausalLM.from_pretrained(folder)
-    lm = HookedTransformer.from_pretrained_no_processing("gpt2", hf_model=hf, hf_config=hf.config, device="cpu",
-        tokenizer=transformers.AutoTokenizer.from_pretrained(folder))
+    from transformer_lens import HookedTransformer, HookedTransformerConfig
+    has = transformers.AutoConfig.from_pretrained(folder)
+    # its own weights of the same shape: reading the model's would need the configuration that the hub has of it
+    lm = HookedTransformer(HookedTransformerConfig(n_layers=has.num_hidden_layers, d_model=has.hidden_size,
+        n_heads=has.num_attention_heads, d_head=has.hidden_size // has.num_attention_heads, act_fn="gelu_new",
+        n_ctx=has.max_position_embeddings, d_vocab=has.vocab_size, normalization_type="LN", device="cpu"))
     at = f"blocks.{layer}.hook_resid_post"
     def states(ids):
         with torch.no_grad():
@@ -103,7 +111,8 @@ print(json.dumps("ready"), flush=True)
 for _ in sys.stdin:
     wall, cpu = time.perf_counter(), time.process_time()
     with open(out, "wb") as f:
-        for ids in batches:
+        for batch in texts:
+            ids = tokens(batch)
             x = states(ids)
             x = x.reshape(*ids.shape, -1)[:, 1:].bfloat16()
             f.write(x.contiguous().view(torch.int16).numpy().tobytes())
@@ -201,6 +210,9 @@ def measure(label: str, case: Case, rounds: int, threads: int, peers: list[str])
         lm = load_model(str(folder), device="cpu")
         corpus, inputs = open_corpus(TEXT), same_batches(lm, case.hookpoint, case.n_rows)
         points = [resolve(lm.model, case.hookpoint)]
+        words = transformers.AutoTokenizer.from_pretrained(folder)
+        words.pad_token = words.pad_token or words.eos_token
+        texts = [words.batch_decode(batch[:, 1:], skip_special_tokens=True) for batch in inputs]
 
         def floor() -> None:
             for batch in inputs:
@@ -209,7 +221,9 @@ def measure(label: str, case: Case, rounds: int, threads: int, peers: list[str])
         @torch.no_grad()
         def hidden_states() -> None:
             with (work / "rows.bin").open("wb") as stream:
-                for batch in inputs:
+                for text in texts:
+                    ids = words(text, padding=True, return_tensors="pt", add_special_tokens=False).input_ids
+                    batch = torch.cat([torch.full((len(text), 1), lm.bos or 0), ids], 1)
                     states = lm.model(batch, output_hidden_states=True, use_cache=False).hidden_states
                     kept = states[case.layer + 1][:, 1:].bfloat16().contiguous()
                     stream.write(kept.view(torch.int16).numpy().tobytes())
@@ -225,8 +239,8 @@ def measure(label: str, case: Case, rounds: int, threads: int, peers: list[str])
             "suture.collect": lambda: timed(own),
             "output_hidden_states": lambda: timed(hidden_states),
         }
-        ids, missing = work / "ids.json", []
-        ids.write_text(json.dumps([batch.tolist() for batch in inputs]))
+        ids, missing = work / "texts.json", []
+        ids.write_text(json.dumps(texts))
         for name in peers:
             try:
                 runs[name] = Peer(name, case, folder, ids, threads)
