@@ -107,7 +107,11 @@ def test_every_command_is_one_that_the_command_line_reads(command: str) -> None:
 
 def test_a_wrong_command_would_be_noticed() -> None:
     train = command_line().commands["train"]
-    for wrong in (["d", "--store", "s", "--no-such-option"], ["--store", "s"], ["d", "--store", "s", "--design", "none"]):
+    for wrong in (
+        ["d", "--store", "s", "--no-such-option"],
+        ["--store", "s"],
+        ["d", "--store", "s", "--design", "none"],
+    ):
         with pytest.raises(typer.BadParameter.__base__):  # pyright: ignore[reportArgumentType]
             train.make_context("train", wrong)
 

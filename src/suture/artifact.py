@@ -133,6 +133,10 @@ def create(
             # A slip of the keyboard, such as the store's name given twice, must not cost the store.
             problem = f"is {_a(made_by)}, which {_a(step)} does not replace"
             raise ArtifactError("out", path, problem, "name another folder")
+    for above in path.absolute().parents:
+        if (above / MANIFEST).is_file():
+            problem = f"lies inside {above}, which is finished and would take it along when it is replaced"
+            raise ArtifactError("out", path, problem, "name a folder outside of it")
     if partial.exists() and not resume:
         shutil.rmtree(partial)
     partial.mkdir(parents=True, exist_ok=True)

@@ -53,6 +53,19 @@ class PrecisionName(StrEnum):
     bfloat16 = "bfloat16"
 
 
+STREAM_DEFAULTS: dict[str, Any] = {
+    "block": 128,
+    "fill_rows": 262_144,
+    "dtype": "bfloat16",
+    "lm_dtype": "auto",
+    "batch_tokens": None,
+    "text_column": "text",
+    "separator": "<|endoftext|>",
+    "split": "train",
+}
+"""What --stream does where it is not told; without --stream none of these may be given."""
+
+
 class TrackName(StrEnum):
     """`--track`."""
 
@@ -126,14 +139,16 @@ def train(
     at: Annotated[list[str] | None, typer.Option(help="--stream: hookpoint, as in collect; once per model.")] = None,
     corpus: Annotated[str | None, typer.Option(help="--stream: text, as in collect; gone over again if short.")] = None,
     revision: Annotated[list[str] | None, typer.Option(help="--stream: hub revision; once per model.")] = None,
-    block: Annotated[int, typer.Option(help="--stream: longest piece of text, in tokens.")] = 128,
-    fill_rows: Annotated[int, typer.Option(help="--stream: rows held in memory and shuffled at a time.")] = 262_144,
-    dtype: Annotated[StoreType, typer.Option(help="--stream: precision of the rows in memory.")] = StoreType.bfloat16,
-    lm_dtype: Annotated[LMType, typer.Option(help="--stream: precision the models run in.")] = LMType.auto,
+    block: Annotated[int | None, typer.Option(help="--stream: longest piece of text, in tokens [128].")] = None,
+    fill_rows: Annotated[
+        int | None, typer.Option(help="--stream: rows held in memory and shuffled at a time [262144].")
+    ] = None,
+    dtype: Annotated[StoreType | None, typer.Option(help="--stream: precision of the rows [bfloat16].")] = None,
+    lm_dtype: Annotated[LMType | None, typer.Option(help="--stream: precision the models run in [auto].")] = None,
     batch_tokens: Annotated[int | None, typer.Option(help="--stream: tokens per forward pass.")] = None,
-    text_column: Annotated[str, typer.Option(help="--stream: where the corpus keeps its text.")] = "text",
-    separator: Annotated[str, typer.Option(help="--stream: line between documents.")] = "<|endoftext|>",
-    split: Annotated[str, typer.Option(help="--stream: split of a datasets name.")] = "train",
+    text_column: Annotated[str | None, typer.Option(help="--stream: where the corpus keeps its text [text].")] = None,
+    separator: Annotated[str | None, typer.Option(help="--stream: line between documents [<|endoftext|>].")] = None,
+    split: Annotated[str | None, typer.Option(help="--stream: split of a datasets name [train].")] = None,
     offline: Offline = False,
     trust_remote_code: TrustCode = False,
     track: Annotated[list[TrackName] | None, typer.Option(help="Also send metrics there.")] = None,
@@ -187,12 +202,14 @@ def _rows(options: dict[str, Any]) -> "Iterator[Store | Stream]":
     from suture.lm.corpus import open_corpus
 
     needed = {name: options[name] for name in ("model", "at", "corpus")}
+    chosen = {name: options[name] for name in STREAM_DEFAULTS if options[name] is not None}
     if not options["stream"]:
         if options["store"] is None:
             raise UserError("store", None, "is missing", "name one with --store, or do without by --stream")
-        for name, value in needed.items():
+        for name, value in (needed | chosen | {"revision": options["revision"]}).items():
             if value is not None:
-                raise UserError(name, value, "is for --stream, a store has its own", "leave it out, or add --stream")
+                problem = "is for --stream, a store has its own"
+                raise UserError(name, _plain(value), problem, "leave it out, or add --stream")
         yield Store.open(options["store"])
         return
     if options["store"] is not None:
@@ -200,26 +217,27 @@ def _rows(options: dict[str, Any]) -> "Iterator[Store | Stream]":
     for name, value in needed.items():
         if value is None:
             raise UserError(name, None, "is missing, --stream needs it", f"give --{name} as in suture collect")
+    given = STREAM_DEFAULTS | {name: _plain(value) for name, value in chosen.items()}
     lms = load_models(
         options["model"],
         options["revision"],
         device=options["device"],
-        dtype=options["lm_dtype"].value,
+        dtype=given["lm_dtype"],
         offline=options["offline"],
         trust=options["trust_remote_code"],
     )
-    text = {name: options[name] for name in ("text_column", "separator", "split", "offline")}
+    text = {name: given[name] for name in ("text_column", "separator", "split")}
     with Stream(
         sources=list(zip(lms, one_each("at", options["at"], len(lms)), strict=True)),
-        corpus=open_corpus(options["corpus"], **text),
-        dtype=options["dtype"].value,
-        **{name: options[name] for name in ("block", "fill_rows", "batch_tokens")},
+        corpus=open_corpus(options["corpus"], **text, offline=options["offline"]),
+        **{name: given[name] for name in ("dtype", "block", "fill_rows", "batch_tokens")},
     ) as made:
         yield made
 
 
 def _wanted(dictionary: Path, options: dict[str, Any], each: Path | None) -> dict[Path, "TrainSettings"]:
     """Every dictionary's folder and settings: the one of the options, or one per table of the file."""
+    from suture.cli_models import accelerator
     from suture.dictionary.settings import OPTIONS, TrainSettings
 
     named = {k: _plain(v) for k, v in options.items() if k in OPTIONS and v is not None}
@@ -228,13 +246,20 @@ def _wanted(dictionary: Path, options: dict[str, Any], each: Path | None) -> dic
     tables = read_toml(each, "each")
     if not tables or not all(isinstance(table, dict) for table in tables.values()):
         raise UserError("each", each, "does not hold one [table] per dictionary", "see suture train --help")
-    for name in tables:
-        if name in (".", "..") or Path(name).name != name:
-            raise UserError("each", name, "is no name for a folder", "give the table a plain name")
-    return {
-        dictionary / name: TrainSettings.from_options(named | {k.replace("-", "_"): v for k, v in table.items()})
-        for name, table in tables.items()
-    }
+    wanted = {}
+    for name, table in tables.items():
+        if not name or Path(name).name != name or name.startswith(".") or name.endswith((".partial", ".aside")):
+            raise UserError("each", f"[{name}]", "is no name for a folder", "give the table a plain name")
+        own = {k.replace("-", "_"): v for k, v in table.items()}
+        if len(own) < len(table):
+            raise UserError("each", f"[{name}]", "names a setting twice, with - and with _", "leave one out")
+        if own.get("device") == "auto":
+            own["device"] = accelerator()
+        try:
+            wanted[dictionary / name] = TrainSettings.from_options(named | own)
+        except UserError as error:
+            raise UserError(f"[{name}] {error.setting}", error.value, error.problem, error.fix) from None
+    return wanted
 
 
 def _plain(value: Any) -> Any:

@@ -5,7 +5,9 @@ import json
 import math
 import os
 import shlex
+import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -51,6 +53,7 @@ def run(app: typer.Typer, arguments: Sequence[str]) -> int:
     """Run the command line; returns the exit code."""
     command = arguments[0] if arguments else ""
     given = _given.set(tuple(arguments))
+    before = _on_termination()
     try:
         result = app(list(arguments) or ["--help"], standalone_mode=False, prog_name="suture")
         return _interrupted(command) if result == INTERRUPTED else int(result or 0)  # typer turns Ctrl-C into 130
@@ -64,6 +67,18 @@ def run(app: typer.Typer, arguments: Sequence[str]) -> int:
         return _refuse(_system(error))
     finally:
         _given.reset(given)
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _on_termination() -> Any:
+    """Take SIGTERM for Ctrl-C, so that a cluster's eviction keeps what was reached; returns what it meant before.
+
+    Not under torchrun, whose agent ends the others with it when one failed: they may be waiting for that one.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ or threading.current_thread() is not threading.main_thread():
+        return None
+    return signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def _interrupted(command: str) -> int:

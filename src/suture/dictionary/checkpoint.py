@@ -11,6 +11,7 @@ are all there is to keep. The newest two are kept, until the finished folder has
 """
 
 import errno
+import logging
 import os
 import re
 import shutil
@@ -77,7 +78,7 @@ def load_checkpoint(folder: Path, *, grid: Grid = ALONE) -> Checkpoint | None:
     """The newest checkpoint that is whole, with the rows of this rank's features; None where there is none."""
     good = None
     if grid.world.leads:
-        good = next((found.name for found in _newest_first(folder) if _is_whole(found)), None)
+        good = _newest_whole(folder)
     chosen = grid.world.agree(good)
     if chosen is None:
         return None
@@ -87,6 +88,14 @@ def load_checkpoint(folder: Path, *, grid: Grid = ALONE) -> Checkpoint | None:
     return Checkpoint(
         step=int(chosen), per_feature=_read_rows(parts, own), common=load_file(found / f"{COMMON}.safetensors")
     )
+
+
+def _newest_whole(folder: Path) -> str | None:
+    for found in _newest_first(folder):
+        if _is_whole(found):
+            return found.name
+        logging.getLogger(__name__).warning("%s is damaged and passed over", found)
+    return None
 
 
 @contextmanager

@@ -169,7 +169,10 @@ class StreamFeed:
         return self.settings.view.of(self.stream.fill(number))
 
     def _split(self, fill: Store) -> tuple[Tensor, Tensor]:
-        return split_rows(fill, heldout=self.settings.heldout, seed=self.settings.order_seed)
+        try:
+            return split_rows(fill, heldout=self.settings.heldout, seed=self.settings.order_seed)
+        except UserError as error:
+            raise UserError("fill-rows", self.stream.fill_rows, error.problem, "raise it, or give more text") from None
 
     def _mark(self, number: int, first_step: int) -> None:
         """Remember with which step a fill begins, on disk before any of its steps is taken."""

@@ -42,7 +42,7 @@ from suture.dictionary.dictionary import STEP
 from suture.dictionary.evaluate import evaluate
 from suture.dictionary.feed import POSITIONS, Feed
 from suture.dictionary.kernels import resolve_precision
-from suture.dictionary.settings import TrainSettings
+from suture.dictionary.settings import FLAT_NAMES, TrainSettings
 from suture.dictionary.start import data_statistics, new_dictionary
 from suture.dictionary.step import StepResult, TrainingState
 from suture.dictionary.tracking import METRICS, Tracker
@@ -251,14 +251,14 @@ class Run:
 
     def _check_loss(self) -> None:
         if int(self._bad) >= 0:
-            raise self._diverged(f"made the loss NaN or infinite at step {int(self._bad)}")
+            raise self._diverged(f"made the loss NaN or infinite at step {int(self._bad)} of {self.out}")
 
     def _check_finite(self, tensors: Iterable[Tensor]) -> None:
         """Stop before these are written if some are not finite: a gradient may overflow where the loss did not."""
         self._check_loss()
         broken = torch.tensor(not all(bool(t.isfinite().all()) for t in tensors))
         if bool(self.grid.world.any(broken)):
-            raise self._diverged(f"made weights or their moments NaN or infinite by step {self.done}")
+            raise self._diverged(f"made weights or their moments NaN or infinite by step {self.done} of {self.out}")
 
     def _diverged(self, problem: str) -> NumericalError:
         fix = "lower it and start again; the last checkpoint is from before"
@@ -392,10 +392,29 @@ def check_fit(settings: TrainSettings, feed: Feed, grid: Grid) -> None:
     if settings.design.n_features < grid.features.size:
         problem = f"cannot be split over {grid.features.size} processes"
         raise UserError("features", settings.design.n_features, problem, "lower --feature-ranks")
+    check_device(settings.device)
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that this machine has not.
+
+    Raises:
+        UserError: naming it.
+    """
     try:
-        torch.empty(0, device=local_device(settings.device))
+        torch.empty(0, device=local_device(device))
     except (RuntimeError, AssertionError) as error:
-        raise UserError("device", settings.device, f"cannot be used ({error})", "use cpu") from None
+        problem = f"cannot be used ({str(error).splitlines()[0]})"
+        raise UserError("device", device, problem, "use cpu") from None
+
+
+def _changed(now: Any, before: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """(name, value now, value before) of every setting that differs, however deep it lies."""
+    if isinstance(now, dict) and isinstance(before, dict):
+        for key in now:
+            yield from _changed(now[key], before.get(key), str(FLAT_NAMES.get((name, key), key)).replace("_", "-"))
+    elif now != before:
+        yield name, now, before
 
 
 def _check_or_clear(folder: Path, recorded: dict[str, Any], *, resume: bool) -> None:
@@ -404,12 +423,12 @@ def _check_or_clear(folder: Path, recorded: dict[str, Any], *, resume: bool) -> 
     plain = artifact.as_json(recorded)
     if resume and file.exists():
         before = artifact.read_json(file)
-        changed = sorted(name for name in plain if before.get(name) != plain[name])
+        changed = list(_changed(plain, before))
         if changed:
-            value = {name: plain[name] for name in changed}
-            raise UserError(
-                "resume", value, "differs from the unfinished run", "use its settings, or start without --resume"
-            )
+            name, now, was = changed[0]
+            others = "".join(f", {other} was {old!r}" for other, _, old in changed[1:])
+            problem = f"was {was!r} in the unfinished run{others}"
+            raise UserError(name, now, problem, "use its settings, or start without --resume")
         for left in folder.iterdir():  # of a run that was killed while it finished: the manifest lists what is here
             if left.is_file() and left.name not in (SETTINGS, METRICS, POSITIONS):
                 left.unlink()

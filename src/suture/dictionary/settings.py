@@ -159,6 +159,9 @@ OPTIONS: dict[str, tuple[str, str]] = {
 }
 """Flat name -> (part of the settings, name there)."""
 
+FLAT_NAMES = {("" if part == "train" else part, own): flat for flat, (part, own) in OPTIONS.items()}
+"""The other way round."""
+
 PARTS = {"sparsity": Sparsity, "design": Design, "objective": Objective, "view": View, "train": TrainSettings}
 
 

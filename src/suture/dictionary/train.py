@@ -83,7 +83,7 @@ def train_many(
         groups.setdefault(feed_key(own), []).append(out)
     feeds = {key: feed_of(store, settings[outs[0]], grid) for key, outs in groups.items()}
     if isinstance(store, Stream) and len(feeds) > 1:
-        fix = "give them one --data-seed, --batch-size, --heldout, and train pooled ones by themselves"
+        fix = "give them the same data-seed, batch-size, heldout, space and null; train pooled ones by themselves"
         raise UserError("each", len(feeds), "kinds of batches cannot share a stream", fix)
     for key, outs in groups.items():
         for out in outs:
@@ -126,7 +126,7 @@ def _named(out: Path, on_progress: Callable[[Path, TrainProgress], None] | None)
 
 
 def _train_together(runs: Sequence[Run], feed: Feed) -> None:
-    device = runs[0].device
+    devices = {run.device for run in runs}
     try:
         for run in runs:
             if run.is_done:  # it was stopped between its last step and its end
@@ -135,10 +135,10 @@ def _train_together(runs: Sequence[Run], feed: Feed) -> None:
         last = max(run.settings.n_steps for run in runs)
         with closing(feed.batches(first, last - first)) as stream:
             for number, batch in enumerate(stream, start=first):
-                here = _to(batch, device)
+                there = {device: _to(batch, device) for device in devices}
                 for run in runs:
                     if run.done == number and not run.is_done:
-                        run.take(here)
+                        run.take(there[run.device])
                         if run.is_done:
                             run.finish()  # 3
     except BaseException:

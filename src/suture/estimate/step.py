@@ -25,7 +25,7 @@ import torch
 from suture.activations.rows import plan_rows
 from suture.activations.store import STORAGE, Store
 from suture.dictionary.kernels import resolve_precision
-from suture.dictionary.run import EVALUATION_ROWS
+from suture.dictionary.run import EVALUATION_ROWS, check_device
 from suture.dictionary.settings import TrainSettings
 from suture.errors import UserError
 from suture.estimate import sizes
@@ -469,6 +469,9 @@ def _placed(cell: Cell, device: str | None, *, offline: bool) -> Cell:
         collect = replace(collect, device=_resolved(device or collect.device), offline=offline or collect.offline)
     if train is not None:
         train = replace(train, device=_resolved(device or train.device))
+    for step in (collect, train):
+        if step is not None:
+            check_device(step.device)
     return replace(cell, collect=collect, train=train)
 
 
