@@ -148,3 +148,15 @@ def test_json_refuses_what_is_no_json(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="Out of range float"):
         artifact.write_json(tmp_path / "v.json", {"a": float("nan")})
     assert artifact.read_json(tmp_path / "v.json") == {"a": 1}
+
+
+def test_nothing_is_made_inside_a_finished_artifact(tmp_path: Path) -> None:
+    """Replacing the outer one would take it along."""
+    with artifact.create(tmp_path / "outer", step="store", settings={}):
+        pass
+    with (
+        pytest.raises(ArtifactError, match=r"lies inside .*outer, which is finished"),
+        artifact.create(tmp_path / "outer" / "deep" / "inner", step="dictionary", settings={}),
+    ):
+        pass
+    assert [f.name for f in (tmp_path / "outer").iterdir()] == ["manifest.json"]

@@ -341,6 +341,50 @@ def test_train_refuses(change: dict[str, object], message: str, suture: Suture, 
     assert message in refused(suture, ["train", "new", *flags(words)], desk)
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--fill-rows", 5], "fill-rows = 5: is for --stream, a store has its own"),
+        (["--dtype", "float32"], "dtype = float32: is for --stream, a store has its own"),
+        (["--stream"], "and --stream exclude each other"),
+    ],
+)
+def test_a_store_takes_no_options_of_a_stream(
+    words: list[object], message: str, suture: Suture, desk: Path, made: Made
+) -> None:
+    assert message in refused(suture, ["train", "new", "--store", made.store, *SMALL, *words], desk)
+
+
+def test_a_dictionary_is_trained_without_a_store(suture: Suture, tmp_path: Path) -> None:
+    stories = [f"Once upon a time there was a girl called {n}. {n} had a dog." for n in ("Sue", "Ann", "Eve", "Mia")]
+    (tmp_path / "text.txt").write_text("\n<|endoftext|>\n".join(stories * 5))
+    models = ["--model", "tinystories-1l", "--model", "tinystories-2l", "--at", "mlp0.out", "--offline"]
+    stream = ["--stream", *models, "--corpus", tmp_path / "text.txt", "--fill-rows", 200, "--device", "cpu"]
+    words = [*stream, "--features", 32, "--k", 2, "--rows", 400, "--batch-size", 50, "--json"]
+    said = suture("train", tmp_path / "d", *words)
+    assert said.code == 0, said
+    assert said.json["fvu"][0] > 0
+    assert "store" not in json.loads((tmp_path / "d" / "manifest.json").read_text())["settings"]
+    said = suture("train", tmp_path / "e", *words[:-1], "--fill-rows", 10)
+    assert said.code == 2
+    assert "fill-rows = 10" in said.err
+
+
+def test_a_table_of_many_is_named_where_it_is_wrong(suture: Suture, desk: Path, made: Made) -> None:
+    words = ["train", "new", "--store", made.store, *SMALL, "--each", "each.toml"]
+    for text, message in (
+        ("[a]\nk = 999", "[a] k = 999: exceeds"),
+        ("[a]\nbatch-size = 9\nbatch_size = 10", "each = [a]: names a setting twice"),
+        ('[""]\nk = 2', "each = []: is no name for a folder"),
+        ('["../b"]\nk = 2', "each = [../b]: is no name for a folder"),
+        ("[a]\nheight = 2", "[a] height = 2: is no setting of train"),
+        ("k = 2", "does not hold one [table] per dictionary"),
+        ("[a", "is not TOML"),
+    ):
+        Path("each.toml").write_text(text)
+        assert message in refused(suture, words, desk), text
+
+
 def test_training_that_diverges_leaves_nothing(suture: Suture, desk: Path, made: Made) -> None:
     words = ["train", "new", "--store", made.store, *SMALL, "--lr", "1e30", "--sparsity", "relu+l1"]
     line = refused(suture, words, desk, progress=True)
