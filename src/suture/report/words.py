@@ -46,6 +46,11 @@ COLUMNS: dict[str, tuple[str, str, str]] = {
         "share",
     ),
     "decoder_cosine": ("Decoder cosine", "Cosine of the two decoder rows, coordinate by coordinate.", "correlation"),
+    "mapped_cosine": (
+        "Mapped cosine",
+        "Of A's decoder row carried to B by a fitted linear map, and B's.",
+        "correlation",
+    ),
     "beta_eps_A": ("β error, A", "Latent scaling of A's residual along the decoder row (2504.02922).", "number"),
     "beta_eps_B": ("β error, B", "Latent scaling of B's residual along the decoder row (2504.02922).", "number"),
     "beta_r_A": ("β reconstruction, A", "Latent scaling of A's reconstruction (2504.02922).", "number"),
