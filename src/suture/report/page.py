@@ -24,8 +24,14 @@ from suture.report.payload import Limits, explorer_payload
 from suture.report.provenance import provenance
 from suture.report.sections import answer, compared, designs, missing_models, shares
 from suture.report.steering import steering
+from suture.report.study import study_section
+from suture.report.study_answer import study_answer
+from suture.report.study_numbers import read_study
 
 __all__ = ["find_artifacts", "report"]
+
+TITLE = "What two language models share"
+"""The heading of a page that no one gave another."""
 
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'"  # noqa: E501
 """What the page may do: run what is inside it. It can fetch nothing and send nothing."""
@@ -35,13 +41,14 @@ def report(
     out_html: str | Path,
     folders: Iterable[str | Path],
     *,
-    title: str = "What two language models share",
+    title: str | None = None,
     commands: Sequence[str] = (),
     limits: Limits | None = None,
 ) -> Path:
-    """Write the report on `folders` (stores, dictionaries, features, effects; any number of each) to `out_html`.
+    """Write the report on `folders` (stores, dictionaries, features, effects, studies; any number) to `out_html`.
 
-    Returns the path written. What is not there leaves its section out.
+    Returns the path written. What is not there leaves its section out. Without a title it has a study's, where one
+    stands alone, or the usual one.
 
     Raises:
         ArtifactError: a folder is not a finished artifact, or a file in it is broken.
@@ -62,8 +69,12 @@ def report(
     return out
 
 
-def _page(gathered: Gathered, *, title: str, commands: Sequence[str], limits: Limits) -> str:
+def _page(gathered: Gathered, *, title: str | None, commands: Sequence[str], limits: Limits) -> str:
     versions = [("suture", package_version()), ("plotly", version("plotly"))]
+    first = next((c for c in gathered.comparisons), None) or next((c for c in gathered.nulls), None)
+    studies = [read_study(a.json["study"]) for a in gathered.studies]
+    alone = studies[0] if studies and first is None else None
+    title = title or (alone.title if alone else TITLE)
     sections = [
         compared(gathered),
         designs(gathered),
@@ -71,15 +82,16 @@ def _page(gathered: Gathered, *, title: str, commands: Sequence[str], limits: Li
         shares(gathered),
         _explorer(gathered, limits),
         steering(gathered.effects),
+        *[study_section(s, i, with_answer=s is not alone) for i, s in enumerate(studies)],
         provenance(gathered, commands=commands, versions=versions),
     ]
     present = [s for s in sections if s is not None]
-    first = next((c for c in gathered.comparisons), None) or next((c for c in gathered.nulls), None)
+    hero = answer(first) if first else study_answer(alone) if alone else None
     body = tag(
         "body",
         tag("a", "Skip to the answer", href="#answer", class_="skip"),
         tag("header", tag("p", "suture report", class_="kicker"), tag("h1", title), _contents(present)),
-        tag("main", tag("div", answer(first) if first else None, id="answer", tabindex=-1), present),
+        tag("main", tag("div", hero, id="answer", tabindex=-1), present),
         _script(get_plotlyjs()) if any('class="plot"' in s for s in present) else None,
         _script(_asset("report.js")),
     )
@@ -106,6 +118,7 @@ def _contents(sections: Sequence[Html]) -> Html:
         "shares": "Shares",
         "features": "Features",
         "steering": "Steering",
+        "study": "Study",
         "provenance": "Provenance",
     }
     links = [tag("a", name, href=f"#{id_}") for id_, name in short.items() if any(f'id="{id_}"' in s for s in sections)]

@@ -6,7 +6,7 @@ from suture.report import words
 from suture.report.figures import SHARE_COLUMNS, entropy_histogram, share_histogram, training_curves
 from suture.report.gather import Artifact, Comparison, Gathered, short_labels, space_label
 from suture.report.html import Child, Html, join, tag
-from suture.report.parts import badge, chip, figure, legend, section, table
+from suture.report.parts import badge, chip, figure, heat_table, legend, section, table
 
 _LABEL_HELP = {
     "shared": "both models have it",
@@ -276,18 +276,10 @@ def _heat_map(r2: Sequence[Sequence[int | float | None]], c: Comparison) -> Html
     # A pooled dictionary never sees two models in one row: its last row is each model from its own code.
     last = "each from its own code" if c.design == "pooled" else "code from all models"
     names = [f"code from {letter} alone" for letter in letters] + [last]
-    rows = []
-    for name, values in zip(names, r2, strict=False):
-        cells = []
-        for value in values:
-            shade = min(1.0, max(0.0, value)) if value is not None else 0.0
-            cells.append(
-                tag("td", words.fvu(value), style=f"--v:{shade:.3f}", class_="strong" if shade > 0.55 else None)
-            )
-        rows.append(tag("tr", tag("th", name, scope="row"), cells))
-    head = tag("tr", tag("td"), [tag("th", f"R² of {letter}", scope="col") for letter in letters])
-    inner = tag("table", tag("thead", head), tag("tbody", rows), class_="heat")
-    return tag("div", inner, class_="scroll", tabindex=0, role="region", aria_label=f"R² matrix of {c.name}")
+    rows = [
+        (name, [(words.fvu(value), value or 0.0) for value in values]) for name, values in zip(names, r2, strict=False)
+    ]
+    return heat_table([f"R² of {letter}" for letter in letters], rows, label=f"R² matrix of {c.name}")
 
 
 def _two_clusters(gathered: Gathered) -> Html | None:

@@ -1,0 +1,80 @@
+"""What a study answers: one sentence per question, none that its intervals do not support."""
+
+from collections.abc import Sequence
+
+from suture.report.html import Child, Html, join, tag
+from suture.report.parts import legend
+from suture.report.study_numbers import Column, Estimate, Study
+
+_QUESTIONS = {
+    "planted": (
+        ("macro_f1", "Whose labels are right?"),
+        ("recovery_80_exclusive", "Who finds what one model has alone?"),
+        ("null_rate", "Who invents the fewest differences?"),
+        ("fvu_", "Who leaves least unexplained?"),
+    ),
+    "language models": (
+        ("fvu_", "Who leaves least unexplained?"),
+        ("n_shared", "Who finds most in common?"),
+        ("null_rate", "Who invents the fewest differences?"),
+        ("ce_recovered_", "Who keeps the models working?"),
+        ("agreement", "Whose shared features act alike?"),
+    ),
+}
+"""truth -> (column, or the beginning of one per model; the question that it answers)."""
+
+
+def study_answer(study: Study) -> Html:
+    """One sentence per question, none that the intervals do not support."""
+    questions = _QUESTIONS.get(study.truth, (*_QUESTIONS["planted"], *_QUESTIONS["language models"]))
+    answers: list[Child] = []
+    for key, question in dict(questions).items():
+        columns = study.of_model(key) if key.endswith("_") else [c] if (c := study.column(key)) else []
+        sentences = [s for c in columns if (s := _sentence(study, c)) is not None]
+        if sentences:
+            answers.append(tag("div", tag("dt", question), [tag("dd", s) for s in sentences]))
+    return tag("div", legend(study.models), tag("dl", answers, class_="answers"), class_="hero")
+
+
+def _sentence(study: Study, column: Column) -> Html | None:
+    """Who is best in a column, and who cannot be told apart from it."""
+    standing = study.standing(column.key)
+    if standing is None or column.better is None:
+        return None
+    best = study.estimate(standing.best, column.key)
+    assert best is not None
+    most = "highest" if column.better == "high" else "lowest"
+    name, title = tag("b", standing.best), column.title
+    value = join([tag("b", column.write(best.mean)), f" ({_interval_words(column, best)})"])
+    if not (standing.tied or standing.behind):
+        said = [name, " alone has a number for ", title, ": ", value, "."]
+    elif not standing.certain:
+        said = [name, f" measured the {most} ", title, ": ", value, ". Without an interval no design is told apart."]
+    elif not standing.tied:
+        second = _with_mean(study, standing.behind[0], column)
+        said = [name, " is best in ", title, ": ", value, ". No other interval reaches it; next is ", second, "."]
+    elif not standing.behind:
+        said = ["In ", title, f" no design is told apart: all intervals overlap that of the {most}, ", name]
+        said += [", at ", value, "."]
+    else:
+        tied = _listed([_with_mean(study, design, column) for design in standing.tied])
+        said = [name, " leads in ", title, ": ", value, ". Its interval overlaps ", tied, ": not told apart."]
+    return join(said)
+
+
+def _with_mean(study: Study, design: str, column: Column) -> Html:
+    estimate = study.estimate(design, column.key)
+    return join([tag("span", design, class_="design"), f" ({column.write(estimate.mean if estimate else None)})"])
+
+
+def _interval_words(column: Column, estimate: Estimate) -> str:
+    seeds = "one seed" if estimate.n == 1 else f"{estimate.n} seeds"
+    if not estimate.has_interval:
+        return seeds
+    return f"95\u00a0%: {column.write_interval(estimate, ' to ')}; {seeds}"
+
+
+def _listed(names: Sequence[Html]) -> Html:
+    """`x, y and z`."""
+    between = ["", *[", "] * (len(names) - 2), " and "] if len(names) > 1 else [""]
+    return join([part for pair in zip(between, names, strict=True) for part in pair])

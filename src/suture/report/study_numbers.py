@@ -1,0 +1,222 @@
+"""A study's numbers as the report reads them: designs, columns, estimates, and what their intervals tell apart."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from suture.report import words
+
+NOT_EXCLUSIVE = ("n_shared", "n_ambiguous", "n_dead")
+"""Counts of labels that are not one model's (or some models') own."""
+
+_PERCENT = ("dead", "exclusive_rate", "null_rate", "ceiling", "private_share", "shared_energy")
+_UNIT = "\u00a0%"
+_PERCENT_BEGIN = ("recovery_", "directions_", "recall_")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A mean over seeds with its 95 % interval."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    n: int
+    """Seeds it is the mean of."""
+
+    @property
+    def has_interval(self) -> bool:
+        """Whether both ends are known; one seed gives none."""
+        return self.low is not None and self.high is not None
+
+    def overlaps(self, other: "Estimate") -> bool:
+        """Whether the two intervals have a value in common; unknown ends tell nothing apart."""
+        if self.low is None or self.high is None or other.low is None or other.high is None:
+            return True
+        return self.low <= other.high and other.low <= self.high
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One number that every design has."""
+
+    key: str
+    title: str
+    help: str
+    better: str | None
+    """`high`, `low`, or None where neither is better."""
+    format: str
+    """`share`, `number` or `count`."""
+    group: str
+
+    @property
+    def is_exclusive_count(self) -> bool:
+        """Whether it counts features labelled one model's own: to be read beside the null rate."""
+        return self.key.startswith("n_") and self.key not in NOT_EXCLUSIVE
+
+    @property
+    def is_percent(self) -> bool:
+        """Whether the page writes it in percent, as it writes such numbers elsewhere."""
+        return self.format == "share" and (self.key in _PERCENT or self.key.startswith(_PERCENT_BEGIN))
+
+    def write(self, value: float | None) -> str:
+        """A value of this column for a reader."""
+        if value is None:
+            return words.DASH
+        if self.format == "count":
+            text = words.count(value)
+        elif self.is_percent:
+            text = words.percent(value)
+        else:
+            text = words.fvu(value) if self.format == "share" else words.number(value)
+        return text.replace("-", "−")
+
+    def write_interval(self, estimate: Estimate, between: str = " – ") -> str:
+        """`low – high`, the unit said once."""
+        return f"{self.write(estimate.low).removesuffix(_UNIT)}{between}{self.write(estimate.high)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """How the designs stand in one column."""
+
+    best: str
+    """The design with the best mean."""
+    tied: tuple[str, ...]
+    """Designs that it is not told apart from: their intervals overlap its own."""
+    behind: tuple[str, ...]
+    """The others, the next best first."""
+    certain: bool
+    """Whether the best one has an interval; without one nothing is told apart."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """What study.json says, with what is missing left out."""
+
+    title: str
+    truth: str
+    """`planted` or `language models`."""
+    models: tuple[str, ...]
+    seeds: tuple[int, ...]
+    matched: Mapping[str, Any]
+    designs: tuple[Mapping[str, Any], ...]
+    columns: tuple[Column, ...]
+    """Only those that some design has a number in."""
+    rows: tuple[Mapping[str, Any], ...]
+    estimates: Mapping[str, Mapping[str, Estimate]]
+    """Design -> column -> estimate."""
+    notes: tuple[str, ...]
+
+    @property
+    def measured(self) -> list[str]:
+        """The designs that were not skipped, in the order of the table."""
+        return [str(d["name"]) for d in self.designs if not d.get("skipped")]
+
+    def column(self, key: str) -> Column | None:
+        """The column of that key, if any design has a number in it."""
+        return next((c for c in self.columns if c.key == key), None)
+
+    def of_model(self, begin: str) -> list[Column]:
+        """Columns `begin`A, `begin`B, ..: a number per model."""
+        letters = {words.letter(m) for m in range(len(self.models))}
+        return [c for c in self.columns if c.key.startswith(begin) and c.key.removeprefix(begin) in letters]
+
+    def estimate(self, design: str, key: str) -> Estimate | None:
+        """A design's number."""
+        return self.estimates.get(design, {}).get(key)
+
+    def rows_of(self, design: str) -> list[Mapping[str, Any]]:
+        """What was measured of a design, seed by seed."""
+        return [r for r in self.rows if r.get("design") == design]
+
+    def values(self, design: str, key: str) -> list[tuple[int, float]]:
+        """(seed, value) of every seed that has one."""
+        found = [(int(r.get("seed", 0)), _finite(r.get("numbers", {}).get(key))) for r in self.rows_of(design)]
+        return [(seed, value) for seed, value in found if value is not None]
+
+    def standing(self, key: str) -> Standing | None:
+        """Who is best in a column and who is not told apart; None where no direction is better or no number known."""
+        column = self.column(key)
+        known = [(d, e) for d in self.measured if (e := self.estimate(d, key)) is not None]
+        if column is None or column.better is None or not known:
+            return None
+        ranked = sorted(known, key=lambda one: one[1].mean, reverse=column.better == "high")
+        (best, top), others = ranked[0], ranked[1:]
+        return Standing(
+            best=best,
+            tied=tuple(d for d, e in others if e.overlaps(top)),
+            behind=tuple(d for d, e in others if not e.overlaps(top)),
+            certain=top.has_interval,
+        )
+
+
+def read_study(content: Mapping[str, Any]) -> Study:
+    """study.json as a `Study`."""
+    summary = content.get("summary") or {}
+    estimates = {str(d): {k: e for k, v in one.items() if (e := _estimate(v))} for d, one in summary.items()}
+    present = {key for one in estimates.values() for key in one}
+    models = tuple(str(m) for m in content.get("models") or [])
+    truth = str(content.get("truth", ""))
+    return Study(
+        title=str(content.get("title") or "A study of designs"),
+        truth=truth,
+        models=models,
+        seeds=tuple(content.get("seeds") or []),
+        matched=content.get("matched") or {},
+        designs=tuple(content.get("designs") or []),
+        columns=tuple(_column(c) for c in content.get("columns") or [] if c["key"] in present),
+        rows=tuple(content.get("rows") or []),
+        estimates=estimates,
+        notes=tuple(str(n) for n in content.get("notes") or []),
+    )
+
+
+def summed(tables: Sequence[Sequence[Sequence[float | None]]]) -> list[list[float]]:
+    """Tables of one shape added cell by cell; nothing counts as 0.
+
+    >>> summed([[[1, 2]], [[3, None]]])
+    [[4, 2]]
+    """
+    return [[sum(v or 0 for v in cells) for cells in zip(*rows, strict=True)] for rows in zip(*tables, strict=True)]
+
+
+def averaged(tables: Sequence[Sequence[Sequence[float | None]]]) -> list[list[float | None]]:
+    """Tables of one shape averaged cell by cell over those that have a number there.
+
+    >>> averaged([[[1, None]], [[3, None]]])
+    [[2.0, None]]
+    """
+    return [
+        [_mean([v for v in cells if v is not None]) for cells in zip(*rows, strict=True)]
+        for rows in zip(*tables, strict=True)
+    ]
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _column(content: Mapping[str, Any]) -> Column:
+    return Column(
+        key=str(content["key"]),
+        title=str(content.get("title") or content["key"]),
+        help=str(content.get("help") or ""),
+        better=content.get("better"),
+        format=str(content.get("format") or "number"),
+        group=str(content.get("group") or ""),
+    )
+
+
+def _estimate(content: Mapping[str, Any] | None) -> Estimate | None:
+    mean = _finite((content or {}).get("mean"))
+    if content is None or mean is None:
+        return None
+    return Estimate(
+        mean=mean, low=_finite(content.get("low")), high=_finite(content.get("high")), n=int(content.get("n") or 1)
+    )
+
+
+def _finite(value: Any) -> float | None:
+    return value if isinstance(value, int | float) and math.isfinite(value) else None
