@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -167,8 +168,8 @@ def make_logits(rng: random.Random) -> dict[str, Any]:
     }
 
 
-def make_effect(path: Path, dictionary: Path) -> None:
-    """A steering effect in two models, with control and agreement."""
+def make_effect(path: Path, dictionary: Path, *, models: Sequence[str] = MODELS) -> None:
+    """A steering effect in every model, with control and agreement."""
     strengths = [0.5, 1.0, 2.0, 4.0]
 
     def curves(size: float) -> dict[str, Any]:
@@ -191,7 +192,7 @@ def make_effect(path: Path, dictionary: Path) -> None:
         return {"model": name, **curves(size), **intervals, "random": {**curves(size * 0.1), **spread}}
 
     agreement = {
-        "models": MODELS,
+        "models": list(models[:2]),
         "correlation": 0.71,
         "mismatched": 0.06,
         "random": 0.01,
@@ -201,7 +202,7 @@ def make_effect(path: Path, dictionary: Path) -> None:
     }
     effect = {
         "feature": 3,
-        "models": [model(MODELS[0], 1.0), model(MODELS[1], 1.4)],
+        "models": [model(name, 1.0 + 0.4 * i) for i, name in enumerate(models)],
         "prompts": ["Once upon a time", NASTY[1]],
         "agreement": agreement,
     }
@@ -211,22 +212,78 @@ def make_effect(path: Path, dictionary: Path) -> None:
         (draft.folder / "effects.json").write_text(json.dumps(effect))
 
 
+# ---- three models ----------------------------------------------------------------------------------------------------
+
+THREE = [*MODELS, "tinystories-4l @ mlp0.out"]
+THREE_LABELS = ("A", "B", "C", "AB", "AC", "BC", "shared", "ambiguous", "dead")
+
+
+def make_three_models(folder: Path, *, n_features: int = 80, kind: str = "refit") -> Path:
+    """dictionary/, features/ and steering/feature-3/ of a crosscoder of three models below `folder`."""
+    rng = random.Random(3)
+    settings = {"design": {"kind": "crosscoder", "n_features": n_features}}
+    r2 = [[0.81, 0.42, 0.3], [0.47, 0.78, 0.35], [0.4, 0.5, 0.7], [0.88, 0.86, 0.83]]
+    evaluation = {"fvu": [0.12, 0.14, 0.17], "l0": 23.7, "dead": 0.05, "r2": r2}
+    with artifact.create(folder / "dictionary", step="dictionary", settings=settings, seed=1) as draft:
+        artifact.write_json(draft.folder / "dictionary.json", {**settings, "spaces": []})
+        artifact.write_json(draft.folder / "evaluation.json", evaluation)
+    labels = rng.choices(THREE_LABELS, (10, 8, 9, 6, 4, 5, 60, 8, 3), k=n_features)
+    shares = [_three_shares(label, rng) for label in labels]
+    columns: dict[str, list[Any]] = {
+        "label": labels,
+        "reason": [""] * n_features,
+        "index": list(range(n_features)),
+        "rate": [rng.lognormvariate(-5, 1) for _ in labels],
+        "cofire_correlation": [rng.random() for _ in labels],
+    }
+    for m, letter in enumerate("ABC"):
+        own = [None if s is None else s[m] for s in shares]
+        columns[f"{kind}_share_{letter}"] = own
+        columns[f"{kind}_share_low_{letter}"] = [None if v is None else max(0.0, v - 0.05) for v in own]
+        columns[f"{kind}_share_high_{letter}"] = [None if v is None else min(1.0, v + 0.05) for v in own]
+        columns[f"decoder_share_{letter}"] = own
+    examples = [[_three_sides(make_example(rng, "shared", nasty=i == 0))] for i in range(n_features)]
+    logits = [[make_logits(rng) for _ in THREE] for _ in range(n_features)]
+    counts = {label: labels.count(label) for label in THREE_LABELS}
+    clusters = {"entropy_histogram": [rng.randint(0, 9) for _ in range(20)], "private_share": 0.2}
+    summary = {"design": "crosscoder", "counts": counts, **evaluation, "two_clusters": clusters, "null": False}
+    parents = (folder / "dictionary",)
+    with artifact.create(folder / "features", step="features", settings={}, seed=0, parents=parents) as draft:
+        content = {"n_features": n_features, "models": THREE, "columns": columns}
+        for name, value in (("columns", content), ("examples", examples), ("logits", logits), ("summary", summary)):
+            (draft.folder / f"{name}.json").write_text(json.dumps(value))
+    make_effect(folder / "steering" / "feature-3", folder / "dictionary", models=THREE)
+    return folder
+
+
+def _three_shares(label: str, rng: random.Random) -> list[float] | None:
+    if label == "dead":
+        return None
+    has = "ABC" if label in ("shared", "ambiguous") else label
+    weights = [(1.0 if letter in has else 0.04) * rng.uniform(0.6, 1.4) for letter in "ABC"]
+    return [w / sum(weights) for w in weights]
+
+
+def _three_sides(example: dict[str, Any]) -> dict[str, Any]:
+    return {**example, "sides": [*example["sides"], example["sides"][0]]}
+
+
 # ---- studies ---------------------------------------------------------------------------------------------------------
 
 STUDY_COLUMNS = (
-    ("macro_f1", "Macro-F1", "high", "share", "planted truth"),
+    ("macro_f1", "Macro-F1", "high", "number", "planted truth"),
     ("auroc", "AUROC", "high", "share", "planted truth"),
     ("recovery_80", "Concepts found", "high", "share", "planted truth"),
     ("recovery_80_exclusive", "Exclusive ones found", "high", "share", "planted truth"),
     ("mcc", "MCC", "high", "share", "planted truth"),
-    ("fvu_A", "FVU A", "low", "share", "fit"),
-    ("fvu_B", "FVU B", "low", "share", "fit"),
+    ("fvu_A", "FVU A", "low", "number", "fit"),
+    ("fvu_B", "FVU B", "low", "number", "fit"),
     ("l0", "L0", None, "number", "fit"),
     ("r2_missing", "R² missing", "high", "share", "fit"),
     ("dead", "Dead", "low", "share", "fit"),
     ("n_A", "Only A", None, "count", "labels"),
     ("n_B", "Only B", None, "count", "labels"),
-    ("n_shared", "Shared", "high", "count", "labels"),
+    ("n_shared", "shared", None, "count", "labels"),
     ("n_ambiguous", "Ambiguous", None, "count", "labels"),
     ("exclusive_rate", "Exclusive rate", None, "share", "labels"),
     ("null_rate", "Null rate", "low", "share", "labels"),

@@ -30,8 +30,10 @@ from suture.report.study_numbers import read_study
 
 __all__ = ["find_artifacts", "report"]
 
-TITLE = "What two language models share"
+TITLE = "What {} language models share"
 """The heading of a page that no one gave another."""
+
+_NUMBERS = {3: "three", 4: "four", 5: "five", 6: "six"}
 
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'"  # noqa: E501
 """What the page may do: run what is inside it. It can fetch nothing and send nothing."""
@@ -74,7 +76,7 @@ def _page(gathered: Gathered, *, title: str | None, commands: Sequence[str], lim
     first = next((c for c in gathered.comparisons), None) or next((c for c in gathered.nulls), None)
     studies = [read_study(a.json["study"]) for a in gathered.studies]
     alone = studies[0] if studies and first is None else None
-    title = title or (alone.title if alone else TITLE)
+    title = title or (alone.title if alone else TITLE.format(_NUMBERS.get(len(first.models) if first else 2, "two")))
     sections = [
         compared(gathered),
         designs(gathered),
@@ -144,7 +146,7 @@ def _explorer(gathered: Gathered, limits: Limits) -> Html | None:
         data.append(embedded_json(_payload(c, own), id_=f"table-{i}"))
     options = [tag("option", f"{c.name} ({words.count(c.n_features)} features)", value=i) for i, c in enumerate(tables)]
     note = (
-        "A row opens to its numbers with intervals, its strongest examples in both models and the tokens it promotes. "
+        "A row opens to its numbers with intervals, its strongest examples in every model and the tokens it promotes. "
         "Search looks at the examples' tokens and the promoted and suppressed tokens."
     )
     controls = tag(

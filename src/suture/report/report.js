@@ -23,7 +23,9 @@
   // ---- figures -----------------------------------------------------------------------------------------------------
 
   const styleOf = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-  const roleColour = (role) => styleOf(`--${String(role).toLowerCase()}`) || styleOf("--other");
+  const ROLES = { C: "other", D: "fourth" };
+  const several = (label) => /^[A-Z]{2,}$/.test(label);
+  const roleColour = (role) => styleOf(`--${ROLES[role] || (several(role) ? "some" : String(role).toLowerCase())}`) || styleOf("--other");
 
   function themed(spec) {
     const muted = styleOf("--muted");
@@ -37,6 +39,11 @@
     };
     layout.xaxis = { ...axis, ...spec.layout.xaxis };
     layout.yaxis = { ...axis, ...spec.layout.yaxis };
+    if (spec.layout.ternary) {
+      const side = { gridcolor: styleOf("--line"), linecolor: styleOf("--muted") };
+      layout.ternary = { ...spec.layout.ternary, bgcolor: "rgba(0,0,0,0)" };
+      for (const name of ["aaxis", "baxis", "caxis"]) layout.ternary[name] = { ...side, ...spec.layout.ternary[name] };
+    }
     const data = spec.data.map((trace) => {
       const meta = trace.meta || {};
       const colour = roleColour(meta.role);
@@ -171,8 +178,9 @@
       .replace(INVISIBLE, (c) => `‹${c.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}›`);
   }
   const edged = (text) => visible(text).replace(/^ /, "·").replace(/(.) $/, "$1·") || "·";
-  const labelWords = (label) => (["shared", "ambiguous", "dead"].includes(label) ? label : `only ${label}`);
-  const labelClass = (label) => (LABELS.includes(label) ? `label-${label.toLowerCase()}` : "label-other");
+  const owners = (label) => (several(label) ? `${[...label.slice(0, -1)].join(", ")} and ${label.slice(-1)}` : label);
+  const labelWords = (label) => (["shared", "ambiguous", "dead"].includes(label) ? label : `only ${owners(label)}`);
+  const labelClass = (label) => ([...LABELS, "C", "D"].includes(label) ? `label-${label.toLowerCase()}` : several(label) ? "label-some" : "label-other");
   const letterOf = (model) => String.fromCharCode(65 + model);
   const sideClass = (model) => (model < 2 ? `side-${"ab"[model]}` : "side-other");
 
@@ -200,9 +208,11 @@
       const columns = Object.keys(table.columns);
       Object.assign(state, { table, hidden: new Set(), page: 0, open: new Set(), texts: null });
       const informative = (key) => key === "_peek" ? table.examples.length > 0 : columns.includes(key) && table.columns[key].some((v) => v !== null);
-      state.shownColumns = VISIBLE.filter(informative);
-      const shares = state.shownColumns.filter((key) => SHARES.includes(key)).slice(0, 2);
-      state.shownColumns = state.shownColumns.filter((key) => !SHARES.includes(key) || shares.includes(key));
+      // Of two models a share is one column, B's; of more there is one per model, and the best evidence's are shown.
+      const perModel = (key) => (columns.includes(key) ? [key] : table.models.map((_, m) => `${key}_${letterOf(m)}`));
+      const known = SHARES.map(perModel).map((keys) => keys.filter(informative)).filter((keys) => keys.length);
+      const shares = known.slice(0, table.models.length > 2 ? 1 : 2).flat();
+      state.shownColumns = VISIBLE.flatMap((key) => (SHARES.includes(key) ? perModel(key).filter((one) => shares.includes(one)) : [key].filter(informative)));
       if (!columns.includes(state.sort)) Object.assign(state, { sort: "index", down: false });
       buildSort(columns);
       buildToggles();
@@ -220,7 +230,7 @@
       const counts = new Map();
       for (const label of state.table.columns.label) counts.set(label, (counts.get(label) || 0) + 1);
       const rank = (label) => (LABELS.includes(label) ? LABELS.indexOf(label) : 2.5);
-      const labels = [...counts.keys()].sort((a, b) => rank(a) - rank(b));
+      const labels = [...counts.keys()].sort((a, b) => rank(a) - rank(b) || a.length - b.length || (a < b ? -1 : 1));
       byId("labels").replaceChildren(...labels.map((label) => {
         const button = make("button", { type: "button", "aria-pressed": "true", "data-label": label }, chip(label), make("small", { text: counts.get(label).toLocaleString("en") }));
         button.addEventListener("click", () => {
@@ -308,14 +318,20 @@
       return [...seen].join("  ");
     }
 
+    function interval(key, feature) {
+      const { columns } = state.table;
+      const end = (which) => columns[`${key}_${which}`] || columns[key.replace(/_([A-Z])$/, `_${which}_$1`)];
+      const [low, high] = ["low", "high"].map((which) => (end(which) === columns[key] ? undefined : end(which)?.[feature]));
+      return low !== undefined && low !== null && high !== undefined && high !== null ? [low, high] : null;
+    }
+
     function shareCell(key, feature) {
       const { columns } = state.table;
       const value = columns[key][feature];
       if (value === null) return "–";
-      const [low, high] = [columns[`${key}_low`]?.[feature], columns[`${key}_high`]?.[feature]];
-      const range = low !== undefined && low !== null && high !== null
-        ? make("span", { class: "range", style: `left:${100 * low}%;width:${100 * (high - low)}%` }) : null;
-      const track = make("span", { class: `track ${labelClass(columns.label[feature])}`, "aria-hidden": "true" }, range,
+      const within = interval(key, feature);
+      const range = within && make("span", { class: "range", style: `left:${100 * within[0]}%;width:${100 * (within[1] - within[0])}%` });
+      const track = make("span", { class: `track ${labelClass(columns.label[feature])}`, "aria-hidden": "true", "--fair": `${100 / Math.max(2, state.table.models.length)}%` }, range,
         make("span", { class: "dot", style: `left:${100 * value}%` }));
       return make("span", { class: "share" }, track, value.toFixed(2));
     }
@@ -356,12 +372,12 @@
       const { columns, meta } = state.table;
       const items = [];
       for (const key of Object.keys(columns)) {
-        if (key === "index" || key === "label" || /_(low|high)$/.test(key)) continue;
+        if (key === "index" || key === "label" || /_(low|high)(_[A-Z])?$/.test(key)) continue;
         const value = columns[key][feature];
         if (value === null || value === undefined || value === "") continue;
-        const [low, high] = [columns[`${key}_low`]?.[feature], columns[`${key}_high`]?.[feature]];
-        const interval = low !== undefined && low !== null && high !== null ? `  (${shown(low, meta[key].kind)} – ${shown(high, meta[key].kind)})` : "";
-        items.push(make("div", { title: meta[key].help }, make("dt", { text: meta[key].title + (interval ? " (95 %)" : "") }), make("dd", { text: shown(value, meta[key].kind) + interval })));
+        const ends = interval(key, feature);
+        const within = ends ? `  (${shown(ends[0], meta[key].kind)} – ${shown(ends[1], meta[key].kind)})` : "";
+        items.push(make("div", { title: meta[key].help }, make("dt", { text: meta[key].title + (within ? " (95 %)" : "") }), make("dd", { text: shown(value, meta[key].kind) + within })));
       }
       return make("dl", { class: "facts" }, ...items);
     }

@@ -23,6 +23,12 @@ _QUESTIONS = {
 }
 """truth -> (column, or the beginning of one per model; the question that it answers)."""
 
+_ASKED_FOR = {"n_shared": "high"}
+"""What a question wants of a column that by itself is neither better high nor low."""
+
+
+_NO_INTERVALS = "Of one seed there are no intervals: these are measurements, and tell no two designs apart."
+
 
 def study_answer(study: Study) -> Html:
     """One sentence per question, none that the intervals do not support."""
@@ -33,23 +39,30 @@ def study_answer(study: Study) -> Html:
         sentences = [s for c in columns if (s := _sentence(study, c)) is not None]
         if sentences:
             answers.append(tag("div", tag("dt", question), [tag("dd", s) for s in sentences]))
-    return tag("div", legend(study.models), tag("dl", answers, class_="answers"), class_="hero")
+    caution = None if _intervals_known(study) else tag("p", _NO_INTERVALS, class_="note")
+    return tag("div", legend(study.models), tag("dl", answers, class_="answers"), caution, class_="hero")
+
+
+def _intervals_known(study: Study) -> bool:
+    return any(e.has_interval for one in study.estimates.values() for e in one.values())
 
 
 def _sentence(study: Study, column: Column) -> Html | None:
     """Who is best in a column, and who cannot be told apart from it."""
-    standing = study.standing(column.key)
-    if standing is None or column.better is None:
+    better = column.better or _ASKED_FOR.get(column.key)
+    standing = study.standing(column.key, better=better)
+    if standing is None:
         return None
     best = study.estimate(standing.best, column.key)
     assert best is not None
-    most = "highest" if column.better == "high" else "lowest"
-    name, title = tag("b", standing.best), column.title
-    value = join([tag("b", column.write(best.mean)), f" ({_interval_words(column, best)})"])
+    most = "highest" if better == "high" else "lowest"
+    name = tag("b", standing.best)
+    title = "features labelled shared" if column.key == "n_shared" else column.title
+    value = join([tag("b", column.write(best.mean)), _interval_words(column, best)])
     if not (standing.tied or standing.behind):
         said = [name, " alone has a number for ", title, ": ", value, "."]
     elif not standing.certain:
-        said = [name, f" measured the {most} ", title, ": ", value, ". Without an interval no design is told apart."]
+        said = [name, f" measured the {most} ", title, ": ", value, "."]
     elif not standing.tied:
         second = _with_mean(study, standing.behind[0], column)
         said = [name, " is best in ", title, ": ", value, ". No other interval reaches it; next is ", second, "."]
@@ -58,7 +71,7 @@ def _sentence(study: Study, column: Column) -> Html | None:
         said += [", at ", value, "."]
     else:
         tied = _listed([_with_mean(study, design, column) for design in standing.tied])
-        said = [name, " leads in ", title, ": ", value, ". Its interval overlaps ", tied, ": not told apart."]
+        said = [name, " leads in ", title, ": ", value, ". Not told apart from it by the intervals: ", tied, "."]
     return join(said)
 
 
@@ -68,10 +81,9 @@ def _with_mean(study: Study, design: str, column: Column) -> Html:
 
 
 def _interval_words(column: Column, estimate: Estimate) -> str:
-    seeds = "one seed" if estimate.n == 1 else f"{estimate.n} seeds"
     if not estimate.has_interval:
-        return seeds
-    return f"95\u00a0%: {column.write_interval(estimate, ' to ')}; {seeds}"
+        return ""
+    return f" (95\u00a0%: {column.write_interval(estimate, ' to ')}; {estimate.n} seeds)"
 
 
 def _listed(names: Sequence[Html]) -> Html:

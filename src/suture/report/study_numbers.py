@@ -49,6 +49,8 @@ class Column:
     format: str
     """`share`, `number` or `count`."""
     group: str
+    decimals: int | None = None
+    """Decimals of a `number`, the same in the whole column; None: as many as each value needs."""
 
     @property
     def is_exclusive_count(self) -> bool:
@@ -68,8 +70,10 @@ class Column:
             text = words.count(value)
         elif self.is_percent:
             text = words.percent(value)
+        elif self.format == "share":
+            text = words.fvu(value)
         else:
-            text = words.fvu(value) if self.format == "share" else words.number(value)
+            text = words.number(value) if self.decimals is None else f"{value:,.{self.decimals}f}"
         return text.replace("-", "−")
 
     def write_interval(self, estimate: Estimate, between: str = " – ") -> str:
@@ -136,13 +140,19 @@ class Study:
         found = [(int(r.get("seed", 0)), _finite(r.get("numbers", {}).get(key))) for r in self.rows_of(design)]
         return [(seed, value) for seed, value in found if value is not None]
 
-    def standing(self, key: str) -> Standing | None:
-        """Who is best in a column and who is not told apart; None where no direction is better or no number known."""
+    def standing(self, key: str, *, better: str | None = None) -> Standing | None:
+        """Who is best in a column and who is not told apart; None where no direction is better or no number known.
+
+        Args:
+            key: the column's.
+            better: `high` or `low`, where a question gives a column a direction that it has not by itself.
+        """
         column = self.column(key)
+        better = better or (column.better if column else None)
         known = [(d, e) for d in self.measured if (e := self.estimate(d, key)) is not None]
-        if column is None or column.better is None or not known:
+        if better is None or not known:
             return None
-        ranked = sorted(known, key=lambda one: one[1].mean, reverse=column.better == "high")
+        ranked = sorted(known, key=lambda one: one[1].mean, reverse=better == "high")
         (best, top), others = ranked[0], ranked[1:]
         return Standing(
             best=best,
@@ -166,7 +176,7 @@ def read_study(content: Mapping[str, Any]) -> Study:
         seeds=tuple(content.get("seeds") or []),
         matched=content.get("matched") or {},
         designs=tuple(content.get("designs") or []),
-        columns=tuple(_column(c) for c in content.get("columns") or [] if c["key"] in present),
+        columns=tuple(_column(c, estimates) for c in content.get("columns") or [] if c["key"] in present),
         rows=tuple(content.get("rows") or []),
         estimates=estimates,
         notes=tuple(str(n) for n in content.get("notes") or []),
@@ -198,15 +208,23 @@ def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def _column(content: Mapping[str, Any]) -> Column:
+def _column(content: Mapping[str, Any], estimates: Mapping[str, Mapping[str, Estimate]]) -> Column:
+    key = str(content["key"])
     return Column(
-        key=str(content["key"]),
-        title=str(content.get("title") or content["key"]),
+        key=key,
+        title=str(content.get("title") or key),
         help=str(content.get("help") or ""),
         better=content.get("better"),
         format=str(content.get("format") or "number"),
         group=str(content.get("group") or ""),
+        decimals=_decimals([abs(one[key].mean) for one in estimates.values() if key in one]),
     )
+
+
+def _decimals(sizes: Sequence[float]) -> int | None:
+    """Decimals with which the largest of a column has three significant digits; None where it is tiny or huge."""
+    largest = max(sizes, default=0.0)
+    return max(0, 2 - max(-1, math.floor(math.log10(largest)))) if 1e-2 <= largest < 1e6 else None
 
 
 def _estimate(content: Mapping[str, Any] | None) -> Estimate | None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from suture.report import words
 from suture.report.html import Child, Html, join, tag
 from suture.report.parts import table
-from suture.report.study_numbers import Column, Study
+from suture.report.study_numbers import Column, Estimate, Study
 
 
 def design_table(study: Study, id_: str) -> Html:
@@ -74,7 +74,7 @@ def _row(study: Study, number: int, columns: Sequence[Column], groups: Sequence[
         title=design.get("says") or None,
     )
     if design.get("skipped"):
-        why = tag("td", f"skipped: {design['skipped']}", colspan=len(columns), class_="skipped")
+        why = tag("td", f"skipped: {design['skipped']}", colspan=len(columns), class_="edge skipped")
         return tag("tr", head, why, class_="skipped first" if first else "skipped")
     cells = [_cell(study, name, c, groups.index(c.group), _edge(columns, i)) for i, c in enumerate(columns)]
     return tag("tr", head, cells, class_="first" if first else None)
@@ -94,13 +94,19 @@ def _cell(study: Study, design: str, column: Column, group: int, edge: str | Non
         "td",
         _mark(kind) if kind else None,
         column.write(estimate.mean),
-        tag("small", column.write_interval(estimate) if estimate.has_interval else "one seed"),
+        _spread(study, column, estimate),
         tag("small", f"null {words.percent(null.mean)}", class_="null") if null else None,
         data_group=group,
         data_value=repr(float(estimate.mean)),
         title=seeds or None,
         class_=" ".join(part for part in (edge, kind) if part) or None,
     )
+
+
+def _spread(study: Study, column: Column, estimate: Estimate) -> Html | None:
+    if estimate.has_interval:
+        return tag("small", column.write_interval(estimate))
+    return tag("small", "one seed") if len(study.seeds) > 1 else None
 
 
 def _mark(kind: str) -> Html:
