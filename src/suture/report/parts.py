@@ -32,7 +32,7 @@ def figure_choice(specs: Sequence[tuple[str, Figure]], id_: str, *, label: str, 
 
 def heat_table(
     head: Sequence[Child],
-    rows: Sequence[tuple[Child, Sequence[tuple[Child, float]]]],
+    rows: Sequence[tuple[Child, Sequence[tuple[Child, int | float]]]],
     *,
     label: str,
     small: bool = False,
@@ -44,7 +44,7 @@ def heat_table(
     return tag("div", inner, class_="scroll", tabindex=0, role="region", aria_label=label)
 
 
-def _shaded(content: Child, value: float) -> Html:
+def _shaded(content: Child, value: int | float) -> Html:
     shade = min(1.0, max(0.0, value))
     return tag("td", content, style=f"--v:{shade:.3f}", class_="strong" if shade > 0.55 else None)
 

@@ -162,7 +162,7 @@ def _confusion(found: Sequence[Mapping[str, Any]], *, label: str) -> Html:
     rows = []
     for name, counts in zip(planted, summed(alike), strict=True):
         whole = sum(counts) or 1
-        cells: list[tuple[Child, float]] = [
+        cells: list[tuple[Child, int | float]] = [
             (tag("b" if name == other else "span", words.count(n)), n / whole)
             for other, n in zip(labels, counts, strict=True)
         ]
@@ -227,10 +227,10 @@ def _missing(study: Study) -> Html | None:
     )
 
 
-def _r2(means: Sequence[Sequence[float | None]], *, label: str) -> Html:
+def _r2(means: Sequence[Sequence[int | float | None]], *, label: str) -> Html:
     letters = [words.letter(m) for m in range(len(means[0]))]
     names = [f"from {letter}" for letter in letters] + ["from all"]
-    rows: list[tuple[Child, list[tuple[Child, float]]]] = [
+    rows: list[tuple[Child, list[tuple[Child, int | float]]]] = [
         (name, [(words.correlation(value), value or 0.0) for value in values])
         for name, values in zip(names, means, strict=False)
     ]

@@ -116,7 +116,7 @@ def null_bars(study: Study, real: Column, null: Column) -> Figure:
     return {"data": data, "layout": layout, "alt": "Share of features labelled one model's own, beside the null."}
 
 
-def small_histogram(counts: Sequence[float], *, ends: tuple[str, str], alt: str) -> Figure:
+def small_histogram(counts: Sequence[int | float], *, ends: tuple[str, str], alt: str) -> Figure:
     """A histogram over [0, 1] small enough to stand among others of its kind."""
     n = len(counts)
     trace = {
@@ -175,5 +175,5 @@ def _whiskers(estimates: Sequence[Estimate]) -> dict[str, Any]:
     return {"type": "data", "symmetric": False, "array": above, "arrayminus": below, "thickness": 1.2, "width": 3}
 
 
-def _short(value: float) -> float:
+def _short(value: int | float) -> int | float:
     return float(f"{value:.5g}")

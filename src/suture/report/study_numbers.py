@@ -19,9 +19,9 @@ _PERCENT_BEGIN = ("recovery_", "directions_", "recall_")
 class Estimate:
     """A mean over seeds with its 95 % interval."""
 
-    mean: float
-    low: float | None
-    high: float | None
+    mean: int | float
+    low: int | float | None
+    high: int | float | None
     n: int
     """Seeds it is the mean of."""
 
@@ -62,7 +62,7 @@ class Column:
         """Whether the page writes it in percent, as it writes such numbers elsewhere."""
         return self.format == "share" and (self.key in _PERCENT or self.key.startswith(_PERCENT_BEGIN))
 
-    def write(self, value: float | None) -> str:
+    def write(self, value: int | float | None) -> str:
         """A value of this column for a reader."""
         if value is None:
             return words.DASH
@@ -135,7 +135,7 @@ class Study:
         """What was measured of a design, seed by seed."""
         return [r for r in self.rows if r.get("design") == design]
 
-    def values(self, design: str, key: str) -> list[tuple[int, float]]:
+    def values(self, design: str, key: str) -> list[tuple[int, int | float]]:
         """(seed, value) of every seed that has one."""
         found = [(int(r.get("seed", 0)), _finite(r.get("numbers", {}).get(key))) for r in self.rows_of(design)]
         return [(seed, value) for seed, value in found if value is not None]
@@ -183,7 +183,7 @@ def read_study(content: Mapping[str, Any]) -> Study:
     )
 
 
-def summed(tables: Sequence[Sequence[Sequence[float | None]]]) -> list[list[float]]:
+def summed(tables: Sequence[Sequence[Sequence[int | float | None]]]) -> list[list[int | float]]:
     """Tables of one shape added cell by cell; nothing counts as 0.
 
     >>> summed([[[1, 2]], [[3, None]]])
@@ -192,7 +192,7 @@ def summed(tables: Sequence[Sequence[Sequence[float | None]]]) -> list[list[floa
     return [[sum(v or 0 for v in cells) for cells in zip(*rows, strict=True)] for rows in zip(*tables, strict=True)]
 
 
-def averaged(tables: Sequence[Sequence[Sequence[float | None]]]) -> list[list[float | None]]:
+def averaged(tables: Sequence[Sequence[Sequence[int | float | None]]]) -> list[list[int | float | None]]:
     """Tables of one shape averaged cell by cell over those that have a number there.
 
     >>> averaged([[[1, None]], [[3, None]]])
@@ -204,7 +204,7 @@ def averaged(tables: Sequence[Sequence[Sequence[float | None]]]) -> list[list[fl
     ]
 
 
-def _mean(values: Sequence[float]) -> float | None:
+def _mean(values: Sequence[int | float]) -> int | float | None:
     return sum(values) / len(values) if values else None
 
 
@@ -221,7 +221,7 @@ def _column(content: Mapping[str, Any], estimates: Mapping[str, Mapping[str, Est
     )
 
 
-def _decimals(sizes: Sequence[float]) -> int | None:
+def _decimals(sizes: Sequence[int | float]) -> int | None:
     """Decimals with which the largest of a column has three significant digits; None where it is tiny or huge."""
     largest = max(sizes, default=0.0)
     return max(0, 2 - max(-1, math.floor(math.log10(largest)))) if 1e-2 <= largest < 1e6 else None
@@ -236,5 +236,5 @@ def _estimate(content: Mapping[str, Any] | None) -> Estimate | None:
     )
 
 
-def _finite(value: Any) -> float | None:
+def _finite(value: Any) -> int | float | None:
     return value if isinstance(value, int | float) and math.isfinite(value) else None
