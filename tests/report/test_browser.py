@@ -375,7 +375,8 @@ def test_study_and_three_models_fit_a_phone(
     assert settled_width(page) == [375, 375]
     wide = (
         "return [...document.querySelectorAll('#study *, #shares *, #answer *')]"
-        ".filter(e => !e.closest('.scroll, .plot') && e.getBoundingClientRect().right > 375.5).map(e => e.outerHTML.slice(0, 80))"
+        ".filter(e => !e.closest('.scroll, .plot') && e.getBoundingClientRect().right > 375.5)"
+        ".map(e => e.outerHTML.slice(0, 80))"
     )
     assert page.execute_script(wide) == []
 

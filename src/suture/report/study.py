@@ -177,7 +177,7 @@ def _named(design: str, content: Html) -> Html:
 def _clusters(study: Study, id_: str) -> Html | None:
     private, shared = study.column("private_share"), study.column("shared_energy")
     spec = scatter(study, private, shared) if private and shared else None
-    entropy = _histograms(study, "entropy_histogram", id_, ends=("one model", "all alike"), what="Usage entropy")
+    entropy = _histograms(study, "entropy_histogram", id_, ends=("one", "all"), what="Usage entropy")
     two = len(study.models) == 2
     share = _histograms(study, "share_histogram", id_, ends=("all A", "all B") if two else ("0", "1"), what="Share")
     if spec is None and not entropy and not share:
