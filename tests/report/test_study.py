@@ -251,6 +251,30 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Page]:
     return folder, Page(report(folder / "r.html", find_artifacts(folder)).read_text(encoding="utf-8"))
 
 
+def test_a_study_of_three_models(content: dict[str, Any], tmp_path: Path) -> None:
+    wide = copy.deepcopy(content)
+    wide["models"] = THREE
+    wide["columns"] += [
+        {"key": "fvu_C", "title": "FVU C", "help": "", "better": "low", "format": "number", "group": "fit"},
+        {"key": "n_AC", "title": "Only AC", "help": "", "better": None, "format": "count", "group": "labels"},
+    ]
+    for one in wide["summary"].values():
+        one |= {"fvu_C": one["fvu_A"], "n_AC": one["n_A"]}
+    for row in wide["rows"]:
+        row["r2"] = [[0.8, 0.3, 0.2], [0.4, 0.7, 0.1], [0.2, 0.3, 0.9], [0.9, 0.9, -0.1]]
+        names = ["A", "AC", "shared"]
+        row["confusion"] = {"rows": names, "columns": [*names, "missed"], "counts": [[3, 1, 0, 2]] * 3}
+    with artifact.create(tmp_path / "study", step="study", settings={}) as draft:
+        (draft.folder / "study.json").write_text(json.dumps(wide))
+    html = report(tmp_path / "r.html", [tmp_path / "study"]).read_text(encoding="utf-8")
+    text = Page(html).text
+    assert "is best in FVU C" in text
+    assert "Macro-F1 against FVU C" in text
+    assert html.count('class="null">null ') == 3 * len(MEASURED)
+    for words in ("from C", "of C", "−0.10", "the share of its largest owner"):
+        assert words in text
+
+
 def test_three_models_have_a_share_each(three: tuple[Path, Page]) -> None:
     folder, page = three
     columns = artifact.read_json(folder / "features" / "columns.json")["columns"]

@@ -44,6 +44,7 @@ def study_section(study: Study, number: int, *, with_answer: bool) -> Html:
         tag("p", table_key(study), class_="note"),
         seeds_table(study),
         settings_list(study),
+        tag("noscript", tag("p", "The figures and the sorting of the table need JavaScript.")),
         _one_column(study, id_),
         _against(study, id_),
         _nulls(study, id_),
@@ -79,8 +80,10 @@ def _one_column(study: Study, id_: str) -> Html | None:
     height = 52 + 34 * len(study.measured)
     specs = [(f"{c.title} ({c.group})" if c.group else c.title, dots(study, c)) for c in columns]
     note = (
-        "Large dots: mean over seeds with its 95\u00a0% interval, full for the best design and those not told apart "
-        "from it. Small dots below them: single seeds."
+        "Large dots: mean over seeds with its 95\u00a0% interval, full for the best design and those not told apart from "
+        "it. Small dots below them: single seeds."
+        if len(study.seeds) > 1
+        else "One seed: no intervals. The best number is full."
     )
     plot = figure_choice(specs, f"{id_}-dots", label="Number", height=height)
     return join([tag("h3", "One number, all designs"), plot, tag("p", note, class_="note")])

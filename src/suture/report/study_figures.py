@@ -17,18 +17,20 @@ def dots(study: Study, column: Column) -> Figure:
     standing = study.standing(column.key)
     leading = {standing.best, *(standing.tied if standing.certain else ())} if standing else set(names)
     seeds = [(value, i, seed) for i, d in enumerate(names) for seed, value in study.values(d, column.key)]
-    data: list[dict[str, Any]] = [
-        {
-            "type": "scatter",
-            "mode": "markers",
-            "x": [_short(v) for v, _, _ in seeds],
-            "y": [i + 0.24 for _, i, _ in seeds],
-            "marker": {"symbol": "circle", "size": 4},
-            "meta": {"role": "ambiguous", "control": True},
-            "customdata": [seed for _, _, seed in seeds],
-            "hovertemplate": "seed %{customdata}: %{x:.4g}<extra></extra>",
-        }
-    ]
+    data: list[dict[str, Any]] = []
+    if len(study.seeds) > 1:
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "x": [_short(v) for v, _, _ in seeds],
+                "y": [i + 0.24 for _, i, _ in seeds],
+                "marker": {"symbol": "circle", "size": 4},
+                "meta": {"role": "ambiguous", "control": True},
+                "customdata": [seed for _, _, seed in seeds],
+                "hovertemplate": "seed %{customdata}: %{x:.4g}<extra></extra>",
+            }
+        )
     for role, symbol, wanted in (("accent", "circle", True), ("muted", "circle-open", False)):
         known = [(i, e) for i, e in enumerate(estimates) if e is not None and (names[i] in leading) is wanted]
         if known:
@@ -172,7 +174,8 @@ def _axis(column: Column) -> dict[str, Any]:
 def _whiskers(estimates: Sequence[Estimate]) -> dict[str, Any]:
     above = [_short(e.high - e.mean) if e.high is not None else 0 for e in estimates]
     below = [_short(e.mean - e.low) if e.low is not None else 0 for e in estimates]
-    return {"type": "data", "symmetric": False, "array": above, "arrayminus": below, "thickness": 1.2, "width": 3}
+    ends = {"symmetric": False, "array": above, "arrayminus": below, "thickness": 1.2, "width": 3}
+    return {"type": "data", "visible": any(e.has_interval for e in estimates), **ends}
 
 
 def _short(value: int | float) -> int | float:
