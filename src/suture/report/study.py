@@ -80,8 +80,8 @@ def _one_column(study: Study, id_: str) -> Html | None:
     height = 52 + 34 * len(study.measured)
     specs = [(f"{c.title} ({c.group})" if c.group else c.title, dots(study, c)) for c in columns]
     note = (
-        "Large dots: mean over seeds with its 95\u00a0% interval, full for the best design and those not told apart from "
-        "it. Small dots below them: single seeds."
+        "Large dots: mean over seeds with its 95\u00a0% interval, full for the best design and those not told apart "
+        "from it. Small dots below them: single seeds."
         if len(study.seeds) > 1
         else "One seed: no intervals. The best number is full."
     )
