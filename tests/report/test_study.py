@@ -117,7 +117,7 @@ def test_marks_are_the_standing(html: str, content: dict[str, Any]) -> None:
     standings = [s for c in study.columns if (s := study.standing(c.key)) is not None]
     start = html.index('class="designs numeric"')
     rows = html[html.index("<tbody>", start) : html.index("</tbody>", start)]
-    assert rows.count('class="standing best"') == len(standings)
+    assert rows.count('class="standing best"') == sum(1 + len(s.level) for s in standings)
     assert rows.count('class="standing tied"') == sum(len(s.tied) for s in standings if s.certain)
 
 
@@ -130,7 +130,7 @@ def test_every_design_stands_somewhere(content: dict[str, Any]) -> None:
             continue
         top = study.estimates[standing.best][column.key]
         known = {d for d in study.measured if column.key in study.estimates[d]}
-        assert {standing.best, *standing.tied, *standing.behind} == known
+        assert {standing.best, *standing.level, *standing.tied, *standing.behind} == known
         for design in known:
             mean = study.estimates[design][column.key].mean
             assert mean <= top.mean if column.better == "high" else mean >= top.mean
@@ -143,7 +143,7 @@ def test_the_answer_claims_what_the_intervals_support() -> None:
     assert "next is y (0.750)" in said(apart)
     near = with_intervals({"x": (0.9, 0.92, 0.91), "y": (0.88, 0.905, 0.89), "z": (0.1, 0.2, 0.15)})
     assert "is best" not in said(near)
-    assert "Not told apart from it by the intervals: y (0.890)." in said(near)
+    assert "Not told apart by the intervals: y (0.890)." in said(near)
     assert "z" not in said(near).replace("Macro", "")
     same = with_intervals({"x": (0.9, 0.92, 0.91), "y": (0.88, 0.905, 0.89)})
     assert "no design is told apart" in said(same)
@@ -153,6 +153,22 @@ def test_the_answer_claims_what_the_intervals_support() -> None:
     assert "tell no two designs apart" in said(one)
     assert "x alone has a number" in said(with_intervals({"x": (0.9, 0.92, 0.91)}))
     assert "?" not in said(with_intervals({}))
+
+
+def test_designs_with_one_number_share_the_first_place() -> None:
+    one = (None, None, 1.0)
+    study = with_intervals({"x": one, "y": one, "z": (None, None, 0.2)})
+    standing = study.standing("macro_f1")
+    assert standing is not None
+    assert (standing.best, standing.level) == ("x", ("y",))
+    assert "x and y both have the highest Macro-F1: 1.000." in said(study)
+    many = said(with_intervals({f"d{i}": one for i in range(9)}))
+    assert "d0, d1, d2, d3, d4 and 4 more all have the highest Macro-F1" in many
+    level = with_intervals(
+        {"x": (0.99, 1.0, 1.0), "y": (1.0, 1.0, 1.0), "z": (0.98, 1.0, 0.995), "u": (0.1, 0.2, 0.15)}
+    )
+    assert "x and y both have the highest Macro-F1: 1.000 (95 %: 0.990 to 1.000; 3 seeds)" in said(level)
+    assert "Not told apart by the intervals: z (0.995)." in said(level)
 
 
 def test_touching_intervals_are_not_told_apart() -> None:

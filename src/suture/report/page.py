@@ -77,14 +77,16 @@ def _page(gathered: Gathered, *, title: str | None, commands: Sequence[str], lim
     studies = [read_study(a.json["study"]) for a in gathered.studies]
     alone = studies[0] if studies and first is None else None
     title = title or (alone.title if alone else TITLE.format(_NUMBERS.get(len(first.models) if first else 2, "two")))
+    of_studies = [study_section(s, i, with_answer=s is not alone) for i, s in enumerate(studies)]
     sections = [
+        *(of_studies if alone else []),
         compared(gathered),
         designs(gathered),
         missing_models(gathered),
         shares(gathered),
         _explorer(gathered, limits),
         steering(gathered.effects),
-        *[study_section(s, i, with_answer=s is not alone) for i, s in enumerate(studies)],
+        *([] if alone else of_studies),
         provenance(gathered, commands=commands, versions=versions),
     ]
     present = [s for s in sections if s is not None]
@@ -114,13 +116,13 @@ def _page(gathered: Gathered, *, title: str | None, commands: Sequence[str], lim
 def _contents(sections: Sequence[Html]) -> Html:
     """Links to the sections that are there."""
     short = {
+        "study": "Study",
         "compared": "Compared",
         "designs": "Dictionaries",
         "missing": "R²",
         "shares": "Shares",
         "features": "Features",
         "steering": "Steering",
-        "study": "Study",
         "provenance": "Provenance",
     }
     links = [tag("a", name, href=f"#{id_}") for id_, name in short.items() if any(f'id="{id_}"' in s for s in sections)]

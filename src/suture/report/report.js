@@ -50,6 +50,7 @@
       const painted = { ...trace, opacity: meta.control ? 0.75 : 1 };
       if (trace.type === "scatter") painted.line = { ...trace.line, color: colour };
       painted.marker = { ...trace.marker, color: colour };
+      if (meta.outline) painted.marker.line = { ...painted.marker.line, color: roleColour(meta.outline) };
       if (painted.marker.pattern) painted.marker.pattern = { ...painted.marker.pattern, fgcolor: styleOf("--ground"), fillmode: "overlay" };
       for (const bars of ["error_x", "error_y"]) {
         if (trace[bars]) painted[bars] = { ...trace[bars], color: meta.whiskers ? roleColour(meta.whiskers) : colour };

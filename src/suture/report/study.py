@@ -24,10 +24,11 @@ _PAIRS = (
 
 _MATCHED = {
     "n_rows": "{} training rows",
-    "n_features": "{} features",
-    "l0": "{} active features per text position",
-    "parameters": "{} parameters",
+    "parameters": "{} weights",
+    "n_features": "a crosscoder's size being {} features",
+    "l0": "{} active features in a code",
 }
+"""What designs are matched in, in the order in which it is said."""
 
 
 def study_section(study: Study, number: int, *, with_answer: bool) -> Html:
@@ -63,12 +64,10 @@ def _given(study: Study) -> str:
         "planted": "Planted models, whose concepts and owners are known. ",
         "language models": "Language models, where no one knows the right answer. ",
     }
-    matched = [
-        _MATCHED.get(key, f"{key.replace('_', ' ')} {{}}").format(words.plain(value))
-        for key, value in study.matched.items()
-        if value is not None and not isinstance(value, Mapping)
-    ]
-    every = f" Every design was given the same: {', '.join(matched)}." if matched else ""
+    known = {key: value for key, value in study.matched.items() if isinstance(value, int | float | str)}
+    ordered = sorted(known, key=lambda key: [*_MATCHED, key].index(key))
+    said = [_MATCHED.get(k, f"{k.replace('_', ' ')} {{}}").format(words.plain(known[k])) for k in ordered]
+    every = f" Matched between designs: {', '.join(said)}." if said else ""
     return f"{truth.get(study.truth, '')}{', '.join(parts)}.{every}"
 
 

@@ -56,9 +56,21 @@ def _sentence(study: Study, column: Column) -> Html | None:
     best = study.estimate(standing.best, column.key)
     assert best is not None
     most = "highest" if better == "high" else "lowest"
-    name = tag("b", standing.best)
+    name = _listed([tag("b", design) for design in (standing.best, *standing.level)])
     title = "features labelled shared" if column.key == "n_shared" else column.title
     value = join([tag("b", column.write(best.mean)), _interval_words(column, best)])
+    if standing.level:
+        return join(
+            [
+                name,
+                f" {'both' if len(standing.level) == 1 else 'all'} have the {most} ",
+                title,
+                ": ",
+                value,
+                ".",
+                _rest(study, column, standing.tied),
+            ]
+        )
     if not (standing.tied or standing.behind):
         said = [name, " alone has a number for ", title, ": ", value, "."]
     elif not standing.certain:
@@ -70,9 +82,16 @@ def _sentence(study: Study, column: Column) -> Html | None:
         said = ["In ", title, f" no design is told apart: all intervals overlap that of the {most}, ", name]
         said += [", at ", value, "."]
     else:
-        tied = _listed([_with_mean(study, design, column) for design in standing.tied])
-        said = [name, " leads in ", title, ": ", value, ". Not told apart from it by the intervals: ", tied, "."]
+        said = [name, " leads in ", title, ": ", value, ".", _rest(study, column, standing.tied)]
     return join(said)
+
+
+def _rest(study: Study, column: Column, tied: Sequence[str]) -> Html | None:
+    """Further designs that the best is not told apart from."""
+    known = [d for d in tied if (e := study.estimate(d, column.key)) is not None and e.has_interval]
+    if not known:
+        return None
+    return join([" Not told apart by the intervals: ", _listed([_with_mean(study, d, column) for d in known]), "."])
 
 
 def _with_mean(study: Study, design: str, column: Column) -> Html:
@@ -86,7 +105,9 @@ def _interval_words(column: Column, estimate: Estimate) -> str:
     return f" (95\u00a0%: {column.write_interval(estimate, ' to ')}; {estimate.n} seeds)"
 
 
-def _listed(names: Sequence[Html]) -> Html:
-    """`x, y and z`."""
+def _listed(names: Sequence[Html], *, most: int = 5) -> Html:
+    """`x, y and z`; of many the first ones and how many more."""
+    if len(names) > most + 1:
+        names = [*names[:most], Html(f"{len(names) - most} more")]
     between = ["", *[", "] * (len(names) - 2), " and "] if len(names) > 1 else [""]
     return join([part for pair in zip(between, names, strict=True) for part in pair])

@@ -15,7 +15,7 @@ def dots(study: Study, column: Column) -> Figure:
     """A design per line: its mean with interval, and every seed; filled where best or not told apart from the best."""
     names, estimates = study.measured, [study.estimate(d, column.key) for d in study.measured]
     standing = study.standing(column.key)
-    leading = {standing.best, *(standing.tied if standing.certain else ())} if standing else set(names)
+    leading = {standing.best, *standing.level, *(standing.tied if standing.certain else ())} if standing else set(names)
     seeds = [(value, i, seed) for i, d in enumerate(names) for seed, value in study.values(d, column.key)]
     data: list[dict[str, Any]] = []
     if len(study.seeds) > 1:
@@ -78,8 +78,8 @@ def scatter(study: Study, x: Column, y: Column) -> Figure | None:
                 "textfont": {"size": 10},
                 "textposition": "middle center",
                 "cliponaxis": False,
-                "marker": {"symbol": _SYMBOLS[g % len(_SYMBOLS)], "size": 18},
-                "meta": {"role": "accent"},
+                "marker": {"symbol": _SYMBOLS[g % len(_SYMBOLS)], "size": 17, "line": {"width": 1}},
+                "meta": {"role": "accent", "outline": "ground"},
                 "customdata": [
                     f"{plain_text(n)}<br>{plain_text(x.title)}: {said(x, ex)}<br>{plain_text(y.title)}: {said(y, ey)}"
                     for _, n, ex, ey in known

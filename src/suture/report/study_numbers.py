@@ -87,8 +87,10 @@ class Standing:
 
     best: str
     """The design with the best mean."""
+    level: tuple[str, ...]
+    """Designs whose mean is written the same: no reader could say which is better."""
     tied: tuple[str, ...]
-    """Designs that it is not told apart from: their intervals overlap its own."""
+    """Further designs that it is not told apart from: their intervals overlap its own."""
     behind: tuple[str, ...]
     """The others, the next best first."""
     certain: bool
@@ -150,12 +152,15 @@ class Study:
         column = self.column(key)
         better = better or (column.better if column else None)
         known = [(d, e) for d in self.measured if (e := self.estimate(d, key)) is not None]
-        if better is None or not known:
+        if column is None or better is None or not known:
             return None
         ranked = sorted(known, key=lambda one: one[1].mean, reverse=better == "high")
-        (best, top), others = ranked[0], ranked[1:]
+        best, top = ranked[0]
+        level = [d for d, e in ranked[1:] if column.write(e.mean) == column.write(top.mean)]
+        others = [(d, e) for d, e in ranked[1:] if d not in level]
         return Standing(
             best=best,
+            level=tuple(level),
             tied=tuple(d for d, e in others if e.overlaps(top)),
             behind=tuple(d for d, e in others if not e.overlaps(top)),
             certain=top.has_interval,
@@ -222,9 +227,11 @@ def _column(content: Mapping[str, Any], estimates: Mapping[str, Mapping[str, Est
 
 
 def _decimals(sizes: Sequence[int | float]) -> int | None:
-    """Decimals with which the largest of a column has three significant digits; None where it is tiny or huge."""
+    """Three decimals up to 1, else as many as give the largest three digits; None where it is tiny or huge."""
     largest = max(sizes, default=0.0)
-    return max(0, 2 - max(-1, math.floor(math.log10(largest)))) if 1e-2 <= largest < 1e6 else None
+    if not 1e-2 <= largest < 1e6:
+        return None
+    return 3 if largest <= 1 else max(0, 2 - math.floor(math.log10(largest)))
 
 
 def _estimate(content: Mapping[str, Any] | None) -> Estimate | None:

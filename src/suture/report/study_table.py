@@ -60,7 +60,7 @@ def _row(study: Study, number: int, columns: Sequence[Column], groups: Sequence[
     name, group = str(design["name"]), str(design.get("group") or "")
     first = number == 0 or str(study.designs[number - 1].get("group") or "") != group
     n = len(study.rows_of(name))
-    seeds = None if design.get("skipped") else f"{n} seed{'s' * (n != 1)}"
+    seeds = f"{n} seed{'s' * (n != 1)}" if len(study.seeds) > 1 and not design.get("skipped") else None
     under = " · ".join(part for part in (group if group != name else "", seeds) if part)
     head = tag(
         "th",
@@ -87,7 +87,13 @@ def _cell(study: Study, design: str, column: Column, group: int, edge: str | Non
     standing = study.standing(column.key)
     kind = None
     if standing is not None:
-        kind = "best" if design == standing.best else "tied" if standing.certain and design in standing.tied else None
+        kind = (
+            "best"
+            if design in (standing.best, *standing.level)
+            else "tied"
+            if standing.certain and design in standing.tied
+            else None
+        )
     seeds = " · ".join(f"seed {seed}: {column.write(value)}" for seed, value in study.values(design, column.key))
     null = study.estimate(design, "null_rate") if column.is_exclusive_count else None
     return tag(
