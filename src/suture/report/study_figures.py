@@ -7,9 +7,6 @@ from typing import Any
 from suture.report.figures import Figure
 from suture.report.study_numbers import Column, Estimate, Study
 
-_SYMBOLS = ("circle", "square", "diamond", "hexagon", "pentagon", "octagon")
-"""One per group of designs."""
-
 
 def dots(study: Study, column: Column) -> Figure:
     """A design per line: its mean with interval, and every seed; filled where best or not told apart from the best."""
@@ -53,44 +50,35 @@ def dots(study: Study, column: Column) -> Figure:
 
 
 def scatter(study: Study, x: Column, y: Column) -> Figure | None:
-    """Designs as numbered marks, one shape per group, with intervals both ways; None where fewer than two are known."""
-    groups = list(dict.fromkeys(str(d.get("group", "")) for d in study.designs))
-    data: list[dict[str, Any]] = []
-    for g, group in enumerate(groups):
-        known = [
-            (i, str(d["name"]), ex, ey)
-            for i, d in enumerate(study.designs)
-            if str(d.get("group", "")) == group and not d.get("skipped")
-            if (ex := study.estimate(str(d["name"]), x.key)) and (ey := study.estimate(str(d["name"]), y.key))
-        ]
-        if not known:
-            continue
-        data.append(
-            {
-                "type": "scatter",
-                "mode": "markers+text",
-                "name": plain_text(group),
-                "x": [_short(e.mean) for _, _, e, _ in known],
-                "y": [_short(e.mean) for _, _, _, e in known],
-                "error_x": _whiskers([e for _, _, e, _ in known]),
-                "error_y": _whiskers([e for _, _, _, e in known]),
-                "text": [str(i + 1) for i, _, _, _ in known],
-                "textfont": {"size": 10},
-                "textposition": "middle center",
-                "cliponaxis": False,
-                "marker": {"symbol": _SYMBOLS[g % len(_SYMBOLS)], "size": 17, "line": {"width": 1}},
-                "meta": {"role": "accent", "outline": "ground"},
-                "customdata": [
-                    f"{plain_text(n)}<br>{plain_text(x.title)}: {said(x, ex)}<br>{plain_text(y.title)}: {said(y, ey)}"
-                    for _, n, ex, ey in known
-                ],
-                "hovertemplate": "%{customdata}<extra></extra>",
-            }
-        )
-    if sum(len(trace["x"]) for trace in data) < 2:
+    """Designs as numbered marks with intervals both ways; None where fewer than two are known."""
+    known = [
+        (i, name, across, up)
+        for i, name in enumerate(str(d["name"]) for d in study.designs)
+        if (across := study.estimate(name, x.key)) and (up := study.estimate(name, y.key))
+    ]
+    if len(known) < 2:
         return None
+    title_x, title_y = plain_text(x.title), plain_text(y.title)
+    trace = {
+        "type": "scatter",
+        "mode": "markers+text",
+        "x": [_short(e.mean) for _, _, e, _ in known],
+        "y": [_short(e.mean) for _, _, _, e in known],
+        "error_x": _whiskers([e for _, _, e, _ in known]),
+        "error_y": _whiskers([e for _, _, _, e in known]),
+        "text": [str(i + 1) for i, _, _, _ in known],
+        "textfont": {"size": 10},
+        "textposition": "middle center",
+        "cliponaxis": False,
+        "marker": {"symbol": "circle", "size": 18, "line": {"width": 1}},
+        "meta": {"role": "accent", "outline": "ground"},
+        "customdata": [
+            f"{plain_text(n)}<br>{title_x}: {said(x, across)}<br>{title_y}: {said(y, up)}" for _, n, across, up in known
+        ],
+        "hovertemplate": "%{customdata}<extra></extra>",
+    }
     layout = {"xaxis": _axis(x), "yaxis": _axis(y)}
-    return {"data": data, "layout": layout, "alt": f"{y.title} against {x.title}, a numbered mark per design."}
+    return {"data": [trace], "layout": layout, "alt": f"{y.title} against {x.title}, a numbered mark per design."}
 
 
 def null_bars(study: Study, real: Column, null: Column) -> Figure:
