@@ -236,6 +236,17 @@ def test_a_phone_never_scrolls_sideways(page: webdriver.Chrome) -> None:
     assert right <= 375
 
 
+def test_figures_follow_their_boxes(page: webdriver.Chrome) -> None:
+    unfit = "return [...document.querySelectorAll('.plot')].filter(b => b.checkVisibility() && !(b.querySelector('svg')"
+    unfit += " && Math.abs(b.querySelector('svg').getBoundingClientRect().width - b.clientWidth) <= 1)).length"
+    WebDriverWait(page, SECONDS).until(lambda d: d.execute_script(unfit) == 0)
+    # only the boxes: a window that changes while Plotly draws tells it nothing either
+    page.execute_script("document.querySelector('main').style.maxWidth = '375px'")
+    WebDriverWait(page, SECONDS).until(lambda d: d.execute_script(unfit) == 0)
+    page.execute_script("document.querySelectorAll('details').forEach(d => { d.open = true })")
+    WebDriverWait(page, SECONDS).until(lambda d: d.execute_script(unfit) == 0)
+
+
 def test_dark_mode(page: webdriver.Chrome) -> None:
     def brightness(css: str) -> float:
         background = page.execute_script(f"return getComputedStyle(document.body).{css}")

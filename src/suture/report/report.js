@@ -63,9 +63,19 @@
 
   function draw(box) {
     const [data, layout] = themed(read(box.dataset.figure));
-    window.Plotly.react(box, data, layout, { displayModeBar: false, responsive: true, scrollZoom: false });
+    const drawn = window.Plotly.react(box, data, layout, { displayModeBar: false, scrollZoom: false });
+    if (!box.dataset.drawn) drawn.then(() => fit.observe(box));
     box.dataset.drawn = "yes";
   }
+
+  // A figure keeps its box's width. Plotly's own way, to listen for the window's resize once a figure is drawn, misses
+  // a window that changes while it is being drawn, and a box that changes without its window.
+  const fit = new ResizeObserver((entries) => {
+    for (const { target, contentRect } of entries) {
+      const changed = Math.abs(contentRect.width - target._fullLayout.width) >= 1;
+      if (contentRect.width && changed) window.Plotly.Plots.resize(target);
+    }
+  });
 
   function figures() {
     if (!window.Plotly) return;
