@@ -301,8 +301,6 @@ def test_settings_are_checked() -> None:
         Design(flag=True)
     with pytest.raises(UserError, match="pad = zeros: means nothing for the design crosscoder"):
         Design(pad="zeros")
-    with pytest.raises(UserError, match="pad = ones: is unknown"):
-        Design(kind="pooled", pad="ones")  # pyright: ignore[reportArgumentType]
     with pytest.raises(UserError, match="pad = zeros: means nothing for spaces of one width"):
         Design(kind="pooled", pad="zeros").check_spaces([SpaceInfo(model="a", hookpoint="x", width=4)] * 2)
     with pytest.raises(UserError, match="must be shares that sum to at most 1"):
