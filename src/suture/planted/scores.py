@@ -19,7 +19,6 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 
-
 def true_labels(n_models: int) -> tuple[str, ...]:
     """Whose a concept can be among several models.
 
