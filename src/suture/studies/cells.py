@@ -2,7 +2,8 @@
 
 1. Train on the rows: one dictionary, one per model (`separate`), or with L1 one after the other until L0 is right.
 2. Describe and label the features on held-out rows, or match them; the same for the null.
-3. `numbers.json`, written last and all at once: its presence means that the cell is done, and it is never run again.
+3. Of language models also what the features do there (`behaviour`).
+4. `numbers.json`, written last and all at once: its presence means that the cell is done, and it is never run again.
 """
 
 import math
@@ -24,11 +25,13 @@ from suture.features.table import FeatureTable
 from suture.planted.generator import PlantedModels
 from suture.planted.scores import found_columns, true_labels
 from suture.planted.settings import PlantedSettings
+from suture.studies.behaviour import agreement_numbers
 from suture.studies.designs import Recipe, StudyDesign, designs_for, n_weights
 from suture.studies.findings import described_rows, of_dictionary, of_separate
-from suture.studies.grounds import Rows, Tell
+from suture.studies.grounds import LanguageGround, Rows, Tell
 from suture.studies.measures import (
     Findings,
+    Numbers,
     exclusive_rate,
     fit_numbers,
     label_numbers,
@@ -60,6 +63,8 @@ class Cell:
     null: Rows
     planted: PlantedSettings | None = None
     """The truth, where there is one."""
+    text: LanguageGround | None = None
+    """The language models, where there are some."""
 
     @property
     def is_done(self) -> bool:
@@ -95,6 +100,8 @@ def run_cell(cell: Cell, tell: Tell) -> dict[str, Any]:
         numbers = scores | numbers
         rows, columns = true_labels(n_models), found_columns(n_models)
         confusion = {"rows": list(rows), "columns": list(columns), "counts": counts}
+    if cell.text is not None:
+        numbers |= _behaviour(cell, cell.text, tell)
     result = {
         "design": cell.design,
         "seed": cell.seed,
@@ -108,7 +115,7 @@ def run_cell(cell: Cell, tell: Tell) -> dict[str, Any]:
         "share_histogram": share_histogram(real.found),
         "seconds": round(time.monotonic() - started, 2),
     }
-    artifact.write_json(cell.folder / NUMBERS, artifact.as_json(result))  # 3
+    artifact.write_json(cell.folder / NUMBERS, artifact.as_json(result))  # 4
     return result
 
 
@@ -195,6 +202,15 @@ def _table(cell: Cell, folder: Path, rows: Rows, tell: Tell) -> FeatureTable:
         on_progress=lambda phase, done, total: tell(what, done, total, f"describing: {phase}"),
         overwrite=True,
     )
+
+
+def _behaviour(cell: Cell, ground: LanguageGround, tell: Tell) -> Numbers:
+    """3: what the features do in the models."""
+    lms = ground.models(cell.rows.open(), device=cell.recipe.device)
+    if not (cell.folder / FEATURES).exists():
+        return {}
+    tell(_called(cell, cell.folder), 0, 1, "steering")
+    return agreement_numbers(cell.folder / "steering", cell.folder / DICTIONARY, cell.folder / FEATURES, lms)
 
 
 def _shown(cell: Cell, folder: Path, tell: Tell) -> OnTraining:

@@ -29,7 +29,7 @@ from suture.report.page import report
 from suture.studies.cells import L0_TOLERANCE, Cell, run_cell
 from suture.studies.columns import Column, columns_for, headline, in_words
 from suture.studies.designs import Recipe, StudyDesign, chosen_designs, n_weights
-from suture.studies.grounds import Ground, PlantedGround, Tell
+from suture.studies.grounds import Ground, LanguageGround, PlantedGround, Tell
 from suture.studies.intervals import MeanInterval, mean_interval
 from suture.studies.measures import prices
 
@@ -139,6 +139,7 @@ def study_designs(
             rows=rows[seed],
             null=null[seed],
             planted=study.ground.of_seed(seed) if isinstance(study.ground, PlantedGround) else None,
+            text=study.ground if isinstance(study.ground, LanguageGround) else None,
         )
         for seed in seeds
         for design in designs
@@ -361,7 +362,15 @@ def _notes(
     for design in designs:
         if reason := design.skipped(widths):
             yield reason + "."
-    for row in rows:
-        l0 = row["numbers"]["l0"]
-        if row["design"] == "crosscoder-l1" and abs(l0 / recipe.k - 1) > L0_TOLERANCE:
-            yield f"crosscoder-l1 of seed {row['seed']} found no penalty with L0 {recipe.k}: it has {l0:.1f}."
+    for design in designs:
+        own = [row["numbers"]["l0"] for row in rows if row["design"] == design.name]
+        wanted = _wanted_l0(design, recipe, widths)
+        if own and max(abs(l0 / wanted - 1) for l0 in own) > L0_TOLERANCE:
+            found = " and ".join(f"{l0:.1f}" for l0 in own)
+            yield f"{design.name} was to have {wanted} active features for a text position and has {found}."
+
+
+def _wanted_l0(design: StudyDesign, recipe: Recipe, widths: tuple[int, ...]) -> int:
+    """Over all codes of a text position."""
+    settings = design.settings(recipe, widths, 0).design
+    return settings.sparsity.k * (1 if settings.kind in ("crosscoder", "universal") else len(widths))

@@ -10,6 +10,7 @@ A store that is finished is not made again.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -134,9 +135,7 @@ class LanguageGround:
         revisions = (None,) * len(store.spaces) if self.collect is None else self.collect.revisions
         lms: list[LanguageModel] = []
         for space, revision in zip(store.spaces, revisions, strict=True):
-            lm = load_model(
-                space.model, revision=revision, device=device, offline=self.offline, trust_remote_code=trust
-            )
+            lm = _model(space.model, revision, device, self.offline, trust)
             if space.fingerprint and lm.fingerprint != space.fingerprint:
                 problem = "has other weights than the model of this name that the activations came from"
                 raise UserError("model", space.model, problem, "put the same model there, or collect again")
@@ -145,6 +144,12 @@ class LanguageGround:
 
     def _path(self, out: Path) -> Path:
         return out / "store" if self.store is None else Path(self.store)
+
+
+@cache
+def _model(name: str, revision: str | None, device: str, offline: bool, trust: bool) -> LanguageModel:  # noqa: FBT001
+    """Loaded once in a process, however many cells it runs."""
+    return load_model(name, revision=revision, device=device, offline=offline, trust_remote_code=trust)
 
 
 Ground = PlantedGround | LanguageGround
