@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from suture.lm.load import LanguageModel, load_model
     from suture.parallel import grid
     from suture.report.page import report
+    from suture.studies.compare import DesignStudy, study_designs
     from suture.studies.demo import demo
     from suture.study import Study, read_study
 
@@ -59,6 +60,8 @@ _HOMES = {
     "grid": "parallel",
     "report": "report.page",
     "demo": "studies.demo",
+    "DesignStudy": "studies.compare",
+    "study_designs": "studies.compare",
     "Study": "study",
     "read_study": "study",
 }
@@ -70,7 +73,7 @@ __all__ = [  # noqa: RUF022 (grouped as they are used)
     "train", "train_many", "TrainSettings", "Design", "Sparsity", "Objective", "Dictionary", "Codes",
     "features", "FeatureSettings", "FeatureTable",
     "steer", "SteerSettings", "Effect",
-    "report", "demo", "UserError",
+    "report", "demo", "study_designs", "DesignStudy", "UserError",
 ]  # fmt: skip
 
 

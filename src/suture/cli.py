@@ -12,6 +12,7 @@ import typer
 
 from suture.cli_estimate import estimate
 from suture.cli_options import Device, Json, LMType, Offline, Overwrite, Resume, StoreType, TrustCode
+from suture.cli_study import study
 from suture.cli_train import train
 from suture.console import command_line, emit, percent, progress, say
 
@@ -151,6 +152,7 @@ def collect(
 
 app.command()(train)
 app.command()(estimate)
+app.add_typer(study, name="study")
 
 
 @app.command()

@@ -37,6 +37,13 @@ class SparsityName(StrEnum):
     jumprelu = "jumprelu"
 
 
+class PadName(StrEnum):
+    """`--pad`."""
+
+    native = "native"
+    zeros = "zeros"
+
+
 class LossName(StrEnum):
     """`--loss`."""
 
@@ -96,6 +103,10 @@ def train(
         ),
     ] = LossName.joint,
     flag: Annotated[bool, typer.Option("--flag", help="pooled: tell the encoder which model a row is from.")] = False,
+    pad: Annotated[
+        PadName,
+        typer.Option(help="pooled over unequal widths: native rows, or padding as data, zeros to be reconstructed."),
+    ] = PadName.native,
     model_dropout: Annotated[
         float,
         typer.Option(help="crosscoder: chance that a model is hidden from the encoder; labels need it, e.g. 0.2."),

@@ -40,6 +40,11 @@ OPTION_OF = {
         "features": "table", "strengths": "strength", "reference": "strength", "max_new_tokens": "new-tokens",
     },
     "report": {"folders": "folder"},
+    "study": {
+        "widths": "width", "n_concepts": "concepts", "n_features": "features", "n_rows": "rows", "n_stored": "stored",
+        "described_rows": "described", "collect.at": "at", "collect.tokens": "tokens", "collect.block": "block",
+        "collect.revision": "revision", "hookpoint": "at",
+    },
 }  # fmt: skip
 """Per command, what a step's setting is called where its option has another name."""
 
@@ -87,6 +92,8 @@ def _interrupted(command: str) -> int:
         kept = "what was finished is kept, --resume goes on from there"
     if command == "demo":
         kept = "the same command goes on after the steps that are done"
+    if command == "study":
+        kept = "the same command goes on after the cells that are done"
     say(f"\ninterrupted; {kept}")
     return INTERRUPTED
 
@@ -105,6 +112,7 @@ def _in_options(error: UserError, command: str) -> str:
 def _usage(app: typer.Typer, error: Any, arguments: Sequence[str]) -> str:
     """What is wrong with the command as it was given, and where to look."""
     known = {c.name or getattr(c.callback, "__name__", "") for c in app.registered_commands}
+    known |= {group.name or "" for group in app.registered_groups}
     place = f"{arguments[0]} " if arguments and arguments[0] in known else ""
     message = error.format_message().rstrip(".")
     value = _value_of(getattr(getattr(error, "param", None), "opts", []), arguments)

@@ -13,6 +13,10 @@ class UserError(Exception):
         self.setting, self.value, self.problem, self.fix = setting, value, problem, fix
         super().__init__(" ".join(f"{setting} = {_short(value)}: {problem}; {fix}".split()))
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """What a copy is made of, so that an error in another process arrives as what it was."""
+        return type(self), (self.setting, self.value, self.problem, self.fix)
+
 
 class ArtifactError(UserError):
     """A folder that is not what its reader needs: missing, unfinished, damaged, of another kind or version."""

@@ -8,6 +8,7 @@ import torch
 from suture.dictionary.design import Design, DesignKind, SpaceInfo
 from suture.dictionary.dictionary import Codes, Dictionary
 from suture.dictionary.sparsity import Sparsity, SparsityKind
+from suture.dictionary.start import pooled_mean
 from suture.errors import ArtifactError, UserError
 
 F = 40
@@ -123,6 +124,18 @@ def test_a_narrow_pooled_row_is_read_in_its_own_columns_only() -> None:
     second = torch.ones(8, dtype=torch.int64)
     padded = torch.cat([x[:, :4], torch.zeros(8, 2)], 1)
     assert torch.equal(dictionary.encode(x, model=second).dense(), dictionary.encode(padded, model=second).dense())
+
+
+def test_where_padding_is_data_it_is_read_like_any_other_column() -> None:
+    spaces = [SpaceInfo(model=f"m{w}", hookpoint="x", width=w) for w in (6, 4)]
+    dictionary = Dictionary(spaces, Design(kind="pooled", n_features=9, pad="zeros", sparsity=Sparsity(k=5)))
+    with torch.no_grad():
+        dictionary.center.fill_(0.5)
+    x = torch.cat([torch.randn(8, 4), torch.zeros(8, 2)], 1)
+    seen = dictionary.encoder_input(x, model=torch.ones(8, dtype=torch.int64))
+    assert torch.equal(seen, x - 0.5)
+    assert torch.equal(pooled_mean(torch.arange(10.0), (6, 4), padded=True)[4:], torch.tensor([2.0, 2.5]))
+    assert torch.equal(pooled_mean(torch.arange(10.0), (6, 4))[4:], torch.tensor([4.0, 5.0]))
 
 
 def test_decoder_slices_and_raw_units() -> None:

@@ -10,7 +10,7 @@ from suture.dictionary.settings import OPTIONS, PARTS, TrainSettings
 from suture.errors import UserError
 
 GIVEN: dict[str, Any] = {
-    "design": "crosscoder", "features": 40, "flag": False, "dedicated": [0.1, 0.2], "tied": 0.25,
+    "design": "crosscoder", "features": 40, "flag": False, "pad": "native", "dedicated": [0.1, 0.2], "tied": 0.25,
     "sparsity": "batchtopk", "k": 5, "loss": "per_model", "l1": 0.3,
     "l0": 0.02, "aux": 0.5, "k_aux": 7, "dead_after": 900, "space": [1, 0],
     "null": False, "rotation_seed": 4, "rows": 5_000, "batch_size": 50, "learning_rate": 1e-3, "warmup": 0.1,
@@ -78,6 +78,7 @@ def test_an_unknown_name_is_refused_with_the_known_ones(name: str) -> None:
         ("design", "crossecoder", "one of sae, crosscoder, pooled, universal"),
         ("sparsity", "top", r"one of topk, batchtopk, relu\+l1, jumprelu"),
         ("loss", "l2", "one of joint, per_model, l2norm"),
+        ("pad", "ones", "one of native, zeros"),
         ("precision", "float16", "one of auto, float32, bfloat16"),
         ("device", 0, "a name"),
         ("design", ["sae"], "one of sae, crosscoder, pooled, universal"),

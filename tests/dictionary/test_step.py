@@ -45,7 +45,8 @@ def dense_loss(state: TrainingState, x: Tensor, available: Tensor | None, model:
         inner = inner / d.n_spaces
     own = torch.ones_like(x)
     if model is not None:
-        own = (torch.arange(d.width) < torch.tensor(d.widths)[model].unsqueeze(1)).double()
+        if d.design.pad == "native":
+            own = (torch.arange(d.width) < torch.tensor(d.widths)[model].unsqueeze(1)).double()
         inner = inner * own
         if d.design.flag:
             inner = torch.cat([inner, torch.nn.functional.one_hot(model, d.n_spaces).double() * d.flag_scale], 1)
@@ -110,6 +111,7 @@ CASES = [
     *[("crosscoder", s, "joint", True) for s in ("topk", "batchtopk", "relu+l1")],
     *[("pooled", "topk", loss, False) for loss in ("joint", "per_model", "l2norm")],
     *[("pooled+flag", s, "joint", True) for s in ("topk", "batchtopk")],
+    *[("pooled+zeros", "topk", loss, True) for loss in ("joint", "per_model")],
     *[("universal", "topk", "per_model", aux) for aux in (False, True)],
     *[("sae", s, "joint", True) for s in ("topk", "batchtopk", "relu+l1")],
     *[(kind, "jumprelu", "joint", True) for kind in ("sae", "crosscoder", "pooled+flag", "universal")],
@@ -123,9 +125,10 @@ def test_gradients_agree_with_the_dense_reference(
     kind: str, sparsity: Any, loss: Any, aux: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The reference is dense and in float64; the decoder's is then freed of its part along each unit row."""
-    name: Any = kind.removesuffix("+flag")
-    design = Design(kind=name, n_features=F, flag=kind == "pooled+flag", sparsity=Sparsity(kind=sparsity, k=K))
-    widths = {"sae": (6,), "pooled": (6, 4), "pooled+flag": (6, 4)}.get(kind, (6, 4))
+    name: Any = kind.partition("+")[0]
+    extra: dict[str, Any] = {"pooled+flag": {"flag": True}, "pooled+zeros": {"pad": "zeros"}}.get(kind, {})
+    design = Design(kind=name, n_features=F, sparsity=Sparsity(kind=sparsity, k=K), **extra)
+    widths = (6,) if kind == "sae" else (6, 4)
     state = a_state(design, Objective(loss=loss, l1=0.3, k_aux=4, dead_after=10), widths)
     if aux:
         # silent by their counters, yet firing on these rows: the chosen ones then lie where AuxK's ReLU is smooth
@@ -296,6 +299,10 @@ def test_settings_are_checked() -> None:
         Design(n_features=24, sparsity=Sparsity(k=40))
     with pytest.raises(UserError, match="flag = True: means nothing for the design crosscoder"):
         Design(flag=True)
+    with pytest.raises(UserError, match="pad = zeros: means nothing for the design crosscoder"):
+        Design(pad="zeros")
+    with pytest.raises(UserError, match="pad = zeros: means nothing for spaces of one width"):
+        Design(kind="pooled", pad="zeros").check_spaces([SpaceInfo(model="a", hookpoint="x", width=4)] * 2)
     with pytest.raises(UserError, match="must be shares that sum to at most 1"):
         Design(dedicated=(0.6, 0.6))
     with pytest.raises(UserError, match=r"tied = 0\.5: needs equal widths"):

@@ -9,6 +9,7 @@ from suture.errors import UserError
 
 DesignKind = Literal["sae", "crosscoder", "pooled", "universal"]
 DESIGNS: tuple[DesignKind, ...] = ("sae", "crosscoder", "pooled", "universal")
+Pad = Literal["native", "zeros"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,9 @@ class Design:
     n_features: int = 2048
     flag: bool = False
     """`pooled` only: the encoder is told which model a row comes from (one-hot, never reconstructed)."""
+    pad: Pad = "native"
+    """`pooled` over unequal widths only: what lies beyond a narrower space is nobody's to reconstruct (`native`), or
+    data like any other, zeros to be centred, encoded and reconstructed (`zeros`)."""
     dedicated: tuple[float, ...] = ()
     """Per space, the share of the features that may read and write that space alone (2602.11729)."""
     tied: float = 0.0
@@ -64,6 +68,10 @@ class Design:
             raise UserError(
                 "flag", self.flag, f"means nothing for the design {self.kind}", "use it with --design pooled"
             )
+        if self.pad not in ("native", "zeros"):
+            raise UserError("pad", self.pad, "is unknown", "use native or zeros")
+        if self.pad == "zeros" and self.kind != "pooled":
+            raise UserError("pad", self.pad, f"means nothing for the design {self.kind}", "use it with --design pooled")
         if (self.dedicated or self.tied) and self.kind not in ("crosscoder", "universal"):
             raise UserError(
                 "dedicated" if self.dedicated else "tied",
@@ -103,5 +111,7 @@ class Design:
             raise UserError(
                 "dedicated", self.dedicated, f"has not one share for each of {len(spaces)} spaces", "give one per space"
             )
+        if self.pad == "zeros" and len({s.width for s in spaces}) == 1:
+            raise UserError("pad", self.pad, "means nothing for spaces of one width", "leave it out")
         if self.tied and len({s.width for s in spaces}) > 1:
             raise UserError("tied", self.tied, f"needs equal widths, found {[s.width for s in spaces]}", "use --tied 0")

@@ -139,6 +139,11 @@ class Dictionary(nn.Module):
         return sum(self.widths) if self.design.joint else max(self.widths)
 
     @property
+    def masks_padding(self) -> bool:
+        """Whether a row of a narrower space ends where its space does; otherwise zeros beyond it are data."""
+        return not self.design.joint and self.design.pad == "native" and len(set(self.widths)) > 1
+
+    @property
     def cuts(self) -> tuple[int, ...]:
         """How a row's columns split: by space, or not at all when pooled."""
         return self.widths if self.design.joint else (self.width,)
@@ -177,7 +182,7 @@ class Dictionary(nn.Module):
             share = self._share(available, x)
             return torch.where(share > 0, centered * share, 0.0)  # a missing model's columns may hold anything
         centered = x - self.center
-        if model is not None and len(set(self.widths)) > 1:
+        if model is not None and self.masks_padding:
             column = torch.arange(self.width, device=x.device)
             centered = centered * (column < torch.tensor(self.widths, device=x.device)[model.long()].unsqueeze(1))
         if not self.design.flag:

@@ -142,6 +142,7 @@ OPTIONS: dict[str, tuple[str, str]] = {
     "design": ("design", "kind"),
     "features": ("design", "n_features"),
     "flag": ("design", "flag"),
+    "pad": ("design", "pad"),
     "dedicated": ("design", "dedicated"),
     "tied": ("design", "tied"),
     "sparsity": ("sparsity", "kind"),

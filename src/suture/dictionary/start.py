@@ -58,7 +58,8 @@ def new_dictionary(
     ]
     flag_scale = math.sqrt(max(s.width for s in spaces)) if design.flag else 0.0
     dictionary = Dictionary(spaces, design, flag_scale=flag_scale, grid=grid)
-    mean = statistics.mean if design.joint else pooled_mean(statistics.mean, dictionary.widths)
+    padded = design.pad == "zeros"
+    mean = statistics.mean if design.joint else pooled_mean(statistics.mean, dictionary.widths, padded=padded)
     owned = owned_columns(dictionary)
     with torch.no_grad():
         # every rank draws all features, so that the same seed starts the same dictionary however it is split
@@ -79,13 +80,16 @@ def new_dictionary(
     return dictionary
 
 
-def pooled_mean(mean: Float[Tensor, "D_all"], widths: tuple[int, ...]) -> Float[Tensor, "D"]:
-    """The mean over all models' rows of each column of the padded row, over the models that have that column."""
+def pooled_mean(mean: Float[Tensor, "D_all"], widths: tuple[int, ...], *, padded: bool = False) -> Float[Tensor, "D"]:
+    """The mean over all models' rows of each column of the padded row, over the models that have that column.
+
+    Where padding is data (`padded`), over all of them.
+    """
     total, count = torch.zeros(max(widths)), torch.zeros(max(widths))
     for part in mean.split(widths):
         total[: len(part)] += part
         count[: len(part)] += 1
-    return total / count
+    return total / len(widths) if padded else total / count
 
 
 def owned_columns(dictionary: Dictionary) -> Bool[Tensor, "feature D"] | None:

@@ -162,7 +162,7 @@ class TrainingState:
         else:
             values = pre.relu()
         decoded = self.grid.features.sum(kernels.decode(values, dictionary.W_dec, pattern, gradients.dec))
-        mask = None if model is None else self._own_columns(model)
+        mask = self._own_columns(model) if model is not None and dictionary.masks_padding else None
         squared, error = objective.squared_errors(decoded, dictionary.b_dec, x, dictionary.cuts, mask)
         terms["reconstruction"] = self._reconstruction(squared, model) / self.grid.data.size
         if dictionary.sparsity.kind == "relu+l1":

@@ -4,19 +4,38 @@
 2. From them: `recovery`, `mmcs`, `mcc`, and `assign`, which names the feature that stands for each concept (or none).
 3. A concept's found label is its feature's label, `missed` where it has none: `confusion`, `macro_f1`.
 4. `auroc` of an exclusivity score, `detection_f1` of features as detectors of concepts, `map_error` of a bridge.
-5. `score_dictionary` puts 1-4 together.
+5. `directions_found`: a concept counts in each model that has it, however many features that takes.
+6. `score_dictionary` puts 1-4 together, for any number of models.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
+from string import ascii_uppercase
 
 import torch
 from jaxtyping import Bool, Float, Int, Num
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-TRUE_LABELS = ("A", "B", "shared")
-FOUND_LABELS = ("A", "B", "shared", "ambiguous", "dead", "missed")
+
+def true_labels(n_models: int) -> tuple[str, ...]:
+    """Whose a concept can be among several models.
+
+    >>> true_labels(3)
+    ('A', 'B', 'C', 'AB', 'AC', 'BC', 'shared')
+    """
+    letters = ascii_uppercase[:n_models]
+    return (*("".join(c) for size in range(1, n_models) for c in combinations(letters, size)), "shared")
+
+
+def found_columns(n_models: int) -> tuple[str, ...]:
+    """What a concept can be found as: the true labels, undecided, or not at all."""
+    return (*true_labels(n_models), "ambiguous", "dead", "missed")
+
+
+TRUE_LABELS = true_labels(2)
+FOUND_LABELS = found_columns(2)
 
 
 def joint_directions(
@@ -125,16 +144,43 @@ def auroc(score: Num[Tensor, "concept"], positive: Bool[Tensor, "concept"]) -> f
 
 def exclusivity(decoder_share: Float[Tensor, "feature"]) -> Float[Tensor, "feature"]:
     """|2 r - 1| of the decoder share r of model B: 0 for a feature that both models have alike, 1 for one's own."""
-    return (2 * decoder_share - 1).abs()
+    return lacking(torch.stack([1 - decoder_share, decoder_share], dim=1))
+
+
+def lacking(shares: Float[Tensor, "feature model"]) -> Float[Tensor, "feature"]:
+    """How much some model lacks a feature: 1 - M times its smallest share; 0 where all have it alike."""
+    return 1 - shares.shape[1] * shares.amin(dim=1)
+
+
+def decoder_shares(decoders: Sequence[Float[Tensor, "feature _"]]) -> Float[Tensor, "feature model"]:
+    """Every model's part of a feature's decoder norms; equal parts for a feature without a decoder row."""
+    norms = torch.stack([d.norm(dim=1) for d in decoders], dim=1)
+    total = norms.sum(dim=1, keepdim=True)
+    tiny = torch.finfo(total.dtype).tiny
+    return torch.where(total > 0, norms / total.clamp(min=tiny), torch.full_like(norms, 1 / len(decoders)))
 
 
 def decoder_share(
     decoder_a: Float[Tensor, "feature width_a"], decoder_b: Float[Tensor, "feature width_b"]
 ) -> Float[Tensor, "feature"]:
     """||d^B|| / (||d^A|| + ||d^B||) in scaled units; 1/2 for a feature without a decoder row."""
-    norm_a, norm_b = decoder_a.norm(dim=1), decoder_b.norm(dim=1)
-    total = norm_a + norm_b
-    return torch.where(total > 0, norm_b / total.clamp(min=torch.finfo(total.dtype).tiny), torch.full_like(total, 0.5))
+    return decoder_shares([decoder_a, decoder_b])[:, 1]
+
+
+def directions_found(
+    directions: Sequence[Float[Tensor, "concept _"]],
+    decoders: Sequence[Float[Tensor, "feature _"]],
+    live: Bool[Tensor, "feature"],
+    threshold: float = 0.8,
+) -> float:
+    """Share of the (concept, model) pairs, over the models that have the concept, whose direction there is the decoder
+    row of some live feature in that model, up to a cosine of `threshold`.
+    """
+    found = []
+    for truth, decoder in zip(directions, decoders, strict=True):
+        has = truth.norm(dim=1) > 0
+        found.append(best(cosines(truth[has], decoder), live) >= threshold)
+    return float(torch.cat(found).double().mean())
 
 
 def detection_f1(
@@ -158,15 +204,17 @@ class PlantedScores:
 
     recovery_80: float
     recovery_90: float
+    recovery_80_exclusive: float
+    """Recovery at cosine 0.8 among the concepts that some model lacks; NaN where there is none."""
     recovery_90_exclusive: float
-    """Recovery at cosine 0.9 among the exclusive concepts alone; NaN where there is none."""
+    """The same at cosine 0.9."""
     mmcs: float
     mcc: float
     confusion: list[list[int]]
-    """Rows TRUE_LABELS, columns FOUND_LABELS, numbers of concepts."""
+    """Rows `true_labels`, columns `found_columns`, numbers of concepts."""
     macro_f1: float
     auroc: float
-    """Of the exclusivity of the decoder rows, over the concepts that were found at cosine 0.8."""
+    """Of `lacking` of the decoder rows, telling the concepts that some model lacks, over those found at cosine 0.8."""
 
 
 def score_dictionary(
@@ -177,20 +225,23 @@ def score_dictionary(
     feature_labels: Sequence[str],
     truth: Sequence[str],
 ) -> PlantedScores:
-    """All scores of a joint dictionary over two models A and B.
+    """All scores of features over two models or more.
 
-    `concepts` are raw directions per model, `decoders` the dictionary's rows per model in scaled units, `truth` the
+    `concepts` are raw directions per model, `decoders` the features' rows per model in scaled units, `truth` the
     concepts' labels as `PlantedModels.labels` gives them.
     """
+    n_models = len(concepts)
     cosine = cosines(joint_directions(concepts, scales), torch.cat(list(decoders), dim=1))
     assignment = assign(cosine, live)
-    table = confusion(truth, found_labels(assignment, feature_labels))
+    found_as = found_labels(assignment, feature_labels)
+    table = confusion(truth, found_as, true_labels(n_models), found_columns(n_models))
     is_exclusive = torch.tensor([label != "shared" for label in truth])
     found = assignment >= 0
-    score = exclusivity(decoder_share(decoders[0], decoders[1]))[assignment.clamp(min=0)]
+    score = lacking(decoder_shares(decoders))[assignment.clamp(min=0)]
     return PlantedScores(
         recovery_80=recovery(cosine, live, 0.8),
         recovery_90=recovery(cosine, live, 0.9),
+        recovery_80_exclusive=recovery(cosine[is_exclusive], live, 0.8),
         recovery_90_exclusive=recovery(cosine[is_exclusive], live, 0.9),
         mmcs=mmcs(cosine, live),
         mcc=mcc(cosine, live),

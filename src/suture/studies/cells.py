@@ -1,0 +1,230 @@
+"""One cell of a study: one design, one seed, trained on the real rows and on the null, measured, written down.
+
+1. Train on the rows: one dictionary, one per model (`separate`), or with L1 one after the other until L0 is right.
+2. Describe and label the features on held-out rows, or match them; the same for the null.
+3. Of language models also what the features do there (`behaviour`).
+4. `numbers.json`, written last and all at once: its presence means that the cell is done, and it is never run again.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from string import ascii_uppercase
+from typing import Any
+
+from suture import artifact
+from suture.activations.view import View
+from suture.dictionary.run import TrainProgress
+from suture.dictionary.settings import TrainSettings
+from suture.dictionary.train import train, train_many
+from suture.features.stats import StatsSettings
+from suture.features.step import FeatureSettings, features
+from suture.features.table import FeatureTable
+from suture.planted.generator import PlantedModels
+from suture.planted.scores import found_columns, true_labels
+from suture.planted.settings import PlantedSettings
+from suture.studies.behaviour import agreement_numbers
+from suture.studies.designs import Recipe, StudyDesign, designs_for, n_weights
+from suture.studies.findings import described_rows, of_dictionary, of_separate
+from suture.studies.grounds import LanguageGround, Rows, Tell
+from suture.studies.measures import (
+    Findings,
+    Numbers,
+    exclusive_rate,
+    fit_numbers,
+    label_numbers,
+    share_histogram,
+    shared_rate,
+    truth_numbers,
+)
+from suture.studies.penalty import Trial, next_penalty, within
+
+DICTIONARY, FEATURES, NUMBERS, PENALTY = "dictionary", "features", "numbers.json", "penalty.json"
+EXAMPLES = 3
+"""Top examples in a cell's feature tables."""
+L0_TOLERANCE = 0.05
+"""How near to k the search for a penalty comes."""
+MAX_TRIALS = 14
+
+OnTraining = Callable[[Path, TrainProgress], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """A design and a seed, with everything that running it takes; plain values, so that another process can."""
+
+    folder: Path
+    design: str
+    seed: int
+    recipe: Recipe
+    rows: Rows
+    null: Rows
+    planted: PlantedSettings | None = None
+    """The truth, where there is one."""
+    text: LanguageGround | None = None
+    """The language models, where there are some."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether its numbers are there."""
+        return (self.folder / NUMBERS).is_file()
+
+
+@dataclass
+class _Trained:
+    """What was trained on some rows, and what it found."""
+
+    found: Findings
+    options: dict[str, Any]
+    trials: list[Trial] = field(default_factory=list)
+
+
+def run_cell(cell: Cell, tell: Tell) -> dict[str, Any]:
+    """Run a cell, or read what it left."""
+    if cell.is_done:
+        return artifact.read_json(cell.folder / NUMBERS)
+    started = time.monotonic()
+    cell.folder.mkdir(parents=True, exist_ok=True)
+    design = next(d for d in designs_for(len(cell.rows.widths)) if d.name == cell.design)
+    options = design.options(cell.recipe, cell.rows.widths, cell.seed)
+    real = _run(cell, cell.folder, cell.rows, options, tell)
+    null = _run(cell, cell.folder / "null", cell.null, _null_options(cell, design, real.options), tell)
+    n_models = real.found.n_models
+    numbers = fit_numbers(real.found) | label_numbers(real.found)
+    numbers |= {"null_rate": exclusive_rate(null.found.labels), "ceiling": shared_rate(null.found.labels)}
+    confusion = None
+    if cell.planted is not None:
+        scores, counts = truth_numbers(real.found, PlantedModels(cell.planted))
+        numbers = scores | numbers
+        rows, columns = true_labels(n_models), found_columns(n_models)
+        confusion = {"rows": list(rows), "columns": list(columns), "counts": counts}
+    if cell.text is not None:
+        numbers |= _behaviour(cell, cell.text, tell)
+    result = {
+        "design": cell.design,
+        "seed": cell.seed,
+        "options": real.options,
+        "n_weights": n_weights(real.options, cell.rows.widths),
+        "trials": [asdict(t) for t in real.trials],
+        "numbers": {name: _plain(value) for name, value in numbers.items()},
+        "confusion": confusion,
+        "r2": real.found.r2,
+        "entropy_histogram": real.found.clusters["entropy_histogram"],
+        "share_histogram": share_histogram(real.found),
+        "seconds": round(time.monotonic() - started, 2),
+    }
+    artifact.write_json(cell.folder / NUMBERS, artifact.as_json(result))  # 4
+    return result
+
+
+def _null_options(cell: Cell, design: StudyDesign, real: Mapping[str, Any]) -> dict[str, Any]:
+    """The same design on the null, whose models may be fewer and are of one width: there is no padding to speak of."""
+    options = design.options(cell.recipe, cell.null.widths, cell.seed) | {"k": real["k"]}
+    if "l1" in real:
+        options["l1"] = real["l1"]
+    options.pop("pad", None)
+    return options
+
+
+def _run(cell: Cell, folder: Path, rows: Rows, options: dict[str, Any], tell: Tell) -> _Trained:
+    """1 and 2, on some rows."""
+    store, recipe = rows.open(), cell.recipe
+    settings = TrainSettings.from_options(options)
+    described = described_rows(store, heldout=recipe.heldout, seed=cell.seed, at_most=recipe.described_rows)
+    show = _shown(cell, folder, tell)
+    if settings.design.kind == "sae":
+        saes = _train_separate(folder, settings, rows, show)
+        return _Trained(found=of_separate(saes, store, described), options=options)
+    settings = replace(settings, view=rows.view)
+    trials: list[Trial] = []
+    if settings.design.sparsity.kind == "relu+l1":
+        settings, trials = _train_to_l0(folder, settings, rows, show)
+        options = options | {"l1": settings.objective.l1}
+    else:
+        train(folder / DICTIONARY, rows.whole(), settings, on_progress=lambda p: show(Path(), p), resume=True)
+    table = _table(cell, folder, rows, tell)
+    return _Trained(found=of_dictionary(folder / DICTIONARY, table, store, described), options=options, trials=trials)
+
+
+def _train_separate(folder: Path, settings: TrainSettings, rows: Rows, show: OnTraining) -> list[Path]:
+    """One dictionary per model; each reads its own space of the same rows."""
+    n_models = len(rows.widths)
+    folders = [folder / f"sae-{ascii_uppercase[m]}" for m in range(n_models)]
+    if rows.view == View():
+        own = {path: replace(settings, view=View(spaces=(m,))) for m, path in enumerate(folders)}
+        train_many(own, rows.whole(), on_progress=show, resume=True)
+        return folders
+    for m, path in enumerate(folders):  # a view cannot name one side of a null: the side itself is the store
+        train(path, rows.open().select((m,)), settings, on_progress=lambda p: show(Path(), p), resume=True)
+    return folders
+
+
+def _train_to_l0(
+    folder: Path, settings: TrainSettings, rows: Rows, show: OnTraining
+) -> tuple[TrainSettings, list[Trial]]:
+    """Train again with other penalties until the held-out L0 is that of the other designs; the last training is kept.
+
+    Where none comes near enough, the nearest is trained once more.
+    """
+    path, target = folder / DICTIONARY, settings.design.sparsity.k
+    trials = [Trial(**t) for t in artifact.read_json(folder / PENALTY)] if (folder / PENALTY).is_file() else []
+
+    def tried(l1: float) -> TrainSettings:
+        chosen = replace(settings, objective=replace(settings.objective, l1=l1))
+        train(path, rows.whole(), chosen, on_progress=lambda p: show(Path(), p), overwrite=True)
+        return chosen
+
+    while True:
+        if trials and within(trials[-1], target, L0_TOLERANCE):
+            return replace(settings, objective=replace(settings.objective, l1=trials[-1].l1)), trials
+        if len(trials) >= MAX_TRIALS:
+            nearest = min(trials, key=lambda t: abs(t.l0 - target))
+            return tried(nearest.l1), trials
+        l1 = next_penalty(trials, target, settings.objective.l1)
+        tried(l1)
+        trials.append(Trial(l1=l1, l0=artifact.read_json(path / "evaluation.json")["l0"]))
+        artifact.write_json(folder / PENALTY, [asdict(t) for t in trials])
+
+
+def _table(cell: Cell, folder: Path, rows: Rows, tell: Tell) -> FeatureTable:
+    path = folder / FEATURES
+    if (path / artifact.MANIFEST).exists():
+        return FeatureTable.load(path)
+    settings = FeatureSettings(n_rows=cell.recipe.described_rows, stats=StatsSettings(n_top=EXAMPLES))
+    what = _called(cell, folder)
+    return features(
+        path,
+        folder / DICTIONARY,
+        rows.whole(),
+        settings,
+        on_progress=lambda phase, done, total: tell(what, done, total, f"describing: {phase}"),
+        overwrite=True,
+    )
+
+
+def _behaviour(cell: Cell, ground: LanguageGround, tell: Tell) -> Numbers:
+    """3: what the features do in the models."""
+    lms = ground.models(cell.rows.open(), device=cell.recipe.device)
+    if not (cell.folder / FEATURES).exists():
+        return {}
+    tell(_called(cell, cell.folder), 0, 1, "steering")
+    return agreement_numbers(cell.folder / "steering", cell.folder / DICTIONARY, cell.folder / FEATURES, lms)
+
+
+def _shown(cell: Cell, folder: Path, tell: Tell) -> OnTraining:
+    def show(_: Path, p: TrainProgress) -> None:
+        fvu = " ".join(f"{v:.3f}" for v in p.fvu or p.training_fvu)
+        tell(_called(cell, folder), p.step, p.n_steps, f"training: FVU {fvu}  L0 {p.l0:.1f}")
+
+    return show
+
+
+def _called(cell: Cell, folder: Path) -> str:
+    return f"{cell.design} seed {cell.seed}" + (" null" if folder != cell.folder else "")
+
+
+def _plain(value: float | None) -> float | int | None:
+    """A number for JSON."""
+    return None if value is None or not math.isfinite(value) else value

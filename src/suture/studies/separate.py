@@ -1,0 +1,160 @@
+"""Separate dictionaries, matched afterwards: which features of one model's own dictionary are another's, by activity.
+
+1. Held-out documents are dealt into two halves: on one pairs are made, on the other they are scored. (The largest of
+   many correlations is too large where it was found.)
+2. Pairs: correlation of every feature with every other from the non-zeros alone, then Hungarian. Of more than two
+   models each in turn meets what those before it have been joined into, by the mean correlation with its members.
+3. The bar: the same with the new model's rows shifted by half the documents, so that nothing belongs together; the
+   99th percentile of its pairs' scores. Pairs above the bar are joined, the others stay each model's own.
+4. A joined feature is labelled by its models, `shared` if those are all. One alone that fired on too few rows to be
+   matched is `ambiguous`; one that never fired is `dead`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from string import ascii_uppercase
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from scipy.optimize import linear_sum_assignment
+from scipy.sparse import csr_matrix
+from torch import Tensor
+
+from suture.features.bootstrap import deal_groups
+from suture.features.classify import AMBIGUOUS, DEAD, SHARED
+from suture.features.nonzeros import Nonzeros
+
+MIN_TOGETHER = 5
+"""Pairs that are active together on fewer rows have no correlation to speak of."""
+MIN_ROWS = 10
+"""A feature that fired on fewer rows of the scoring half says nothing by having no partner."""
+NULL_QUANTILE = 0.99
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matched:
+    """Features over all models, made of features of one."""
+
+    members: Int[Tensor, "feature model"]
+    """Which feature of each model's dictionary; -1 for none."""
+    score: Float[Tensor, "feature"]
+    """Correlation on the scoring half with which the last member was joined; NaN where there is one only."""
+    bars: tuple[float, ...]
+    """The null's bar for each model after the first."""
+    labels: tuple[str, ...]
+
+
+def match(codes: Sequence[Nonzeros], documents: Int[Tensor, "row"]) -> Matched:
+    """Join the features of several models' dictionaries, from their codes of the same rows."""
+    half = deal_groups(documents, 2)  # 1
+    pairing, scoring = ([_sparse(c, half == side) for c in codes] for side in (0, 1))
+    members = torch.full((codes[0].n_features, len(codes)), -1)
+    members[:, 0] = torch.arange(codes[0].n_features)
+    score = torch.full((len(members),), torch.nan, dtype=torch.float64)
+    bars = []
+    for m in range(1, len(codes)):
+        first = _with_members(pairing, members, m)
+        second = _with_members(scoring, members, m)
+        group, feature = _pairs(first)  # 2
+        bar = _bar(pairing, scoring, members, m)  # 3
+        joined = second[group, feature] > bar
+        members[group[joined], m] = feature[joined]
+        score[group[joined]] = second[group[joined], feature[joined]]
+        alone = torch.ones(codes[m].n_features, dtype=torch.bool)
+        alone[feature[joined]] = False
+        new = torch.full((int(alone.sum()), len(codes)), -1)
+        new[:, m] = alone.nonzero()[:, 0]
+        members = torch.cat([members, new])
+        score = torch.cat([score, torch.full((len(new),), torch.nan, dtype=torch.float64)])
+        bars.append(bar)
+    counts = torch.stack([_of_members(c.counts, members[:, m]) for m, c in enumerate(codes)], dim=1)
+    scored = [torch.from_numpy(np.diff(s.tocsc().indptr)).long() for s in scoring]
+    fired = torch.stack([_of_members(n, members[:, m]) for m, n in enumerate(scored)], dim=1)
+    return Matched(members=members, score=score, bars=tuple(bars), labels=_labels(members, counts, fired))
+
+
+def correlations(a: csr_matrix, b: csr_matrix) -> Float[Tensor, "left right"]:
+    """Pearson of every column of one matrix with every column of another, zeros included; 0 where undefined."""
+    n = _size(a)[0]
+    sum_a, sum_b = _column_sums(a), _column_sums(b)
+    square_a, square_b = _column_sums(a.power(2)), _column_sums(b.power(2))
+    covariance = n * _product(a, b) - torch.outer(sum_a, sum_b)
+    spread = torch.outer((n * square_a - sum_a**2).clamp_min(0), (n * square_b - sum_b**2).clamp_min(0)).sqrt()
+    together = _product(a > 0, b > 0)
+    known = (spread > 0) & (together >= MIN_TOGETHER)
+    return torch.where(known, covariance / spread.clamp_min(1e-300), torch.zeros_like(covariance))
+
+
+def _with_members(parts: Sequence[csr_matrix], members: Tensor, m: int) -> Float[Tensor, "feature own"]:
+    """Mean correlation of every joined feature's members with every feature of model m."""
+    total = torch.zeros(len(members), _size(parts[m])[1], dtype=torch.float64)
+    for j in range(m):
+        has = members[:, j] >= 0
+        total[has] += correlations(parts[j], parts[m])[members[has, j]]
+    return total / (members[:, :m] >= 0).sum(1, keepdim=True).clamp_min(1)
+
+
+def _pairs(correlation: Float[Tensor, "feature own"]) -> tuple[Int[Tensor, "pair"], Int[Tensor, "pair"]]:
+    """One-to-one pairs of the largest sum; those without a positive correlation are none."""
+    group, feature = linear_sum_assignment(correlation.clamp_min(0).numpy(), maximize=True)
+    group, feature = torch.from_numpy(group).long(), torch.from_numpy(feature).long()
+    real = correlation[group, feature] > 0
+    return group[real], feature[real]
+
+
+def _bar(pairing: Sequence[csr_matrix], scoring: Sequence[csr_matrix], members: Tensor, m: int) -> float:
+    """What one pair in a hundred scores where the rows do not belong together."""
+    first = _with_members(_shifted(pairing, m), members, m)
+    second = _with_members(_shifted(scoring, m), members, m)
+    group, feature = _pairs(first)
+    if len(group) == 0:
+        return 0.0
+    return max(0.0, float(torch.quantile(second[group, feature], NULL_QUANTILE)))
+
+
+def _shifted(parts: Sequence[csr_matrix], m: int) -> list[csr_matrix]:
+    """Model m's rows moved half the way round; rows lie in document order, so documents stay whole but for the cut."""
+    n = _size(parts[m])[0]
+    order = np.roll(np.arange(n), n // 2)
+    return [part[order] if i == m else part for i, part in enumerate(parts)]
+
+
+def _labels(members: Tensor, counts: Tensor, fired: Tensor) -> tuple[str, ...]:
+    """4; `counts` and `fired` are rows on which each member is active, of all and of the scoring half."""
+    n_models = members.shape[1]
+    labels = []
+    for row, n, seen in zip(members.tolist(), counts.sum(1).tolist(), fired.sum(1).tolist(), strict=True):
+        name = "".join(letter for letter, i in zip(ascii_uppercase, row, strict=False) if i >= 0)
+        if n == 0:
+            labels.append(DEAD)
+        elif len(name) == n_models:
+            labels.append(SHARED)
+        else:
+            labels.append(AMBIGUOUS if len(name) == 1 and seen < MIN_ROWS else name)
+    return tuple(labels)
+
+
+def _of_members(values: Tensor, index: Int[Tensor, "feature"]) -> Tensor:
+    """A model's numbers at the members; 0 where there is none."""
+    return torch.where(index >= 0, values[index.clamp_min(0)], torch.zeros_like(values[:1]))
+
+
+def _sparse(codes: Nonzeros, chosen: Bool[Tensor, "row"]) -> csr_matrix:
+    """The chosen rows' codes."""
+    shape = (codes.n_rows, codes.n_features)
+    whole = csr_matrix((codes.value.double().numpy(), (codes.position.numpy(), codes.feature.numpy())), shape=shape)
+    return whole[torch.nonzero(chosen)[:, 0].numpy()]
+
+
+def _size(a: csr_matrix) -> tuple[int, int]:
+    assert a.shape is not None
+    return a.shape[0], a.shape[1]
+
+
+def _column_sums(a: csr_matrix) -> Tensor:
+    return torch.from_numpy(np.asarray(a.sum(axis=0), dtype=np.float64).ravel())
+
+
+def _product(a: csr_matrix, b: csr_matrix) -> Tensor:
+    return torch.from_numpy((a.T.astype(np.float64) @ b.astype(np.float64)).toarray())
