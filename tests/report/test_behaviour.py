@@ -29,7 +29,7 @@ def test_verdicts_are_counted_and_every_feature_is_shown(page: Page) -> None:
     assert "Of 4 features ablated in every model" in text
     assert "labels are 2 confirmed, 1 contradicted, 1 undecided" in text
     assert f"only {NASTY[0]}" in text
-    for words in ("0.0213", "0.02 – 0.05", "0.61", "control −0.12 (0.40 – 0.58)"):
+    for words in ("0.0213", "0.02 – 0.05", "0.61", "control −0.12; above it by 0.40 – 0.58"):
         assert words in text, words
     assert not [tag for tag, _ in page.elements if tag == "img"]
 

@@ -92,7 +92,7 @@ def _causes(a: Artifact, gathered: Gathered, number: int) -> Html:
         "another feature's direction; “only A” is confirmed where the other models do not move. What the intervals do "
         "not decide is undecided."
     )
-    title = f"Do the labels hold when features are ablated? {_dictionary_name(a, gathered)}"
+    title = f"Do the labels of {_dictionary_name(a, gathered)} hold when features are ablated?"
     return join(
         [
             tag("h3", title, id=f"causal-{number}"),
@@ -125,7 +125,7 @@ def _features(features: Sequence[Mapping[str, Any]], models: Sequence[str]) -> H
     ]
     key = (
         "KL in nats per prediction; below it its 95\u00a0% interval as a share of the model that moves most. "
-        "Correlation of two models' changes; below it that of the control, and the 95\u00a0% interval of the difference."
+        "Correlation of two models' changes; below it the control's, and the 95\u00a0% interval of the difference."
     )
     inner = table(head, rows, label="Features of the causal check")
     return tag("details", tag("summary", "Every feature ablated"), inner, tag("p", key, class_="note"))
@@ -140,6 +140,6 @@ def _shift(feature: Mapping[str, Any], m: int) -> Html:
 def _pair(pair: Mapping[str, Any], *, several: bool) -> Html:
     who = " and ".join(words.letter(int(m)) for m in pair["models"]) + ": " if several else ""
     above = pair.get("above")
-    within = f" ({words.correlation(above[0])} – {words.correlation(above[1])})" if above else ""
+    within = f"; above it by {words.correlation(above[0])} – {words.correlation(above[1])}" if above else ""
     under = f"control {words.correlation(pair.get('control'))}{within}"
     return tag("div", f"{who}{words.correlation(pair.get('correlation'))}", tag("small", under), class_="stacked")
