@@ -1,240 +1,363 @@
-"""Does the pipeline tell the truth? Planted models, the real trainer, the real labels, scores against what was planted.
+"""Which crosscoder tells the truth? Planted models, suture's pipeline and the published ones on the same rows.
 
-1. Per condition and seed: plant two models (64 dimensions each, 200 concepts, a tenth of them exclusive to each model),
-   write a store, train a crosscoder and a pooled dictionary, label their features. The conditions are the three
-   embedding modes and `hard`: rotation with a hierarchy, correlated firing, misaligned rows and three times the noise.
-2. Score the crosscoder: recovery, matching, confusion of labels, exclusivity; and the pooled dictionary, whose
-   features have one direction, against each model's directions.
-3. The same for model A against a rotated copy of itself: there every feature labelled exclusive is false.
-4. Means over seeds with 95 % intervals (Student's t).
+1. A ground is planted settings, dictionary sizes and rows (`GROUNDS`). Per ground, embedding, size and seed: plant two
+   models, write a store, train every method on its rows at the same size, L0 and number of rows, and label its
+   features: suture's with the real trainer and labels, the published ones (published.py) by their own rules.
+2. Every method has its own learning rate, the best of a few by macro-F1 on a seed that is not used again (`--tune`).
+3. Scores per planted CONCEPT: found if a live feature's concatenated decoder has cosine > 0.8 with it, right if that
+   feature carries the concept's class; what is not found counts against its class.
+4. Suture's null: the same on model A against its rotated copy, where every exclusive label is false.
+5. `graded` ground: concepts of every share between absent and even, and a pile of them on the boundary itself; claims,
+   intervals and p-values are held against the planted shares (suture.planted.calibration).
+6. Means over seeds with 95 % intervals (Student's t). Every run is kept in --out, and none is made twice.
 
-    python benchmarks/truth.py [--seeds 3] [--workers 2] [--only rotation] [--write]
+    python benchmarks/truth.py [--ground small ...] [--seeds 3] [--workers 2] [--out .bench/truth] [--write] [--tune]
 """
 
 import argparse
 import json
-import math
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+import published
 import torch
-from results import machine, write_section
+from results import bf16_units, circumstances, table, write_section
 from scipy.stats import t as student
 
+from suture.activations.batches import split_rows
 from suture.activations.store import Store
-from suture.dictionary.design import Design, DesignKind
+from suture.dictionary.design import Design
 from suture.dictionary.dictionary import Dictionary
 from suture.dictionary.settings import TrainSettings
 from suture.dictionary.sparsity import Sparsity
 from suture.dictionary.train import train
-from suture.features.step import FeatureSettings, features
-from suture.features.table import FeatureTable
+from suture.features.classify import Labels, LabelSettings, classify
+from suture.features.stats import describe
+from suture.features.step import whole_documents
+from suture.planted.calibration import calibration, true_shares
 from suture.planted.generator import PlantedModels
-from suture.planted.scores import FOUND_LABELS, TRUE_LABELS, cosines, score_dictionary
+from suture.planted.scores import FOUND_LABELS, TRUE_LABELS, assign, cosines, joint_directions, score_dictionary
 from suture.planted.settings import PlantedSettings
 from suture.planted.store import planted_store
 
-CONDITIONS = {
-    "rotation": PlantedSettings(embedding="rotation"),
-    "affine": PlantedSettings(embedding="affine"),
-    "independent": PlantedSettings(embedding="independent"),
-    "hard": PlantedSettings(child_share=0.2, correlation=0.3, misaligned=0.1, noise=(0.3,)),
-}
+SMALL = PlantedSettings()
+LARGE = PlantedSettings(widths=(128, 128), n_concepts=1000, mean_active=10.0)
+HARD = {"child_share": 0.2, "correlation": 0.3, "misaligned": 0.1, "noise": (0.3,)}
+TUNING_SEED = 100
+METHODS = ("suture", *published.METHODS)
+ON_BOUNDARY = 0.15
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """The sizes of a run."""
+class Ground:
+    """Planted settings and what is trained on them."""
 
-    n_stored: int = 60_000
-    """Rows in each store."""
-    n_rows: int = 600_000
-    """Rows trained on (the store is gone over several times)."""
-    n_features: int = 512
-    k: int = 8
+    conditions: Mapping[str, PlantedSettings]
+    sizes: tuple[int, ...]
+    n_stored: int
+    n_rows: int
+    k: int
+    methods: tuple[str, ...] = METHODS
+    null: bool = True
     batch_size: int = 1024
-    learning_rate: float | None = 5e-3
-    """Twice the trainer's default for this size: so short a training is not yet converged otherwise."""
+    rates: tuple[float, ...] = (3e-3, 1e-2, 2e-2, 4e-2)
+    """Learning rates that are tried, on a quarter of the rows."""
 
 
-def trained(store: Store, folder: Path, kind: DesignKind, plan: Plan, seed: int) -> tuple[Dictionary, FeatureTable]:
-    """A dictionary of this design and its feature table."""
-    design = Design(kind=kind, n_features=plan.n_features, sparsity=Sparsity(kind="topk", k=plan.k))
+GROUNDS = {
+    "small": Ground(
+        conditions={e: replace(SMALL, embedding=e) for e in ("rotation", "affine", "independent")}
+        | {"hard": replace(SMALL, **HARD)},
+        sizes=(100, 200, 400), n_stored=120_000, n_rows=1_000_000, k=5,
+    ),
+    "large": Ground(
+        conditions={e: replace(LARGE, embedding=e) for e in ("rotation", "affine")},
+        sizes=(1000,), n_stored=1_000_000, n_rows=4_000_000, k=10,
+    ),
+    "graded": Ground(
+        conditions={
+            "spread": replace(SMALL, graded=0.5, graded_share=(0.0, 0.5)),
+            "boundary": replace(SMALL, graded=0.5, graded_share=(ON_BOUNDARY, ON_BOUNDARY)),
+        },
+        sizes=(400,), n_stored=400_000, n_rows=1_600_000, k=8, methods=("suture",), null=False,
+    ),
+}  # fmt: skip
+
+TUNED: dict[str, dict[str, float]] = {
+    "small": {"suture": 1e-2, "l1": 1e-2, "batchtopk": 1e-2, "dedicated": 1e-2},
+    "large": {"suture": 1e-2, "l1": 2e-2, "batchtopk": 1e-2, "dedicated": 1e-2},
+    "graded": {"suture": 1e-2},
+}
+"""Learning rate of each method by `--tune` (rotation, seed 100, the middle size)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One condition, size, seed and learning rate of each method."""
+
+    ground: str
+    condition: str
+    n_features: int
+    seed: int
+    rates: tuple[tuple[str, float], ...]
+    null: bool
+
+    @property
+    def name(self) -> str:
+        """Of its file."""
+        tuned = "" if self.seed != TUNING_SEED else f"-{dict(self.rates)['suture']:g}"
+        return f"{self.ground}-{self.condition}-{self.n_features}-{self.seed}{tuned}"
+
+
+def run(job: Job, out: Path) -> dict[str, Any]:
+    """1, 3, 4 for a job; read from `out` where it was run before."""
+    file = out / f"{job.name}.json"
+    if file.exists():
+        return json.loads(file.read_text())
+    torch.set_num_threads(1)
+    published.BF16 = bool(bf16_units())
+    ground = GROUNDS[job.ground]
+    if job.seed == TUNING_SEED:
+        ground = replace(ground, n_rows=ground.n_rows // 4)
+    settings = replace(ground.conditions[job.condition], seed=job.seed)
+    started, models = time.monotonic(), PlantedModels(settings)
+    numbers: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory(dir=out) as name:
+        store = planted_store(Path(name) / "store", settings, ground.n_stored)
+        for method, rate in job.rates:
+            if method == "suture":
+                numbers[method] = suture_numbers(models, store, Path(name), ground, job, rate)
+            else:
+                numbers[method] = published_numbers(models, store, ground, job, method, rate)
+        if job.null:
+            null_store = planted_store(Path(name) / "null-store", settings.as_null("rotated"), ground.n_stored)
+            _, labels = trained(null_store, Path(name) / "null", ground, job, dict(job.rates)["suture"])
+            live = sum(name != "dead" for name in labels.label)
+            numbers["suture"] |= {"null": labels.exclusive_rate, "ceiling": labels.counts["shared"] / max(live, 1)}
+    result = asdict(job) | {"numbers": numbers, "seconds": time.monotonic() - started}
+    file.with_suffix(".tmp").write_text(json.dumps(result))
+    file.with_suffix(".tmp").rename(file)
+    return result
+
+
+def trained(store: Store, out: Path, ground: Ground, job: Job, rate: float) -> tuple[Dictionary, Labels]:
+    """Suture's crosscoder and its labels."""
     settings = TrainSettings(
-        design=design,
-        n_rows=plan.n_rows,
-        batch_size=plan.batch_size,
-        learning_rate=plan.learning_rate,
+        design=Design(kind="crosscoder", n_features=job.n_features, sparsity=Sparsity(kind="topk", k=ground.k)),
+        n_rows=ground.n_rows,
+        batch_size=ground.batch_size,
+        learning_rate=rate,
+        k_start=4.0,
+        k_anneal=0.7,
         validate_every=10**9,
-        seed=seed,
+        seed=job.seed,
     )
-    dictionary = train(folder / kind, store, settings)
-    return dictionary, features(folder / f"features-{kind}", folder / kind, store, FeatureSettings())
+    dictionary = train(out, store, settings)
+    training, heldout = split_rows(store, heldout=settings.heldout, seed=settings.seed)
+    rows = whole_documents(store.documents, heldout, 200_000)
+    stats = describe(dictionary, store, rows, discovery_rows=whole_documents(store.documents, training, len(rows)))
+    return dictionary, classify(stats, LabelSettings())
 
 
-def crosscoder_numbers(models: PlantedModels, dictionary: Dictionary, table: FeatureTable) -> dict[str, Any]:
-    """2: the joint dictionary's scores."""
-    live = torch.tensor([label != "dead" for label in table.labels])
-    scores = score_dictionary(
-        [models.directions(m) for m in range(2)],
-        [dictionary.decoder(m) for m in range(2)],
-        [space.scale for space in dictionary.spaces],
-        live,
-        table.labels,
-        models.labels(),
-    )
-    return asdict(scores) | {"fvu": sum(table.summary["fvu"]) / 2, "live": int(live.sum())}
+def suture_numbers(
+    models: PlantedModels, store: Store, folder: Path, ground: Ground, job: Job, rate: float
+) -> dict[str, Any]:
+    """3 and, where concepts are graded, 5."""
+    dictionary, labels = trained(store, folder / "suture", ground, job, rate)
+    evaluation = json.loads((folder / "suture" / "evaluation.json").read_text())
+    decoders, scales = [dictionary.decoder(m) for m in range(2)], [space.scale for space in dictionary.spaces]
+    numbers = scored(models, decoders, list(labels.label), scales)
+    if models.settings.graded:
+        concepts = [models.directions(m) for m in range(2)]
+        live = torch.tensor([name != "dead" for name in labels.label])
+        assignment = assign(cosines(joint_directions(concepts, scales), torch.cat(decoders, dim=1)), live)
+        measured = calibration(
+            true_shares(concepts, scales), assignment, labels.label, (labels.low, labels.high),
+            (labels.p_lacks, labels.p_has), threshold=ON_BOUNDARY,
+        )  # fmt: skip
+        numbers["calibration"] = asdict(measured)
+    return numbers | {"fvu": fmean(evaluation["fvu"]), "l0": evaluation["l0"]}
 
 
-def pooled_numbers(models: PlantedModels, dictionary: Dictionary, table: FeatureTable) -> dict[str, Any]:
-    """2: each model's directions against the one decoder, and whether features are labelled as what they can be.
+def published_numbers(
+    models: PlantedModels, store: Store, ground: Ground, job: Job, method: published.Method, rate: float
+) -> dict[str, Any]:
+    """A published method on the store's rows."""
+    recipe = published.Recipe(
+        method=method, n_features=job.n_features, k=ground.k, n_rows=ground.n_rows, batch_size=ground.batch_size,
+        learning_rate=rate, exclusive=models.settings.exclusive, seed=job.seed,
+    )  # fmt: skip
+    scales = [space.scale for space in store.spaces]
+    parts = store.read(torch.arange(len(store)))
+    x = torch.cat([part * scale for part, scale in zip(parts, scales, strict=True)], dim=1)
+    x -= x.mean(0)
+    found = published.train(recipe, x, models.settings.widths)  # pyright: ignore[reportArgumentType]
+    return scored(models, found.decoders, found.labels, scales) | {"fvu": found.fvu, "l0": found.l0}
 
-    A pooled feature has one direction. Here no concept has the same direction in both models, so every direction that
-    was found belongs to one model, and that model's letter is its only true label.
-    """
-    live = torch.tensor([label != "dead" for label in table.labels])
-    found, labels = [], []
-    for m in range(2):
-        cosine = cosines(models.directions(m), dictionary.decoder(m)) * live
-        value, feature = cosine.max(dim=1)
-        found.append((value >= 0.9)[models.presence[:, m]])
-        labels += [(table.labels[i], "AB"[m]) for i in feature[value >= 0.9].tolist()]
-    return {
-        "recovery_90": float(torch.cat(found).double().mean()),
-        "labelled_own": sum(found == own for found, own in labels) / max(len(labels), 1),
-        "labelled_shared": sum(found == "shared" for found, _ in labels) / max(len(labels), 1),
-        "fvu": sum(table.summary["fvu"]) / 2,
+
+def scored(
+    models: PlantedModels, decoders: list[torch.Tensor], labels: list[str], scales: list[float]
+) -> dict[str, Any]:
+    """3: the same for everyone."""
+    live = torch.tensor([label != "dead" for label in labels])
+    concepts, truth = [models.directions(m) for m in range(2)], models.labels()
+    scores = asdict(score_dictionary(concepts, [d.detach() for d in decoders], scales, live, labels, truth))
+    counts = torch.tensor(scores["confusion"])
+    found = 1 - counts[:, FOUND_LABELS.index("missed")] / counts.sum(1)
+    return scores | {
+        "exclusive_recall": float(found[:2].mean()),
+        "shared_recall": float(found[2]),
         "live": int(live.sum()),
     }
 
 
-def one_run(job: tuple[str, int], plan: Plan) -> dict[str, Any]:
-    """1-3 for one condition and seed."""
-    condition, seed = job
-    torch.set_num_threads(1)
-    settings = replace(CONDITIONS[condition], seed=seed)
-    models = PlantedModels(settings)
-    started = time.monotonic()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        store = planted_store(folder / "store", settings, plan.n_stored)
-        crosscoder = crosscoder_numbers(models, *trained(store, folder, "crosscoder", plan, seed))
-        pooled = pooled_numbers(models, *trained(store, folder, "pooled", plan, seed))
-        null_folder = folder / "null"
-        null_store = planted_store(null_folder / "store", settings.as_null("rotated"), plan.n_stored)
-        _, null_table = trained(null_store, null_folder, "crosscoder", plan, seed)
-    return {
-        "condition": condition,
-        "seed": seed,
-        "crosscoder": crosscoder,
-        "pooled": pooled,
-        "null": {"false": null_table.summary["false_positive_rate"], "counts": null_table.counts},
-        "seconds": time.monotonic() - started,
-    }
+def jobs_of(name: str, seeds: Sequence[int]) -> list[Job]:
+    """Every run of a ground."""
+    ground = GROUNDS[name]
+    rates = tuple((method, TUNED[name][method]) for method in ground.methods)
+    return [
+        Job(ground=name, condition=c, n_features=size, seed=seed, rates=rates, null=ground.null)
+        for seed in seeds
+        for c in ground.conditions
+        for size in ground.sizes
+    ]
+
+
+def tuning_jobs(name: str) -> list[Job]:
+    """2: all methods at each rate."""
+    ground = GROUNDS[name]
+    size = ground.sizes[len(ground.sizes) // 2]
+    every = [tuple((method, rate) for method in ground.methods) for rate in ground.rates]
+    return [
+        Job(ground=name, condition="rotation", n_features=size, seed=TUNING_SEED, rates=rates, null=False)
+        for rates in every
+    ]
 
 
 def interval(values: Sequence[float]) -> str:
     """Mean and half the width of its 95 % interval, as text."""
-    known = [v for v in values if not math.isnan(v)]
-    if not known:
-        return "-"
-    mean = sum(known) / len(known)
-    if len(known) == 1:
-        return f"{mean:.3f}"
+    known = [v for v in values if v == v]
+    if len(known) < 2:
+        return f"{known[0]:.3f}" if known else "-"
+    mean = fmean(known)
     deviation = (sum((v - mean) ** 2 for v in known) / (len(known) - 1)) ** 0.5
-    half = float(student.ppf(0.975, len(known) - 1)) * deviation / len(known) ** 0.5
-    return f"{mean:.3f} ± {half:.3f}"
+    return f"{mean:.3f} ± {float(student.ppf(0.975, len(known) - 1)) * deviation / len(known) ** 0.5:.3f}"
 
 
-def tables(runs: list[dict[str, Any]]) -> str:
-    """4: the runs as Markdown."""
-    names = [name for name in CONDITIONS if any(run["condition"] == name for run in runs)]
-    columns = {name: [run for run in runs if run["condition"] == name] for name in names}
-    rows = [
-        ("crosscoder: recovered at cosine 0.8", "crosscoder", "recovery_80"),
-        ("crosscoder: recovered at cosine 0.9", "crosscoder", "recovery_90"),
-        ("crosscoder: exclusive concepts recovered at 0.9", "crosscoder", "recovery_90_exclusive"),
-        ("crosscoder: MMCS", "crosscoder", "mmcs"),
-        ("crosscoder: MCC (Hungarian)", "crosscoder", "mcc"),
-        ("crosscoder: macro-F1 of A / B / shared", "crosscoder", "macro_f1"),
-        ("crosscoder: AUROC of exclusivity", "crosscoder", "auroc"),
-        ("crosscoder: FVU", "crosscoder", "fvu"),
-        ("crosscoder on the rotated null: labelled exclusive", "null", "false"),
-        ("pooled: (concept, model) directions recovered at 0.9", "pooled", "recovery_90"),
-        ("pooled: of those, labelled as their model's own", "pooled", "labelled_own"),
-        ("pooled: of those, labelled shared (wrongly)", "pooled", "labelled_shared"),
-        ("pooled: FVU", "pooled", "fvu"),
-    ]
-    lines = [f"| mean ± 95 % over seeds | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
-    for title, part, key in rows:
-        lines.append(f"| {title} | {' | '.join(interval([r[part][key] for r in columns[n]]) for n in names)} |")
-    lines += ["", "Concepts by true label (rows) and found label (columns), summed over seeds:", ""]
-    lines += [f"| condition | planted | {' | '.join(FOUND_LABELS)} |", "|---" * (len(FOUND_LABELS) + 2) + "|"]
-    for name in names:
-        total = sum(torch.tensor(r["crosscoder"]["confusion"]) for r in columns[name])
-        assert isinstance(total, torch.Tensor)
-        lines += [
-            f"| {name} | {label} | {' | '.join(str(v) for v in row)} |"
-            for label, row in zip(TRUE_LABELS, total.tolist(), strict=True)
-        ]
-    return "\n".join(lines)
+COLUMNS = {
+    "macro-F1": "macro_f1", "exclusive found": "exclusive_recall", "shared found": "shared_recall",
+    "AUROC": "auroc", "MCC": "mcc", "FVU": "fvu", "L0": "l0", "null: exclusive": "null", "null: shared": "ceiling",
+}  # fmt: skip
 
 
-def section(runs: list[dict[str, Any]], plan: Plan, seconds: float) -> str:
+def ground_tables(name: str, runs: list[dict[str, Any]]) -> str:
+    """A table per ground: a line per condition, size and method."""
+    ground, lines, verdicts = GROUNDS[name], [], []
+    for condition in ground.conditions:
+        for size in ground.sizes:
+            own = [r["numbers"] for r in runs if r["condition"] == condition and r["n_features"] == size]
+            if not own:
+                continue
+            for method in ground.methods:
+                cells = [interval([n[method].get(key, float("nan")) for n in own]) for key in COLUMNS.values()]
+                lines.append([condition, str(size), method, *cells])
+            if len(ground.methods) > 1:
+                best = max(ground.methods[1:], key=lambda m: fmean(n[m]["macro_f1"] for n in own))
+                ahead = [n["suture"]["macro_f1"] - n[best]["macro_f1"] for n in own]
+                verdicts.append(
+                    f"{condition} at {size}: {interval(ahead)} over {best}, the best published method there"
+                )
+    text = table(["condition", "features", "method", *COLUMNS], lines)
+    if verdicts:
+        text += "\n\nMacro-F1 ahead of the best published method, paired by seed: " + "; ".join(verdicts) + "."
+    return text
+
+
+def confusions(name: str, runs: list[dict[str, Any]]) -> str:
+    """Concepts by true and found label, summed over seeds, of the largest size."""
+    lines = []
+    for condition in GROUNDS[name].conditions:
+        own = [r for r in runs if r["condition"] == condition and r["n_features"] == GROUNDS[name].sizes[-1]]
+        for method in GROUNDS[name].methods if own else ():
+            total = torch.tensor([r["numbers"][method]["confusion"] for r in own]).sum(0)
+            for label, row in zip(TRUE_LABELS, total.tolist(), strict=True):
+                lines.append([condition, method, label, *map(str, row)])
+    return table(["condition", "method", "planted", *FOUND_LABELS], lines)
+
+
+def calibrations(runs: list[dict[str, Any]]) -> str:
+    """5: of all seeds together."""
+    lines = []
+    for condition in GROUNDS["graded"].conditions:
+        own = [r["numbers"]["suture"]["calibration"] for r in runs if r["condition"] == condition]
+        if own:
+            n = {key: sum(c[key] for c in own) for key in own[0]}
+            pairs = [
+                ("wrong_lacks", "n_lacks"), ("wrong_has", "n_has"), ("covered", "n_intervals"),
+                ("small_p_lacks", "n_at_boundary"), ("small_p_has", "n_at_boundary"),
+            ]  # fmt: skip
+            cells = [f"{n[a] / n[b]:.1%} of {n[b]:,}" if n[b] else "-" for a, b in pairs]
+            lines.append([condition, *cells])
+    head = ["shares", 'wrong of "lacks it"', 'wrong of "has it"', "95 % intervals that cover",
+            "p(lacks) < 0.05 on the boundary", "p(has) < 0.05 on the boundary"]  # fmt: skip
+    return table(head, lines)
+
+
+def section(runs: list[dict[str, Any]], seconds: float) -> str:
     """The results with what they were measured on."""
-    seeds = len({run["seed"] for run in runs})
-    return "\n".join(
-        [
-            "## Planted truth",
-            "",
-            f"`python benchmarks/truth.py`, {datetime.now(UTC):%Y-%m-%d}, {machine()}; {seeds} seeds, {seconds:.0f} s.",
-            "Two models of width 64, 200 concepts, 10 % exclusive to each; "
-            f"F = {plan.n_features}, TopK k = {plan.k}, {plan.n_rows:,} rows in batches of {plan.batch_size}, "
-            f"learning rate {plan.learning_rate or 'as the trainer chooses'}.",
-            "",
-            tables(runs),
-        ]
-    )
+    parts = ["## Planted truth", "", circumstances(), ""]
+    for name, ground in GROUNDS.items():
+        own = [r for r in runs if r["ground"] == name]
+        if not own:
+            continue
+        first = next(iter(ground.conditions.values()))
+        rates = ", ".join(f"{method} {rate:g}" for method, rate in TUNED[name].items())
+        what = (
+            f"Two models of width {first.widths[0]}, {first.n_concepts} concepts, {first.exclusive:.0%} exclusive to "
+            f"each, {first.mean_active:g} active; L0 {ground.k}, {ground.n_rows:,} rows in batches of "
+            f"{ground.batch_size}; {len({r['seed'] for r in own})} seeds; learning rates by tuning: {rates}."
+        )
+        parts += [f"### {name.capitalize()}", "", what, "", ground_tables(name, own), ""]
+        parts += [calibrations(own) if name == "graded" else confusions(name, own), ""]
+    return "\n".join([*parts, f"{seconds / 60:.0f} minutes of one core in all."])
 
 
 def main() -> None:
-    """Run the jobs on some processes and print the tables."""
+    """Run what is not yet there, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ground", nargs="+", choices=GROUNDS, default=list(GROUNDS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--only", choices=CONDITIONS, help="one condition")
+    parser.add_argument("--out", type=Path, default=Path(".bench/truth"), help="where runs are kept")
+    parser.add_argument("--tune", action="store_true", help="instead: every method at each learning rate, seed 100")
     parser.add_argument("--write", action="store_true", help="put the tables into benchmarks/RESULTS.md")
-    parser.add_argument("--json", type=Path, help="also write every run's numbers there")
-    for name, default in asdict(Plan()).items():
-        kind = float if name == "learning_rate" else int
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=default)
     given = parser.parse_args()
-    plan = Plan(**{name: getattr(given, name) for name in asdict(Plan())})
-    jobs = [(name, seed) for seed in range(given.seeds) for name in CONDITIONS if given.only in (None, name)]
-    started, runs = time.monotonic(), []
+    given.out.mkdir(parents=True, exist_ok=True)
+    jobs = [
+        job for name in given.ground for job in (tuning_jobs(name) if given.tune else jobs_of(name, range(given.seeds)))
+    ]
+    runs = []
     with ProcessPoolExecutor(given.workers, mp_context=get_context("spawn")) as pool:
-        for run in pool.map(partial(one_run, plan=plan), jobs):
-            runs.append(run)
-            found, false = run["crosscoder"], run["null"]["false"]
-            print(
-                f"{run['condition']} seed {run['seed']}: {run['seconds']:.0f} s, recovered {found['recovery_90']:.3f}, "
-                f"macro-F1 {found['macro_f1']:.3f}, false on the null {false:.3f}",
-                flush=True,
+        for result in pool.map(partial(run, out=given.out), jobs):
+            runs.append(result)
+            found = ", ".join(
+                f"{method} at {rate:g} {result['numbers'][method]['macro_f1']:.3f}" for method, rate in result["rates"]
             )
-    if given.json:
-        given.json.write_text(json.dumps(runs, indent=1))
-    text = section(runs, plan, time.monotonic() - started)
-    print(text)
-    if given.write:
-        write_section("truth", text)
+            where = f"{result['ground']} {result['condition']} {result['n_features']} seed {result['seed']}"
+            print(f"{where}: {result['seconds']:.0f} s; macro-F1 {found}", flush=True)
+    if not given.tune:
+        text = section(runs, sum(r["seconds"] for r in runs))
+        print(text)
+        if given.write:
+            write_section("truth", text)
 
 
 if __name__ == "__main__":

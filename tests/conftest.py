@@ -4,6 +4,10 @@ import signal
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("suture", deadline=None)  # a busy machine is no mistake of the code
+settings.load_profile("suture")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -282,7 +282,7 @@ def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Everything below it that a step made is shown.")],
     *,
     out: Annotated[Path | None, typer.Option(help="The HTML file; default report.html in the folder.")] = None,
-    title: Annotated[str, typer.Option(help="Heading of the page.")] = "What two language models share",
+    title: Annotated[str | None, typer.Option(help="Heading of the page.")] = None,
     json: Json = False,
 ) -> None:
     """Write one self-contained HTML page from a folder of results.

@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -167,8 +168,8 @@ def make_logits(rng: random.Random) -> dict[str, Any]:
     }
 
 
-def make_effect(path: Path, dictionary: Path) -> None:
-    """A steering effect in two models, with control and agreement."""
+def make_effect(path: Path, dictionary: Path, *, models: Sequence[str] = MODELS) -> None:
+    """A steering effect in every model, with control and agreement."""
     strengths = [0.5, 1.0, 2.0, 4.0]
 
     def curves(size: float) -> dict[str, Any]:
@@ -191,7 +192,7 @@ def make_effect(path: Path, dictionary: Path) -> None:
         return {"model": name, **curves(size), **intervals, "random": {**curves(size * 0.1), **spread}}
 
     agreement = {
-        "models": MODELS,
+        "models": list(models[:2]),
         "correlation": 0.71,
         "mismatched": 0.06,
         "random": 0.01,
@@ -201,7 +202,7 @@ def make_effect(path: Path, dictionary: Path) -> None:
     }
     effect = {
         "feature": 3,
-        "models": [model(MODELS[0], 1.0), model(MODELS[1], 1.4)],
+        "models": [model(name, 1.0 + 0.4 * i) for i, name in enumerate(models)],
         "prompts": ["Once upon a time", NASTY[1]],
         "agreement": agreement,
     }
@@ -209,3 +210,198 @@ def make_effect(path: Path, dictionary: Path) -> None:
         path, step="effect", settings={"feature": 3}, seed=0, parents=(dictionary,), command="suture steer crosscoder"
     ) as draft:
         (draft.folder / "effects.json").write_text(json.dumps(effect))
+
+
+# ---- three models ----------------------------------------------------------------------------------------------------
+
+THREE = [*MODELS, "tinystories-4l @ mlp0.out"]
+THREE_LABELS = ("A", "B", "C", "AB", "AC", "BC", "shared", "ambiguous", "dead")
+
+
+def make_three_models(folder: Path, *, n_features: int = 80, kind: str = "refit") -> Path:
+    """dictionary/, features/ and steering/feature-3/ of a crosscoder of three models below `folder`."""
+    rng = random.Random(3)
+    settings = {"design": {"kind": "crosscoder", "n_features": n_features}}
+    r2 = [[0.81, 0.42, 0.3], [0.47, 0.78, 0.35], [0.4, 0.5, 0.7], [0.88, 0.86, 0.83]]
+    evaluation = {"fvu": [0.12, 0.14, 0.17], "l0": 23.7, "dead": 0.05, "r2": r2}
+    with artifact.create(folder / "dictionary", step="dictionary", settings=settings, seed=1) as draft:
+        artifact.write_json(draft.folder / "dictionary.json", {**settings, "spaces": []})
+        artifact.write_json(draft.folder / "evaluation.json", evaluation)
+    labels = rng.choices(THREE_LABELS, (10, 8, 9, 6, 4, 5, 60, 8, 3), k=n_features)
+    shares = [_three_shares(label, rng) for label in labels]
+    columns: dict[str, list[Any]] = {
+        "label": labels,
+        "reason": [""] * n_features,
+        "index": list(range(n_features)),
+        "rate": [rng.lognormvariate(-5, 1) for _ in labels],
+        "cofire_correlation": [rng.random() for _ in labels],
+    }
+    for m, letter in enumerate("ABC"):
+        own = [None if s is None else s[m] for s in shares]
+        columns[f"{kind}_share_{letter}"] = own
+        columns[f"{kind}_share_low_{letter}"] = [None if v is None else max(0.0, v - 0.05) for v in own]
+        columns[f"{kind}_share_high_{letter}"] = [None if v is None else min(1.0, v + 0.05) for v in own]
+        columns[f"decoder_share_{letter}"] = own
+    examples = [[_three_sides(make_example(rng, "shared", nasty=i == 0))] for i in range(n_features)]
+    logits = [[make_logits(rng) for _ in THREE] for _ in range(n_features)]
+    counts = {label: labels.count(label) for label in THREE_LABELS}
+    clusters = {"entropy_histogram": [rng.randint(0, 9) for _ in range(20)], "private_share": 0.2}
+    summary = {"design": "crosscoder", "counts": counts, **evaluation, "two_clusters": clusters, "null": False}
+    parents = (folder / "dictionary",)
+    with artifact.create(folder / "features", step="features", settings={}, seed=0, parents=parents) as draft:
+        content = {"n_features": n_features, "models": THREE, "columns": columns}
+        for name, value in (("columns", content), ("examples", examples), ("logits", logits), ("summary", summary)):
+            (draft.folder / f"{name}.json").write_text(json.dumps(value))
+    make_effect(folder / "steering" / "feature-3", folder / "dictionary", models=THREE)
+    return folder
+
+
+def _three_shares(label: str, rng: random.Random) -> list[float] | None:
+    if label == "dead":
+        return None
+    has = "ABC" if label in ("shared", "ambiguous") else label
+    weights = [(1.0 if letter in has else 0.04) * rng.uniform(0.6, 1.4) for letter in "ABC"]
+    return [w / sum(weights) for w in weights]
+
+
+def _three_sides(example: dict[str, Any]) -> dict[str, Any]:
+    return {**example, "sides": [*example["sides"], example["sides"][0]]}
+
+
+# ---- studies ---------------------------------------------------------------------------------------------------------
+
+STUDY_COLUMNS = (
+    ("macro_f1", "Macro-F1", "high", "number", "planted truth"),
+    ("auroc", "AUROC", "high", "share", "planted truth"),
+    ("recovery_80", "Concepts found", "high", "share", "planted truth"),
+    ("recovery_80_exclusive", "Exclusive ones found", "high", "share", "planted truth"),
+    ("mcc", "MCC", "high", "share", "planted truth"),
+    ("fvu_A", "FVU A", "low", "number", "fit"),
+    ("fvu_B", "FVU B", "low", "number", "fit"),
+    ("l0", "L0", None, "number", "fit"),
+    ("r2_missing", "R² missing", "high", "share", "fit"),
+    ("dead", "Dead", "low", "share", "fit"),
+    ("n_A", "Only A", None, "count", "labels"),
+    ("n_B", "Only B", None, "count", "labels"),
+    ("n_shared", "shared", None, "count", "labels"),
+    ("n_ambiguous", "Ambiguous", None, "count", "labels"),
+    ("exclusive_rate", "Exclusive rate", None, "share", "labels"),
+    ("null_rate", "Null rate", "low", "share", "labels"),
+    ("ceiling", "Ceiling", "high", "share", "labels"),
+    ("private_share", "Private features", None, "share", "two clusters"),
+    ("shared_energy", "Shared energy", "high", "share", "two clusters"),
+    ("silhouette", "Silhouette", None, "share", "two clusters"),
+    ("ce_recovered_A", "CE recovered A", "high", "share", "behaviour"),
+    ("ce_recovered_B", "CE recovered B", "high", "share", "behaviour"),
+    ("agreement", "Agreement", "high", "share", "behaviour"),
+    ("agreement_mismatched", "Agreement, mismatched", None, "share", "behaviour"),
+)
+"""(key, title, better, format, group)."""
+
+DESIGNS = (
+    ("crosscoder", "crosscoder", 0.94),
+    ("crosscoder, dropout 0.25", "crosscoder", 0.955),
+    ("crosscoder, dedicated", "crosscoder", 0.92),
+    ("tied", "crosscoder", None),
+    ("universal", "universal", 0.90),
+    ("pooled", "pooled", 0.71),
+    ("pooled + flag", "pooled", 0.74),
+    ("two SAEs, matched afterwards", "separate", 0.86),
+    (NASTY[0], NASTY[3], 0.66),
+    (NASTY[11] + NASTY[10][:90], NASTY[3], 0.62),
+)
+"""(name, group, how good it is; None: skipped)."""
+
+_QUANTILE_T = {2: 12.706, 3: 4.303}
+
+
+def make_study(path: Path, *, truth: str = "planted", seeds: tuple[int, ...] = (0, 1, 2)) -> dict[str, Any]:
+    """A study artifact of ten designs; returns what its study.json says."""
+    unknown = ("planted truth",) if truth != "planted" else ("behaviour",)
+    columns = [
+        {"key": k, "title": t, "help": f"What {t} is.", "better": b, "format": f, "group": g}
+        for k, t, b, f, g in STUDY_COLUMNS
+        if g not in unknown
+    ]
+    rows = [
+        _study_row(name, quality, seed, [c["key"] for c in columns], planted=truth == "planted")
+        for name, _, quality in DESIGNS
+        if quality is not None
+        for seed in seeds
+    ]
+    names = [name for name, _, quality in DESIGNS if quality is not None]
+    content = {
+        "kind": "designs",
+        "truth": truth,
+        "title": "Which joint design finds out?",
+        "models": ["planted-A", "planted-B"] if truth == "planted" else MODELS,
+        "seeds": list(seeds),
+        "matched": {"n_rows": 1_000_000, "n_features": 512, "l0": 8, "parameters": 131_072},
+        "designs": [
+            {
+                "name": name,
+                "group": group,
+                "says": f"what {name} is, in one sentence",
+                "settings": {"design": "crosscoder", "k": 8, "model_dropout": 0.25},
+                "skipped": None if quality is not None else "tied features need equal widths <b>",
+            }
+            for name, group, quality in DESIGNS
+        ],
+        "columns": columns,
+        "rows": rows,
+        "summary": {d: _study_summary(d, rows, [c["key"] for c in columns]) for d in names},
+        "notes": ["Tied features were skipped: the models have unequal widths.", NASTY[1]],
+    }
+    with artifact.create(path, step="study", settings={"seeds": list(seeds)}, command="suture study designs") as draft:
+        (draft.folder / "study.json").write_text(json.dumps(content))
+    return content
+
+
+def _study_row(design: str, quality: float, seed: int, keys: list[str], *, planted: bool) -> dict[str, Any]:
+    rng = random.Random(f"{design!a}-{seed}")
+    bad = 1 - quality
+    centre = {
+        "macro_f1": quality, "auroc": 1 - bad / 3, "recovery_80": 1 - bad / 2, "recovery_80_exclusive": 1 - 1.4 * bad,
+        "mcc": 1 - bad / 2, "fvu_A": 0.05 + bad / 3, "fvu_B": 0.06 + bad / 3, "l0": 8.0, "r2_missing": quality - 0.4,
+        "dead": bad / 5, "n_A": 60 + 200 * bad, "n_B": 58 + 210 * bad, "n_shared": 420 - 500 * bad,
+        "n_ambiguous": 160 * bad, "exclusive_rate": 0.2 + bad, "null_rate": bad / 2, "ceiling": 1 - bad / 2,
+        "private_share": 0.15 + bad, "shared_energy": 0.8 - 1.2 * bad, "silhouette": bad / 3,
+        "ce_recovered_A": 1 - bad / 2, "ce_recovered_B": 1 - bad / 3, "agreement": quality - 0.2,
+        "agreement_mismatched": 0.05,
+    }  # fmt: skip
+    numbers = {k: max(0.0, centre[k] * (1 + 0.012 * rng.gauss(0, 1))) for k in keys}
+    if "pooled" in design:
+        numbers["r2_missing"] = None
+    right, half = int(60 * quality), int(180 * quality)
+    confusion = {
+        "rows": ["A", "B", "shared"],
+        "columns": ["A", "B", "shared", "ambiguous", "dead", "missed"],
+        "counts": [
+            [right, 0, 2, 1, 0, 57 - right + 3],
+            [0, right, 1, 2, 0, 60 - right],
+            [4, 3, half, 180 - half, 1, 2],
+        ],
+    }
+    middle = [rng.randint(0, 6) for _ in range(20)]
+    return {
+        "design": design,
+        "seed": seed,
+        "numbers": numbers,
+        "confusion": confusion if planted else None,
+        "r2": None if "SAE" in design else [[0.8, quality - 0.4], [quality - 0.42, 0.78], [0.9, 0.88]],
+        "entropy_histogram": [int(300 * bad), *middle[1:19], int(400 * quality)],
+        "share_histogram": [60, *middle[1:9], 150, 160, *middle[11:19], 58],
+        "seconds": 12.3 + seed,
+    }
+
+
+def _study_summary(design: str, rows: list[dict[str, Any]], keys: list[str]) -> dict[str, Any]:
+    summary = {}
+    for key in keys:
+        values = [r["numbers"][key] for r in rows if r["design"] == design and r["numbers"][key] is not None]
+        if values:
+            n, mean = len(values), sum(values) / len(values)
+            spread = math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1) / n) * _QUANTILE_T[n] if n > 1 else None
+            ends = {"low": None, "high": None} if spread is None else {"low": mean - spread, "high": mean + spread}
+            summary[key] = {"mean": mean, "n": n, **ends}
+    return summary

@@ -16,7 +16,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
 
-from report.made_artifacts import NASTY, make_all
+from report.made_artifacts import NASTY, make_all, make_study, make_three_models
 from suture import artifact
 from suture.report.page import find_artifacts, report
 
@@ -236,6 +236,17 @@ def test_a_phone_never_scrolls_sideways(page: webdriver.Chrome) -> None:
     assert right <= 375
 
 
+def test_figures_follow_their_boxes(page: webdriver.Chrome) -> None:
+    unfit = "return [...document.querySelectorAll('.plot')].filter(b => b.checkVisibility() && !(b.querySelector('svg')"
+    unfit += " && Math.abs(b.querySelector('svg').getBoundingClientRect().width - b.clientWidth) <= 1)).length"
+    WebDriverWait(page, SECONDS).until(lambda d: d.execute_script(unfit) == 0)
+    # only the boxes: a window that changes while Plotly draws tells it nothing either
+    page.execute_script("document.querySelector('main').style.maxWidth = '375px'")
+    WebDriverWait(page, SECONDS).until(lambda d: d.execute_script(unfit) == 0)
+    page.execute_script("document.querySelectorAll('details').forEach(d => { d.open = true })")
+    WebDriverWait(page, SECONDS).until(lambda d: d.execute_script(unfit) == 0)
+
+
 def test_dark_mode(page: webdriver.Chrome) -> None:
     def brightness(css: str) -> float:
         background = page.execute_script(f"return getComputedStyle(document.body).{css}")
@@ -249,3 +260,176 @@ def test_dark_mode(page: webdriver.Chrome) -> None:
     assert brightness("backgroundColor") < 50
     assert brightness("color") > 200
     WebDriverWait(page, SECONDS).until(lambda d: d.execute_script(tick) != light_tick)
+
+
+# ---- a study, and more than two models -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def study_content(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, str]:
+    folder = tmp_path_factory.mktemp("study")
+    content = make_study(folder / "study")
+    return content, report(folder / "report.html", find_artifacts(folder), title="Two models").as_uri()
+
+
+@pytest.fixture
+def study(page: webdriver.Chrome, study_content: tuple[dict, str]) -> webdriver.Chrome:
+    page.get(study_content[1])
+    return page
+
+
+def design_order(page: webdriver.Chrome) -> list[int]:
+    ordinals = "return [...document.querySelectorAll('.designs tbody .ordinal')].map(o => Number(o.textContent) - 1)"
+    return page.execute_script(ordinals)
+
+
+def sort_by(page: webdriver.Chrome, title: str) -> WebElement:
+    button = next(
+        b
+        for b in page.find_elements(By.CSS_SELECTOR, ".designs thead button")
+        if b.get_attribute("textContent") == title
+    )
+    page.execute_script("arguments[0].focus()", button)
+    page.switch_to.active_element.send_keys(Keys.ENTER)
+    return button.find_element(By.XPATH, "..")
+
+
+def settled_width(page: webdriver.Chrome) -> list[int]:
+    """[width of the content, width of the page] once twenty frames in a row agree."""
+    look = (
+        "const done = arguments[0], root = document.documentElement, look = () => [root.scrollWidth, root.clientWidth];"
+        "let last = '', same = 0;"
+        "const next = () => { const now = JSON.stringify(look()); same = now === last ? same + 1 : 0; last = now;"
+        "if (same > 20) done(look()); else requestAnimationFrame(next); }; next();"
+    )
+    return page.execute_async_script(look)
+
+
+def test_study_sorts_by_a_number_from_the_keyboard(study: webdriver.Chrome, study_content: tuple[dict, str]) -> None:
+    content, _ = study_content
+    designs = content["designs"]
+    mean = {i: content["summary"][d["name"]]["macro_f1"]["mean"] for i, d in enumerate(designs) if not d["skipped"]}
+    skipped = [i for i, d in enumerate(designs) if d["skipped"]]
+    assert design_order(study) == list(range(len(designs)))
+    head = sort_by(study, "Macro-F1")
+    assert head.get_attribute("aria-sort") == "descending"
+    assert design_order(study) == [*sorted(mean, key=lambda i: -mean[i]), *skipped]
+    sort_by(study, "Macro-F1")
+    assert head.get_attribute("aria-sort") == "ascending"
+    assert design_order(study) == [*sorted(mean, key=lambda i: mean[i]), *skipped]
+    sort_by(study, "Design")
+    assert design_order(study) == list(range(len(designs)))
+
+
+def test_study_columns_come_and_go_in_groups(study: webdriver.Chrome) -> None:
+    toggles = study.find_elements(By.CSS_SELECTOR, ".study-table .toggles button")
+    assert toggles[0].get_attribute("aria-pressed") == "true"
+    box = study.find_element(By.CSS_SELECTOR, ".study-table .scroll")
+    assert study.execute_script("return arguments[0].scrollWidth <= arguments[0].clientWidth", box)
+    shown = (
+        "return [...document.querySelectorAll('.designs tbody tr:first-child td')].filter(c => c.offsetWidth).length"
+    )
+    n = study.execute_script(shown)
+    assert toggles[1].get_attribute("aria-pressed") == "false"
+    toggles[1].click()
+    assert study.execute_script(shown) == n + 5
+    toggles[0].click()
+    assert study.execute_script(shown) == 5
+    sort_by(study, "L0")
+    assert design_order(study)[-1] == 3  # the skipped one
+    lefts = (
+        "return [...document.querySelectorAll('.designs tbody tr')].map(r => r.cells[0].getBoundingClientRect().left)"
+    )
+    toggles[0].click()
+    study.execute_script("arguments[0].scrollLeft = 300", box)
+    edge = study.execute_script("return arguments[0].getBoundingClientRect().left", box)
+    assert study.execute_script(lefts) == pytest.approx([edge + 1] * 10, abs=1.5)  # the names stay
+
+
+def test_study_draws_the_number_chosen(study: webdriver.Chrome, study_content: tuple[dict, str]) -> None:
+    content, _ = study_content
+    box = study.find_element(By.ID, "study-0-dots")
+    study.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", box)
+    drawn = "return arguments[0].querySelector('svg') ? arguments[0].data.slice(1).flatMap(t => [...t.x]) : []"
+
+    def shows(key: str) -> bool:
+        means = [one[key]["mean"] for one in content["summary"].values()]
+        return sorted(study.execute_script(drawn, box)) == pytest.approx(sorted(means), rel=1e-3)
+
+    WebDriverWait(study, SECONDS).until(lambda _: shows("macro_f1"))
+    select = study.find_element(By.CSS_SELECTOR, "[data-figure-of='study-0-dots']")
+    for option in select.find_elements(By.TAG_NAME, "option"):
+        if option.text.startswith("FVU B"):
+            option.click()
+    WebDriverWait(study, SECONDS).until(lambda _: shows("fvu_B"))
+    assert str(box.get_attribute("aria-label")).startswith("FVU B")
+
+
+def test_study_names_are_texts_in_figures_too(study: webdriver.Chrome) -> None:
+    box = study.find_element(By.ID, "study-0-dots")
+    study.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", box)
+    ticks = "return [...arguments[0].querySelectorAll('.ytick text')].map(t => t.textContent).join('|')"
+    WebDriverWait(study, SECONDS).until(lambda _: "<script>alert(1)" in study.execute_script(ticks, box))
+
+
+@pytest.mark.parametrize("what", ["study", "three"])
+def test_study_and_three_models_fit_a_phone(
+    page: webdriver.Chrome, study_content: tuple[dict, str], three_models: str, what: str
+) -> None:
+    phone = {"width": 375, "height": 800, "deviceScaleFactor": 2, "mobile": True}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+    page.get(study_content[1] if what == "study" else three_models)
+    page.execute_script("document.querySelectorAll('details').forEach(d => { d.open = true })")
+    page.execute_script("document.querySelector('[data-open=\"0\"]')?.click()")
+    undrawn = "return [...document.querySelectorAll('.plot')].filter(b => b.offsetWidth && !b.querySelector('svg'))"
+    WebDriverWait(page, SECONDS).until(lambda d: not d.execute_script(undrawn))
+    assert settled_width(page) == [375, 375]
+    wide = (
+        "return [...document.querySelectorAll('#study *, #shares *, #answer *')]"
+        ".filter(e => !e.closest('.scroll, .plot') && e.getBoundingClientRect().right > 375.5)"
+        ".map(e => e.outerHTML.slice(0, 80))"
+    )
+    assert page.execute_script(wide) == []
+
+
+def test_study_in_the_dark(study: webdriver.Chrome) -> None:
+    box = study.find_element(By.ID, "study-0-against")
+    study.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", box)
+    WebDriverWait(study, SECONDS).until(lambda _: box.find_elements(By.CSS_SELECTOR, ".point"))
+    inks = (
+        "const css = (q, p) => getComputedStyle(document.querySelector(q))[p];"
+        "return [css('#study-0-against .point', 'fill'), css('#study-0-against .textpoint text', 'fill'),"
+        " css('.designs tbody th', 'backgroundColor'), css('.standing.best', 'backgroundColor')]"
+    )
+    light = study.execute_script(inks)
+    theme(study, "dark")
+
+    def all_changed(_: webdriver.Chrome) -> bool:
+        return all(a != b for a, b in zip(light, study.execute_script(inks), strict=True))
+
+    WebDriverWait(study, SECONDS).until(all_changed)
+
+
+@pytest.fixture(scope="module")
+def three_models(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = make_three_models(tmp_path_factory.mktemp("three"))
+    return report(folder / "report.html", find_artifacts(folder), title="Two models").as_uri()
+
+
+def test_three_models_in_the_feature_table(page: webdriver.Chrome, three_models: str) -> None:
+    page.get(three_models)
+    for letter in "ABC":
+        assert header(page, f"refit_share_{letter}").text == f"Refit share of {letter}"
+    assert not page.find_elements(By.CSS_SELECTOR, "#head [data-column^=decoder_share]")
+    assert page.find_elements(By.CSS_SELECTOR, "#rows .track .range")
+    chips = [c.text for c in page.find_elements(By.CSS_SELECTOR, "#labels .chip")]
+    assert chips[:7] == ["shared", "only A", "only B", "only C", "only A and B", "only A and C", "only B and C"]
+    page.execute_script("document.querySelector('[data-open=\"0\"]').click()")
+    panel = page.find_element(By.CSS_SELECTOR, "#detail-0 .panel")
+    assert len(panel.find_elements(By.CSS_SELECTOR, ".example .side-other")) == 1
+    facts = panel.find_element(By.CSS_SELECTOR, ".facts").text
+    assert "Refit share of C (95 %)" in facts
+    assert "low" not in facts
+    drawn = "return document.querySelectorAll('#shares [data-figure=\"simplex-0\"] .scatterlayer path').length"
+    page.execute_script("document.querySelector('[data-figure=\"simplex-0\"]').scrollIntoView({behavior: 'instant'})")
+    WebDriverWait(page, SECONDS).until(lambda d: d.execute_script(drawn) > 50)

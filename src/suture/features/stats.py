@@ -24,6 +24,7 @@ from suture.dictionary.dictionary import Codes, Dictionary
 from suture.errors import UserError
 from suture.features import refit
 from suture.features.bootstrap import deal_groups
+from suture.features.mapped import Moments, mapped_cosines
 from suture.features.nonzeros import Cofiring, Firing, Nonzeros, TopRows, firing, mean_cofiring, top_rows, union
 
 
@@ -81,6 +82,8 @@ class FeatureStats:
     """Sum of f_i^2 ||d_i||^2: the feature's part of what is decoded."""
     attribution: Float[Tensor, "feature space"]
     scaling: refit.Scaling | None
+    mapped_cosine: dict[tuple[int, int], Float[Tensor, "feature"]]
+    """Per pair of models, of a feature's direction carried from the first to the second; empty for pooled ones."""
     shares: Shares
     top: TopRows
     rows: Int[Tensor, "row"]
@@ -118,9 +121,11 @@ def describe(
     n_documents = int(torch.unique(documents).numel())
     group = deal_groups(documents, min(settings.n_groups, n_documents))
     walk = _Walk(dictionary, store, settings.batch_rows, on_progress)
+    mapped: dict[tuple[int, int], Tensor] = {}
     if dictionary.design.joint:
-        found = refit.directions(dictionary, walk.discover(torch.sort(discovery_rows).values))
-        seen = walk.held_out(rows, group, found)
+        products, moments = walk.discover(torch.sort(discovery_rows).values)
+        mapped = mapped_cosines(moments, [dictionary.decoder(m) for m in range(dictionary.n_spaces)])
+        seen = walk.held_out(rows, group, refit.directions(dictionary, products))
     else:
         seen = walk.held_out(rows, group, None)
     squared = seen.joint.sums(2) if dictionary.design.joint else sum(s.sums(2) for s in seen.solo)
@@ -136,6 +141,7 @@ def describe(
         energy=squared * norms,
         attribution=seen.attribution,
         scaling=seen.scaling,
+        mapped_cosine=mapped,
         shares=seen.shares,
         top=top_rows(seen.joint, documents, n_top=settings.n_top, n_per_document=settings.n_per_document),
         rows=rows,
@@ -162,15 +168,17 @@ class _Walk:
     batch_rows: int
     on_progress: Callable[[str, int, int], None] | None
 
-    def discover(self, rows: Int[Tensor, "row"]) -> refit.Products:
+    def discover(self, rows: Int[Tensor, "row"]) -> tuple[refit.Products, Moments]:
         """Step 1's sums."""
         total = refit.Products.zeros(self.dictionary)
+        moments = Moments(self.dictionary.widths, self.dictionary.W_dec.device)
         for done, chosen in self._chunks(torch.arange(len(rows))):
             x = self._read(rows[chosen])
             codes = self.dictionary.encode(x)
             total.add(self.dictionary, codes, x, x - self.dictionary.decode(codes), self._mean())
+            moments.add(x)
             self._tell("directions", done, len(rows))
-        return total
+        return total, moments
 
     def held_out(self, rows: Int[Tensor, "row"], group: Int[Tensor, "row"], found: refit.Directions | None) -> _HeldOut:
         """Steps 2 and 3; without directions (pooled) step 3 sums f^2."""

@@ -161,6 +161,9 @@ def columns_of(stats: FeatureStats, labels: Labels, dictionary: Dictionary) -> d
         columns["cofire_correlation"] = stats.cofiring.correlation
         columns["cofire_jaccard"] = stats.cofiring.jaccard
         columns["cofire_weighted_jaccard"] = stats.cofiring.weighted_jaccard
+    for (m, n), cosine in stats.mapped_cosine.items():
+        pair = "" if len(stats.models) == 2 else f"_{ascii_uppercase[m]}{ascii_uppercase[n]}"
+        columns[f"mapped_cosine{pair}"] = cosine
     if stats.scaling is not None and len(stats.models) > 1:
         columns |= _scaling_columns(stats, dictionary)
     return {name: column.double() for name, column in columns.items()}

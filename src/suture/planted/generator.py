@@ -1,7 +1,7 @@
 """Planted models: activations of several models whose concepts, signatures and directions are known.
 
 1. Truth, drawn once from the seed: firing rates (Zipf, capped), parents, copula factors, which models have a concept,
-   and its direction in each of them (`PlantedModels.__init__`).
+   how strongly, and its direction in each of them (`PlantedModels.__init__`).
 2. Rows come in blocks of `BLOCK`; a block is a pure function of (seed, block number), so any range of rows can be made
    again, in any order, without the rows before it.
 3. In a block: correlated normals -> which concepts fire (children only with their parent) -> strengths -> codes; on
@@ -74,10 +74,11 @@ class PlantedModels:
         self._turns = [_orthogonal(w, w, generator) for w in settings.widths]
         loadings = torch.randn(settings.n_concepts, settings.n_factors, generator=generator)
         self._loadings = _unit_rows(loadings) * settings.correlation**0.5
+        self.strength: Float[Tensor, "concept model"] = _draw_strength(settings, self.presence, generator)
         self._directions = [self._make_directions(m) for m in range(settings.n_models)]
 
     def directions(self, model: int) -> Float[Tensor, "concept width"]:
-        """Each concept's direction in a model, raw units; a zero row where the model lacks the concept."""
+        """Each concept's direction in a model, raw units, as long as it is strong there: 0 where it lacks."""
         return self._directions[model]
 
     def offset(self, model: int) -> Float[Tensor, "width"]:
@@ -168,7 +169,7 @@ class PlantedModels:
         base = 0 if settings.null != "none" else model
         independent = settings.embedding == "independent"
         full = self._independent[base] if independent else self._common @ self._embeddings[base]
-        return full @ self._turn(model) * self.presence[:, model, None]
+        return full @ self._turn(model) * self.strength[:, model, None]
 
     def _turn(self, model: int) -> Float[Tensor, "width width"]:
         """The rotation of the `rotated` null; the identity for model 0 and in the other modes."""
@@ -223,6 +224,26 @@ def _draw_presence(settings: PlantedSettings, generator: torch.Generator) -> Boo
         taken += len(chosen)
         presence[chosen] = torch.tensor([i in owners for i in range(m)])
     return presence
+
+
+def _draw_strength(
+    settings: PlantedSettings, presence: Bool[Tensor, "concept model"], generator: torch.Generator
+) -> Float[Tensor, "concept model"]:
+    """1 where a model has a concept, 0 where not, between them in the fainter models of a graded concept.
+
+    Drawn last, so that without graded concepts everything is as if there were no such thing.
+    """
+    strength = presence.float()
+    n, m = presence.shape
+    if m == 1 or settings.graded == 0:
+        return strength
+    common = presence.all(dim=1).nonzero()[:, 0]
+    chosen = common[torch.randperm(len(common), generator=generator)][: round(settings.graded * n)]
+    low, high = settings.graded_share
+    share = low + (high - low) * torch.rand(len(chosen), generator=generator)
+    strength[chosen] = (share / (1 - share)).unsqueeze(1)
+    strength[chosen, torch.randint(m, (len(chosen),), generator=generator)] = 1.0
+    return strength
 
 
 def _draw_embeddings(

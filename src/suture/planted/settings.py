@@ -22,6 +22,11 @@ class PlantedSettings:
     """Share of the concepts that only model m has, for each m."""
     pairwise: float = 0.0
     """Share of the concepts that exactly models m and n have, for each pair; needs three models or more."""
+    graded: float = 0.0
+    """Share of the concepts that every model has, but all except one of them fainter: the boundary between "exclusive"
+    and "shared", on which error rates can be measured (a concept that is quite absent is no hard case)."""
+    graded_share: tuple[float, float] = (0.0, 0.5)
+    """What a fainter model's share of such a concept is drawn from, uniformly; of two models 0.5 is as strong."""
     embedding: Embedding = "rotation"
     """How a concept's directions in two models relate: an orthogonal map, a Gaussian affine map, or not at all."""
     null: Null = "none"
@@ -67,7 +72,7 @@ class PlantedSettings:
     def as_null(self, null: Literal["same", "rotated"]) -> "PlantedSettings":
         """These settings for a model against itself: every concept shared, all widths that of model 0."""
         widths = (self.widths[0],) * self.n_models
-        return replace(self, null=null, exclusive=0.0, pairwise=0.0, widths=widths, noise=self.noise_of[:1])
+        return replace(self, null=null, exclusive=0.0, pairwise=0.0, graded=0.0, widths=widths, noise=self.noise_of[:1])
 
     def __post_init__(self) -> None:
         """Raise UserError for settings that cannot be met."""
@@ -97,10 +102,15 @@ class PlantedSettings:
 
     def _check_signatures(self) -> None:
         m = self.n_models
-        total = m * self.exclusive + m * (m - 1) / 2 * self.pairwise
-        if self.exclusive < 0 or self.pairwise < 0 or total > 1 + 1e-9:
-            problem = f"with pairwise = {self.pairwise} and {m} models this asks for {total:.0%} of the concepts"
-            raise UserError("exclusive", self.exclusive, problem, "lower exclusive or pairwise")
+        total = m * self.exclusive + m * (m - 1) / 2 * self.pairwise + self.graded
+        if min(self.exclusive, self.pairwise, self.graded) < 0 or total > 1 + 1e-9:
+            others = f"pairwise = {self.pairwise}, graded = {self.graded}"
+            problem = f"with {others} and {m} models this asks for {total:.0%} of the concepts"
+            raise UserError("exclusive", self.exclusive, problem, "lower exclusive, pairwise or graded")
+        low, high = self.graded_share
+        if not 0 <= low <= high <= 0.5:
+            problem = "is no range of a fainter model's share"
+            raise UserError("graded_share", self.graded_share, problem, "pass 0 <= low <= high <= 0.5")
         if self.pairwise > 0 and m < 3:
             raise UserError(
                 "pairwise", self.pairwise, f"means nothing for {m} models", "pass three widths or more, or 0"

@@ -16,9 +16,56 @@ Figure = dict[str, Any]
 SHARE_COLUMNS = ("refit_share", "decoder_share", "usage_share", "attribution")
 """Columns with B's share of a feature, best evidence first."""
 
-_PATTERNS = {"shared": "", "A": "/", "B": "\\", "ambiguous": ".", "dead": "x"}
+_PATTERNS = {"shared": "", "A": "/", "B": "\\", "C": "-", "D": "|", "ambiguous": ".", "dead": "x"}
+_TRIANGLE_SYMBOLS = {
+    "shared": "circle",
+    "A": "square",
+    "B": "circle-open",
+    "C": "triangle-up",
+    "ambiguous": "x-thin-open",
+}
 _DASHES = ("solid", "dash", "dot", "dashdot")
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up")
+
+
+def per_model(columns: Mapping[str, Sequence[Any]], column: str) -> list[str]:
+    """The names of a share's columns: itself with two models (B's), one per model with more; empty without it."""
+    if column in columns:
+        return [column]
+    return [name for name in (f"{column}_{words.letter(m)}" for m in range(26)) if name in columns]
+
+
+def simplex(columns: Mapping[str, Sequence[Any]], column: str) -> Figure | None:
+    """The features of three models in a triangle of their shares; None with another number of models."""
+    names, labels = per_model(columns, column), columns.get("label")
+    if len(names) != 3 or labels is None:
+        return None
+    shares = list(zip(*(columns[name] for name in names), strict=True))
+    data = []
+    for label in words.ordered_labels(dict.fromkeys(labels, 1)):
+        own = [(i, s) for i, (s, one) in enumerate(zip(shares, labels, strict=True)) if one == label and None not in s]
+        if not own:
+            continue
+        name = words.label_words(label)
+        data.append(
+            {
+                "type": "scatterternary",
+                "mode": "markers",
+                "name": name,
+                **{corner: [_rounded(s[m]) for _, s in own] for m, corner in enumerate("abc")},
+                "text": [str(i) for i, _ in own],
+                "marker": {"size": 6, "symbol": _TRIANGLE_SYMBOLS.get(label, "diamond")},
+                "meta": {"role": label, "control": True},
+                "hovertemplate": "feature %{text}: A %{a:.2f}, B %{b:.2f}, C %{c:.2f}<extra>" + name + "</extra>",
+            }
+        )
+    axes = {
+        f"{corner}axis": {"title": {"text": words.letter(m)}, "tickvals": [0.25, 0.5, 0.75], "ticks": ""}
+        for m, corner in enumerate("abc")
+    }
+    layout = {"ternary": {"sum": 1, **axes}, "margin": {"l": 40, "r": 40, "t": 34, "b": 34}}
+    title = words.column_words(names[0])[0].removesuffix(" of A").lower()
+    return {"data": data, "layout": layout, "alt": f"Every feature in a triangle by its {title} of A, B and C."}
 
 
 def share_histogram(columns: Mapping[str, Sequence[Any]], column: str) -> Figure | None:
@@ -26,7 +73,8 @@ def share_histogram(columns: Mapping[str, Sequence[Any]], column: str) -> Figure
     values, labels = columns.get(column), columns.get("label")
     if values is None or labels is None or not any(v is not None for v in values):
         return None
-    title = words.COLUMNS.get(column, (column, "", ""))[0]
+    title = words.column_words(column)[0]
+    ends = ("all A", "all B") if column in SHARE_COLUMNS else ("none", "all")
     present = {label: 0 for label in labels if label != "dead"}
     data = []
     for label in words.ordered_labels(present):
@@ -50,7 +98,13 @@ def share_histogram(columns: Mapping[str, Sequence[Any]], column: str) -> Figure
         "xaxis": {
             "range": [0, 1],
             "tickvals": [0, 0.25, 0.5, 0.75, 1],
-            "ticktext": ["0<br>all A", "0.25", "0.5<br>equal", "0.75", "1<br>all B"],
+            "ticktext": [
+                f"0<br>{ends[0]}",
+                "0.25",
+                "0.5<br>equal" if column in SHARE_COLUMNS else "0.5",
+                "0.75",
+                f"1<br>{ends[1]}",
+            ],
         },
         "yaxis": {"title": {"text": "features"}},
     }
@@ -78,7 +132,7 @@ def entropy_histogram(two_clusters: Mapping[str, Any]) -> Figure | None:
     axis = {
         "range": [0, 1],
         "tickvals": [0, 0.5, 1],
-        "ticktext": ["0<br>one model only", "0.5", "1<br>both equally"],
+        "ticktext": ["0<br>one model only", "0.5", "1<br>all equally"],
     }
     layout = {"bargap": 0.06, "xaxis": axis, "yaxis": {"title": {"text": "features"}}, "showlegend": False}
     return {"data": [trace], "layout": layout, "alt": "Histogram of usage entropy."}

@@ -21,6 +21,13 @@ DESIGN_ORDER = ("crosscoder", "pooled", "universal", "sae")
 """Designs in the order in which a report shows them; the first one with features answers the question."""
 
 
+READ_STEPS = ("store", "dictionary", "features", "effect", "study", "splice", "causal")
+"""Steps whose JSON a report shows; of others it shows the manifest alone."""
+
+CELLS = "cells"
+"""The folder beside a study in which its runs lie."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Artifact:
     """A finished folder, as far as a report needs it."""
@@ -155,9 +162,17 @@ class Gathered:
         """The stores, in the order given."""
         return [a for a in self.artifacts if a.manifest.step == "store"]
 
+    @property
+    def studies(self) -> list[Artifact]:
+        """The studies, in the order given."""
+        return [a for a in self.artifacts if a.manifest.step == "study" and "study" in a.json]
+
 
 def find_artifacts(folder: str | Path) -> list[Path]:
     """All finished artifacts in `folder` and below, in a fixed order.
+
+    The runs of a finished study (`cells` beside `study`) are left out: the study says what they found. Name the folder
+    of one to see it.
 
     Raises:
         UserError: the folder does not exist or holds none.
@@ -165,10 +180,17 @@ def find_artifacts(folder: str | Path) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError("folder", folder, "is not a folder", "name the folder that holds the artifacts")
-    found = sorted(m.parent for m in folder.rglob(MANIFEST) if not any(p.endswith(".partial") for p in m.parts))
+    finished = (m.parent for m in folder.rglob(MANIFEST) if not any(p.endswith(".partial") for p in m.parts))
+    found = sorted(path for path in finished if not _is_cell(path.relative_to(folder), folder))
     if not found:
         raise UserError("folder", folder, "holds no finished artifact", "run suture demo, collect or train first")
     return found
+
+
+def _is_cell(path: Path, folder: Path) -> bool:
+    """Whether `path`, seen from `folder`, lies in the cells of a finished study."""
+    above = [folder / p for p in path.parents if p.name == CELLS]
+    return any((cells.parent / "study" / MANIFEST).is_file() for cells in above)
 
 
 def gather(folders: Iterable[str | Path]) -> Gathered:
@@ -218,7 +240,7 @@ def _read(path: Path, name: str) -> Artifact:
     content: dict[str, Any] = {}
     for entry in manifest.files:
         file = path / entry.name
-        if "/" in entry.name or manifest.step not in ("store", "dictionary", "features", "effect"):
+        if "/" in entry.name or manifest.step not in READ_STEPS:
             continue
         try:
             if file.suffix == ".json":

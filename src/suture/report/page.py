@@ -24,8 +24,16 @@ from suture.report.payload import Limits, explorer_payload
 from suture.report.provenance import provenance
 from suture.report.sections import answer, compared, designs, missing_models, shares
 from suture.report.steering import steering
+from suture.report.study import study_section
+from suture.report.study_answer import study_answer
+from suture.report.study_numbers import read_study
 
 __all__ = ["find_artifacts", "report"]
+
+TITLE = "What {} language models share"
+"""The heading of a page that no one gave another."""
+
+_NUMBERS = {3: "three", 4: "four", 5: "five", 6: "six"}
 
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'"  # noqa: E501
 """What the page may do: run what is inside it. It can fetch nothing and send nothing."""
@@ -35,13 +43,14 @@ def report(
     out_html: str | Path,
     folders: Iterable[str | Path],
     *,
-    title: str = "What two language models share",
+    title: str | None = None,
     commands: Sequence[str] = (),
     limits: Limits | None = None,
 ) -> Path:
-    """Write the report on `folders` (stores, dictionaries, features, effects; any number of each) to `out_html`.
+    """Write the report on `folders` (stores, dictionaries, features, effects, studies; any number) to `out_html`.
 
-    Returns the path written. What is not there leaves its section out.
+    Returns the path written. What is not there leaves its section out. Without a title it has a study's, where one
+    stands alone, or the usual one.
 
     Raises:
         ArtifactError: a folder is not a finished artifact, or a file in it is broken.
@@ -62,24 +71,31 @@ def report(
     return out
 
 
-def _page(gathered: Gathered, *, title: str, commands: Sequence[str], limits: Limits) -> str:
+def _page(gathered: Gathered, *, title: str | None, commands: Sequence[str], limits: Limits) -> str:
     versions = [("suture", package_version()), ("plotly", version("plotly"))]
+    first = next((c for c in gathered.comparisons), None) or next((c for c in gathered.nulls), None)
+    studies = [read_study(a.json["study"]) for a in gathered.studies]
+    alone = studies[0] if studies and first is None else None
+    title = title or (alone.title if alone else TITLE.format(_NUMBERS.get(len(first.models) if first else 2, "two")))
+    of_studies = [study_section(s, i, with_answer=s is not alone) for i, s in enumerate(studies)]
     sections = [
+        *(of_studies if alone else []),
         compared(gathered),
         designs(gathered),
         missing_models(gathered),
         shares(gathered),
         _explorer(gathered, limits),
         steering(gathered.effects),
+        *([] if alone else of_studies),
         provenance(gathered, commands=commands, versions=versions),
     ]
     present = [s for s in sections if s is not None]
-    first = next((c for c in gathered.comparisons), None) or next((c for c in gathered.nulls), None)
+    hero = answer(first) if first else study_answer(alone) if alone else None
     body = tag(
         "body",
         tag("a", "Skip to the answer", href="#answer", class_="skip"),
         tag("header", tag("p", "suture report", class_="kicker"), tag("h1", title), _contents(present)),
-        tag("main", tag("div", answer(first) if first else None, id="answer", tabindex=-1), present),
+        tag("main", tag("div", hero, id="answer", tabindex=-1), present),
         _script(get_plotlyjs()) if any('class="plot"' in s for s in present) else None,
         _script(_asset("report.js")),
     )
@@ -100,6 +116,7 @@ def _page(gathered: Gathered, *, title: str, commands: Sequence[str], limits: Li
 def _contents(sections: Sequence[Html]) -> Html:
     """Links to the sections that are there."""
     short = {
+        "study": "Study",
         "compared": "Compared",
         "designs": "Dictionaries",
         "missing": "R²",
@@ -131,7 +148,7 @@ def _explorer(gathered: Gathered, limits: Limits) -> Html | None:
         data.append(embedded_json(_payload(c, own), id_=f"table-{i}"))
     options = [tag("option", f"{c.name} ({words.count(c.n_features)} features)", value=i) for i, c in enumerate(tables)]
     note = (
-        "A row opens to its numbers with intervals, its strongest examples in both models and the tokens it promotes. "
+        "A row opens to its numbers with intervals, its strongest examples in every model and the tokens it promotes. "
         "Search looks at the examples' tokens and the promoted and suppressed tokens."
     )
     controls = tag(

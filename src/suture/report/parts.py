@@ -19,6 +19,36 @@ def figure(spec: Figure, id_: str, *, title: str, caption: Child = None, height:
     return tag("figure", heading, box, embedded_json(spec, id_=id_))
 
 
+def figure_choice(specs: Sequence[tuple[str, Figure]], id_: str, *, label: str, height: int = 260) -> Html:
+    """A frame in which one of several figures is drawn, with a list to choose from; each spec comes with its name."""
+    ids = [f"{id_}-{i}" for i in range(len(specs))]
+    options = [tag("option", name, value=one) for one, (name, _) in zip(ids, specs, strict=True)]
+    choice = tag("label", label, tag("select", options, data_figure_of=id_, autocomplete="off"))
+    alt = specs[0][1]["alt"]
+    box = tag("div", class_="plot", id=id_, data_figure=ids[0], role="img", aria_label=alt, style=f"height:{height}px")
+    data = [embedded_json(spec, id_=one) for one, (_, spec) in zip(ids, specs, strict=True)]
+    return tag("figure", tag("div", choice, class_="controls"), box, data)
+
+
+def heat_table(
+    head: Sequence[Child],
+    rows: Sequence[tuple[Child, Sequence[tuple[Child, int | float]]]],
+    *,
+    label: str,
+    small: bool = False,
+) -> Html:
+    """A table whose cells, each a text and a number from 0 to 1, are shaded by that number."""
+    body = [tag("tr", tag("th", name, scope="row"), [_shaded(*cell) for cell in cells]) for name, cells in rows]
+    header = tag("tr", tag("td"), [tag("th", one, scope="col") for one in head])
+    inner = tag("table", tag("thead", header), tag("tbody", body), class_="heat small" if small else "heat")
+    return tag("div", inner, class_="scroll", tabindex=0, role="region", aria_label=label)
+
+
+def _shaded(content: Child, value: int | float) -> Html:
+    shade = min(1.0, max(0.0, value))
+    return tag("td", content, style=f"--v:{shade:.3f}", class_="strong" if shade > 0.55 else None)
+
+
 def table(head: Sequence[Child], rows: Sequence[Sequence[Child]], *, label: str, numeric: bool = True) -> Html:
     """A table in a box of its own that scrolls sideways on a narrow screen; its first column heads the rows."""
     header = tag("tr", [tag("th", h, scope="col") for h in head])

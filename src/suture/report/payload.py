@@ -74,7 +74,7 @@ def explorer_payload(
 
 def column_meta(key: str) -> dict[str, str]:
     """Title, explanation and kind of a column."""
-    title, meaning, kind = words.COLUMNS.get(key, (key.replace("_", " "), "", "number"))
+    title, meaning, kind = words.column_words(key)
     return {"title": title, "help": meaning, "kind": kind}
 
 

@@ -23,7 +23,9 @@
   // ---- figures -----------------------------------------------------------------------------------------------------
 
   const styleOf = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-  const roleColour = (role) => styleOf(`--${String(role).toLowerCase()}`) || styleOf("--other");
+  const ROLES = { C: "other", D: "fourth" };
+  const several = (label) => /^[A-Z]{2,}$/.test(label);
+  const roleColour = (role) => styleOf(`--${ROLES[role] || (several(role) ? "some" : String(role).toLowerCase())}`) || styleOf("--other");
 
   function themed(spec) {
     const muted = styleOf("--muted");
@@ -37,14 +39,23 @@
     };
     layout.xaxis = { ...axis, ...spec.layout.xaxis };
     layout.yaxis = { ...axis, ...spec.layout.yaxis };
+    if (spec.layout.ternary) {
+      const side = { gridcolor: styleOf("--line"), linecolor: styleOf("--muted") };
+      layout.ternary = { ...spec.layout.ternary, bgcolor: "rgba(0,0,0,0)" };
+      for (const name of ["aaxis", "baxis", "caxis"]) layout.ternary[name] = { ...side, ...spec.layout.ternary[name] };
+    }
     const data = spec.data.map((trace) => {
       const meta = trace.meta || {};
       const colour = roleColour(meta.role);
       const painted = { ...trace, opacity: meta.control ? 0.75 : 1 };
       if (trace.type === "scatter") painted.line = { ...trace.line, color: colour };
       painted.marker = { ...trace.marker, color: colour };
+      if (meta.outline) painted.marker.line = { ...painted.marker.line, color: roleColour(meta.outline) };
       if (painted.marker.pattern) painted.marker.pattern = { ...painted.marker.pattern, fgcolor: styleOf("--ground"), fillmode: "overlay" };
-      if (trace.error_y) painted.error_y = { ...trace.error_y, color: colour };
+      for (const bars of ["error_x", "error_y"]) {
+        if (trace[bars]) painted[bars] = { ...trace[bars], color: meta.whiskers ? roleColour(meta.whiskers) : colour };
+      }
+      if (trace.textfont) painted.textfont = { ...trace.textfont, color: styleOf("--ground") };
       return painted;
     });
     return [data, layout];
@@ -52,9 +63,19 @@
 
   function draw(box) {
     const [data, layout] = themed(read(box.dataset.figure));
-    window.Plotly.react(box, data, layout, { displayModeBar: false, responsive: true, scrollZoom: false });
+    const drawn = window.Plotly.react(box, data, layout, { displayModeBar: false, scrollZoom: false });
+    if (!box.dataset.drawn) drawn.then(() => fit.observe(box));
     box.dataset.drawn = "yes";
   }
+
+  // A figure keeps its box's width. Plotly's own way, to listen for the window's resize once a figure is drawn, misses
+  // a window that changes while it is being drawn, and a box that changes without its window.
+  const fit = new ResizeObserver((entries) => {
+    for (const { target, contentRect } of entries) {
+      const changed = Math.abs(contentRect.width - target._fullLayout.width) >= 1;
+      if (contentRect.width && changed) window.Plotly.Plots.resize(target);
+    }
+  });
 
   function figures() {
     if (!window.Plotly) return;
@@ -81,6 +102,69 @@
     addEventListener("beforeprint", () => boxes.filter((box) => !box.dataset.drawn && box.offsetWidth).forEach(draw));
   }
 
+  function figureChoices() {
+    for (const select of document.querySelectorAll("[data-figure-of]")) {
+      select.addEventListener("change", () => {
+        const box = byId(select.dataset.figureOf);
+        box.dataset.figure = select.value;
+        box.setAttribute("aria-label", read(select.value).alt);
+        if (window.Plotly && box.offsetWidth) draw(box);
+      });
+    }
+  }
+
+  // ---- a study's table ---------------------------------------------------------------------------------------------
+
+  function designTable(root) {
+    const body = root.querySelector("tbody");
+    const original = [...body.rows];
+    const heads = [...root.querySelectorAll("thead th[aria-sort]")];  // the corner, then the columns in their order
+    const state = { column: 0, down: false };
+
+    function sort(column) {
+      const same = state.column === column;
+      const downFirst = column > 0 && heads[column].dataset.better !== "low";
+      Object.assign(state, { column, down: same && column > 0 ? !state.down : downFirst });
+      const valueOf = (row) => row.cells[column]?.dataset.value;
+      const order = original.slice();
+      if (column > 0) {
+        order.sort((a, b) => {
+          const [x, y] = [valueOf(a), valueOf(b)];
+          if (x === undefined || y === undefined) return (x === undefined) - (y === undefined);  // missing numbers come last
+          return (state.down ? -1 : 1) * (Number(x) - Number(y));
+        });
+      }
+      heads.forEach((head, i) => head.setAttribute("aria-sort", i === column ? (state.down ? "descending" : "ascending") : "none"));
+      root.classList.toggle("sorted", column > 0);
+      body.append(...order);
+    }
+
+    heads.forEach((head, i) => head.querySelector("button").addEventListener("click", () => sort(i)));
+
+    const toggles = [...root.querySelectorAll(".toggles button")];
+    const isOn = (button) => button.getAttribute("aria-pressed") === "true";
+    function apply() {
+      let n = 0;
+      for (const button of toggles) {
+        for (const cell of root.querySelectorAll(`table [data-group="${button.dataset.group}"]`)) cell.hidden = !isOn(button);
+        if (isOn(button)) n += Number(root.querySelector(`.over [data-group="${button.dataset.group}"]`).getAttribute("colspan"));
+      }
+      for (const cell of root.querySelectorAll("td.skipped")) cell.colSpan = Math.max(1, n);
+    }
+    for (const button of toggles) {
+      button.addEventListener("click", () => {
+        button.setAttribute("aria-pressed", String(!isOn(button)));
+        apply();
+      });
+    }
+    // The table opens with as many groups of columns as fit, one at least; the others are a press away.
+    const box = root.querySelector(".scroll");
+    for (let last = toggles.length - 1; last > 0 && box.scrollWidth > box.clientWidth; last -= 1) {
+      toggles[last].setAttribute("aria-pressed", "false");
+      apply();
+    }
+  }
+
   // ---- words -------------------------------------------------------------------------------------------------------
 
   function shown(value, kind) {
@@ -105,8 +189,9 @@
       .replace(INVISIBLE, (c) => `‹${c.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}›`);
   }
   const edged = (text) => visible(text).replace(/^ /, "·").replace(/(.) $/, "$1·") || "·";
-  const labelWords = (label) => (["shared", "ambiguous", "dead"].includes(label) ? label : `only ${label}`);
-  const labelClass = (label) => (LABELS.includes(label) ? `label-${label.toLowerCase()}` : "label-other");
+  const owners = (label) => (several(label) ? `${[...label.slice(0, -1)].join(", ")} and ${label.slice(-1)}` : label);
+  const labelWords = (label) => (["shared", "ambiguous", "dead"].includes(label) ? label : `only ${owners(label)}`);
+  const labelClass = (label) => ([...LABELS, "C", "D"].includes(label) ? `label-${label.toLowerCase()}` : several(label) ? "label-some" : "label-other");
   const letterOf = (model) => String.fromCharCode(65 + model);
   const sideClass = (model) => (model < 2 ? `side-${"ab"[model]}` : "side-other");
 
@@ -134,9 +219,11 @@
       const columns = Object.keys(table.columns);
       Object.assign(state, { table, hidden: new Set(), page: 0, open: new Set(), texts: null });
       const informative = (key) => key === "_peek" ? table.examples.length > 0 : columns.includes(key) && table.columns[key].some((v) => v !== null);
-      state.shownColumns = VISIBLE.filter(informative);
-      const shares = state.shownColumns.filter((key) => SHARES.includes(key)).slice(0, 2);
-      state.shownColumns = state.shownColumns.filter((key) => !SHARES.includes(key) || shares.includes(key));
+      // Of two models a share is one column, B's; of more there is one per model, and the best evidence's are shown.
+      const perModel = (key) => (columns.includes(key) ? [key] : table.models.map((_, m) => `${key}_${letterOf(m)}`));
+      const known = SHARES.map(perModel).map((keys) => keys.filter(informative)).filter((keys) => keys.length);
+      const shares = known.slice(0, table.models.length > 2 ? 1 : 2).flat();
+      state.shownColumns = VISIBLE.flatMap((key) => (SHARES.includes(key) ? perModel(key).filter((one) => shares.includes(one)) : [key].filter(informative)));
       if (!columns.includes(state.sort)) Object.assign(state, { sort: "index", down: false });
       buildSort(columns);
       buildToggles();
@@ -154,7 +241,7 @@
       const counts = new Map();
       for (const label of state.table.columns.label) counts.set(label, (counts.get(label) || 0) + 1);
       const rank = (label) => (LABELS.includes(label) ? LABELS.indexOf(label) : 2.5);
-      const labels = [...counts.keys()].sort((a, b) => rank(a) - rank(b));
+      const labels = [...counts.keys()].sort((a, b) => rank(a) - rank(b) || a.length - b.length || (a < b ? -1 : 1));
       byId("labels").replaceChildren(...labels.map((label) => {
         const button = make("button", { type: "button", "aria-pressed": "true", "data-label": label }, chip(label), make("small", { text: counts.get(label).toLocaleString("en") }));
         button.addEventListener("click", () => {
@@ -242,14 +329,20 @@
       return [...seen].join("  ");
     }
 
+    function interval(key, feature) {
+      const { columns } = state.table;
+      const end = (which) => columns[`${key}_${which}`] || columns[key.replace(/_([A-Z])$/, `_${which}_$1`)];
+      const [low, high] = ["low", "high"].map((which) => (end(which) === columns[key] ? undefined : end(which)?.[feature]));
+      return low !== undefined && low !== null && high !== undefined && high !== null ? [low, high] : null;
+    }
+
     function shareCell(key, feature) {
       const { columns } = state.table;
       const value = columns[key][feature];
       if (value === null) return "–";
-      const [low, high] = [columns[`${key}_low`]?.[feature], columns[`${key}_high`]?.[feature]];
-      const range = low !== undefined && low !== null && high !== null
-        ? make("span", { class: "range", style: `left:${100 * low}%;width:${100 * (high - low)}%` }) : null;
-      const track = make("span", { class: `track ${labelClass(columns.label[feature])}`, "aria-hidden": "true" }, range,
+      const within = interval(key, feature);
+      const range = within && make("span", { class: "range", style: `left:${100 * within[0]}%;width:${100 * (within[1] - within[0])}%` });
+      const track = make("span", { class: `track ${labelClass(columns.label[feature])}`, "aria-hidden": "true", "--fair": `${100 / Math.max(2, state.table.models.length)}%` }, range,
         make("span", { class: "dot", style: `left:${100 * value}%` }));
       return make("span", { class: "share" }, track, value.toFixed(2));
     }
@@ -290,12 +383,12 @@
       const { columns, meta } = state.table;
       const items = [];
       for (const key of Object.keys(columns)) {
-        if (key === "index" || key === "label" || /_(low|high)$/.test(key)) continue;
+        if (key === "index" || key === "label" || /_(low|high)(_[A-Z])?$/.test(key)) continue;
         const value = columns[key][feature];
         if (value === null || value === undefined || value === "") continue;
-        const [low, high] = [columns[`${key}_low`]?.[feature], columns[`${key}_high`]?.[feature]];
-        const interval = low !== undefined && low !== null && high !== null ? `  (${shown(low, meta[key].kind)} – ${shown(high, meta[key].kind)})` : "";
-        items.push(make("div", { title: meta[key].help }, make("dt", { text: meta[key].title + (interval ? " (95 %)" : "") }), make("dd", { text: shown(value, meta[key].kind) + interval })));
+        const ends = interval(key, feature);
+        const within = ends ? `  (${shown(ends[0], meta[key].kind)} – ${shown(ends[1], meta[key].kind)})` : "";
+        items.push(make("div", { title: meta[key].help }, make("dt", { text: meta[key].title + (within ? " (95 %)" : "") }), make("dd", { text: shown(value, meta[key].kind) + within })));
       }
       return make("dl", { class: "facts" }, ...items);
     }
@@ -402,5 +495,7 @@
 
   if (byId("explorer")) explorer();
   else for (const button of document.querySelectorAll("[data-go-feature]")) button.hidden = true;
+  for (const root of document.querySelectorAll(".study-table")) designTable(root);
+  figureChoices();
   figures();
 })();

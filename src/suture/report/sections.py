@@ -3,10 +3,17 @@
 from collections.abc import Mapping, Sequence
 
 from suture.report import words
-from suture.report.figures import SHARE_COLUMNS, entropy_histogram, share_histogram, training_curves
+from suture.report.figures import (
+    SHARE_COLUMNS,
+    entropy_histogram,
+    per_model,
+    share_histogram,
+    simplex,
+    training_curves,
+)
 from suture.report.gather import Artifact, Comparison, Gathered, short_labels, space_label
 from suture.report.html import Child, Html, join, tag
-from suture.report.parts import badge, chip, figure, legend, section, table
+from suture.report.parts import badge, chip, figure, heat_table, legend, section, table
 
 _LABEL_HELP = {
     "shared": "both models have it",
@@ -97,14 +104,15 @@ def missing_models(gathered: Gathered) -> Html | None:
             maps.append(tag("figure", tag("figcaption", tag("strong", c.name)), _heat_map(r2, c)))
     if not maps:
         return None
+    n_models = max(len(c.models) for c in (*gathered.comparisons, *gathered.nulls))
     note = (
         "Each cell is R², the share of a model's variance explained on held-out text. Off the diagonal a model is "
-        "reconstructed from the other one alone: that is what the models have in common and the dictionary knows. "
+        "reconstructed from another one alone: that is what the models have in common and the dictionary knows. "
         "Below 0 the reconstruction is worse than the mean."
     )
     return section(
         "missing",
-        "One model reconstructed from the other",
+        "One model reconstructed from another" if n_models > 2 else "One model reconstructed from the other",
         tag("div", maps, class_="grid"),
         tag("p", note, class_="note"),
     )
@@ -121,10 +129,16 @@ def shares(gathered: Gathered) -> Html | None:
     clusters = _two_clusters(gathered)
     if not blocks and clusters is None:
         return None
-    note = (
-        "A share of 0: the feature is in A only. 1: in B only. 0.5: in both alike. Decoder share compares the lengths "
-        "of the two decoder rows; refit share compares what the data say of them; usage share compares how much the "
-        "feature is active on either model."
+    several = any(len(c.models) > 2 for c in gathered.comparisons)
+    scale = (
+        "A share of 0: the model lacks the feature. 1: it alone has it. With M models, 1 / M: all have it alike. "
+        if several
+        else "A share of 0: the feature is in A only. 1: in B only. 0.5: in both alike. "
+    )
+    note = scale + (
+        "Decoder share compares the lengths "
+        "of the decoder rows; refit share compares what the data say of them; usage share compares how much the "
+        "feature is active on each model."
     )
     used = dict.fromkeys((label for c in gathered.comparisons for label in c.counts if label != "dead"), 1)
     key = [chip(label) for label in words.ordered_labels(used) if label in used]
@@ -135,12 +149,18 @@ def shares(gathered: Gathered) -> Html | None:
 
 def _share_figures(c: Comparison, number: int) -> list[Html]:
     columns = c.features.json.get("columns", {}).get("columns", {}) if c.features else {}
-    figures = []
+    figures: list[Html] = []
     for column in SHARE_COLUMNS:
-        spec = share_histogram(columns, column)
-        if spec is not None and len(figures) < 2:
-            title = words.COLUMNS[column][0]
-            figures.append(figure(spec, f"share-{number}-{column}", title=title))
+        names = per_model(columns, column)
+        specs = [(name, spec) for name in names if (spec := share_histogram(columns, name)) is not None]
+        if len(names) == 1 and len(figures) < 2:
+            figures += [figure(spec, f"share-{number}-{n}", title=words.column_words(n)[0]) for n, spec in specs]
+        elif not figures:  # more than two models: the best evidence alone, model by model, and all together
+            figures += [figure(spec, f"share-{number}-{n}", title=words.column_words(n)[0]) for n, spec in specs]
+            together = simplex(columns, column)
+            if together is not None:
+                title, caption = "All three at once", "a corner: one model's alone; the middle: shared by all"
+                figures.append(figure(together, f"simplex-{number}", title=title, caption=caption, height=320))
     spec = entropy_histogram(c.summary.get("two_clusters") or {})
     if spec is not None:
         figures.append(figure(spec, f"entropy-{number}", title="Usage entropy"))
@@ -150,7 +170,7 @@ def _share_figures(c: Comparison, number: int) -> list[Html]:
 def _sentence(c: Comparison) -> Html:
     counts, live = c.counts, c.n_live
     own = [
-        join([tag("b", words.count(n)), f" only in {label}, "])
+        join([tag("b", words.count(n)), f" only in {words.owners(label)}, "])
         for label, n in counts.items()
         if label not in ("shared", "ambiguous", "dead")
     ]
@@ -169,10 +189,13 @@ def _sentence(c: Comparison) -> Html:
 
 
 def _null_sentence(c: Comparison) -> str:
+    two = len(c.models) == 2
     if c.null is None:
-        return "No model was compared with itself, so the false-positive rate of “only A” and “only B” is unknown."
+        exclusive = "“only A” and “only B”" if two else "“only A”, “only A and B” and the like"
+        return f"No model was compared with itself, so the false-positive rate of {exclusive} is unknown."
+    own = "one model's own" if two else "lacking in some model"
     return (
-        f"That makes {words.percent(c.exclusive_share)} one model's own; of a model compared with itself, where none "
+        f"That makes {words.percent(c.exclusive_share)} {own}; of a model compared with itself, where none "
         f"should be, it is {words.percent(c.null.exclusive_share)}."
     )
 
@@ -192,7 +215,7 @@ def _stack(counts: Mapping[str, int]) -> Html:
             chip(label),
             tag("b", words.count(n)),
             tag("small", f"of {words.count(total)}" if label == "dead" else words.percent(n / live)),
-            title=_LABEL_HELP.get(label, f"only model {label} has it") + "; percent of the live features",
+            title=_LABEL_HELP.get(label, f"only {words.owners(label)} has it") + "; percent of the live features",
         )
         for label, n in shown
     ]
@@ -276,18 +299,10 @@ def _heat_map(r2: Sequence[Sequence[int | float | None]], c: Comparison) -> Html
     # A pooled dictionary never sees two models in one row: its last row is each model from its own code.
     last = "each from its own code" if c.design == "pooled" else "code from all models"
     names = [f"code from {letter} alone" for letter in letters] + [last]
-    rows = []
-    for name, values in zip(names, r2, strict=False):
-        cells = []
-        for value in values:
-            shade = min(1.0, max(0.0, value)) if value is not None else 0.0
-            cells.append(
-                tag("td", words.fvu(value), style=f"--v:{shade:.3f}", class_="strong" if shade > 0.55 else None)
-            )
-        rows.append(tag("tr", tag("th", name, scope="row"), cells))
-    head = tag("tr", tag("td"), [tag("th", f"R² of {letter}", scope="col") for letter in letters])
-    inner = tag("table", tag("thead", head), tag("tbody", rows), class_="heat")
-    return tag("div", inner, class_="scroll", tabindex=0, role="region", aria_label=f"R² matrix of {c.name}")
+    rows = [
+        (name, [(words.fvu(value), value or 0.0) for value in values]) for name, values in zip(names, r2, strict=False)
+    ]
+    return heat_table([f"R² of {letter}" for letter in letters], rows, label=f"R² matrix of {c.name}")
 
 
 def _two_clusters(gathered: Gathered) -> Html | None:

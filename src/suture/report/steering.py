@@ -26,7 +26,7 @@ def steering(effects: Sequence[Artifact]) -> Html | None:
         "activation. Solid marks: the feature. Open marks on dotted lines: random directions of the same length. "
         "A feature that means something moves its own tokens far more than a random direction does."
     )
-    return section("steering", "Steering both models", tag("p", note), cards)
+    return section("steering", "Steering every model", tag("p", note), cards)
 
 
 def _card(effect: Mapping[str, Any], number: int) -> Html:

@@ -46,6 +46,11 @@ COLUMNS: dict[str, tuple[str, str, str]] = {
         "share",
     ),
     "decoder_cosine": ("Decoder cosine", "Cosine of the two decoder rows, coordinate by coordinate.", "correlation"),
+    "mapped_cosine": (
+        "Mapped cosine",
+        "Of A's decoder row carried to B by a fitted linear map, and B's.",
+        "correlation",
+    ),
     "beta_eps_A": ("β error, A", "Latent scaling of A's residual along the decoder row (2504.02922).", "number"),
     "beta_eps_B": ("β error, B", "Latent scaling of B's residual along the decoder row (2504.02922).", "number"),
     "beta_r_A": ("β reconstruction, A", "Latent scaling of A's reconstruction (2504.02922).", "number"),
@@ -57,6 +62,19 @@ COLUMNS: dict[str, tuple[str, str, str]] = {
     "reason": ("Reason", "Why the label is what it is.", "text"),
 }
 """name -> (title, what it means, how it is written). Columns not listed here show under their own name."""
+
+_PER_MODEL = {
+    "decoder_share": ("Decoder share of {}", "Length of {}'s decoder row over the sum of all: 0 is none, 1 is all."),
+    "attribution": ("Attribution to {}", "Share of the pre-code that model {}'s encoder contributed."),
+    "refit_share": (
+        "Refit share of {}",
+        "Share of {} after refitting all directions on the data: 0 is none, 1 is all.",
+    ),
+    "raw_share": ("Raw share of {}", "The refit share of {} without regard to what the other features explain."),
+    "usage_share": ("Usage share of {}", "Share of the feature's squared activity that falls on {}'s rows."),
+    "firing_share": ("Firing share of {}", "Of the rows it is active on, from each model alone, {}'s share."),
+}
+"""(title, what it means) of shares that come as a column per model, where there are more than two."""
 
 CLUSTERS = {
     "private_share": ("Private features", "live features that one model uses almost alone (entropy below 0.2)"),
@@ -79,6 +97,23 @@ SETTINGS = (
     ("seed", "seed {}"),
 )
 """(names a setting may have, how it is said): what a reader wants first; all others are in the provenance section."""
+
+
+def column_words(key: str) -> tuple[str, str, str]:
+    """(title, what it means, how it is written) of a column; `refit_share_C` is model C's of more than two.
+
+    >>> column_words("refit_share_C")[0]
+    'Refit share of C'
+    """
+    base, _, model = key.rpartition("_")
+    if key not in COLUMNS and len(model) == 1 and model.isupper():
+        end = next((e for e in ("_low", "_high") if base.endswith(e)), "")
+        title, meaning = _PER_MODEL.get(base.removesuffix(end), (f"{base.replace('_', ' ')} {{}}", ""))
+        if end:
+            return f"{title.format(model)}, {end[1:]}", COLUMNS.get(base, ("", "", ""))[1], "share"
+        known = base in _PER_MODEL
+        return title.format(model), meaning.format(model), "share" if known else "number"
+    return COLUMNS.get(key, (key.replace("_", " "), "", "number"))
 
 
 def count(value: int | float | None) -> str:
@@ -123,19 +158,32 @@ def seconds(value: int | float) -> str:
 
 
 def ordered_labels(counts: Mapping[str, int | float]) -> list[str]:
-    """The labels of `counts` in reading order; the five usual ones always, others where they occur."""
-    others = sorted(set(counts) - set(LABEL_ORDER))
+    """The labels of `counts` in reading order; the five usual ones always, others where they occur.
+
+    >>> ordered_labels({"AB": 1, "C": 2})
+    ['shared', 'A', 'B', 'C', 'AB', 'ambiguous', 'dead']
+    """
+    others = sorted(set(counts) - set(LABEL_ORDER), key=lambda label: (len(label), label))
     return [*LABEL_ORDER[:3], *others, *LABEL_ORDER[3:]]
+
+
+def owners(label: str) -> str:
+    """The models that a label names: `AB` is `A and B`."""
+    if not (label.isascii() and label.isalpha() and label.isupper()) or len(label) < 2:
+        return label
+    return f"{', '.join(label[:-1])} and {label[-1]}"
 
 
 def label_words(label: str) -> str:
     """A label as the reader sees it: `A` is `only A`."""
-    return label if label in ("shared", "ambiguous", "dead") else f"only {label}"
+    return label if label in ("shared", "ambiguous", "dead") else f"only {owners(label)}"
 
 
 def label_class(label: str) -> str:
     """The CSS class that gives a label its colour and mark."""
-    return f"label-{label.lower()}" if label in LABEL_ORDER else "label-other"
+    if label in (*LABEL_ORDER, "C", "D"):
+        return f"label-{label.lower()}"
+    return "label-some" if owners(label) != label else "label-other"
 
 
 def letter(model: int) -> str:

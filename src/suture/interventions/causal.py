@@ -1,0 +1,350 @@
+"""The causal check: does a feature do in each model what its label says? It is ablated, and predictions are watched.
+
+1. On text that all models read at the same positions (`paired`) the codes are computed once; feature i is taken out of
+   model m where it fires, x - f_i d_i^m, all else left alone. Only the pieces of text in which it fires are run.
+2. Its shift in m is KL(clean || ablated) of m's next-token distribution, at each prediction made where it fires.
+3. Two models answer alike if their shifts correlate over those positions. Codes are strong and weak at the same
+   positions in both, which alone makes shifts correlate: the control ablates another feature's direction in the second
+   model, of the same norm and with the same codes, and what counts is the correlation above that.
+4. A model moves if its mean shift is at least `MOVES` of the largest model's. Intervals draw documents.
+
+Verdict on a label: `shared` is confirmed where every model moves and the correlation is above the control's for sure,
+contradicted where a model for sure does not move; an exclusive label is confirmed where the models it denies for sure
+do not move, contradicted where one for sure does; anything else is undecided.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations, islice
+from pathlib import Path
+from string import ascii_uppercase
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from suture import artifact
+from suture.dictionary.dictionary import Codes, Dictionary
+from suture.errors import UserError
+from suture.features.table import FeatureTable
+from suture.interventions.measures import bootstrap_weights, interval
+from suture.interventions.paired import PairedBatch, PairedText
+from suture.interventions.splice import refuse_null
+from suture.lm.load import LanguageModel
+
+STEP = "causal"
+RESULT = "causal.json"
+MOVES = 0.1
+"""A model whose mean shift is below this part of the largest does not move. The label's own boundary, a share of 0.15,
+is a ratio of strengths of 0.18 and so of shifts of 0.03, before models differ in how much they mind."""
+MIN_POSITIONS = 20
+"""Firing positions below which nothing is said."""
+
+Verdict = Literal["confirms", "contradicts", "undecided"]
+OnProgress = Callable[[int, int], None]
+"""Gets (batches done, batches in all)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CausalSettings:
+    """What is watched."""
+
+    n_documents: int = 64
+    """Documents at most."""
+    block: int = 128
+    """Longest piece of text, in tokens, that a model sees at once."""
+    n_draws: int = 500
+    """Bootstrap draws of documents."""
+    seed: int = 0
+    """Of the draws and of the control's features."""
+
+    def __post_init__(self) -> None:
+        """Raise UserError for settings without meaning."""
+        for name in ("n_documents", "block"):
+            if getattr(self, name) < 1:
+                raise UserError(name, getattr(self, name), "is less than 1", "give a positive number")
+        if self.n_draws < 20:
+            raise UserError("n_draws", self.n_draws, "is too few for an interval", "use 500")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairShift:
+    """Two models' shifts held against each other; None where too little fires."""
+
+    models: tuple[int, int]
+    correlation: float | None
+    control: float | None
+    """With another feature's direction in the second model."""
+    above: tuple[float, float] | None
+    """95 % interval of correlation less control."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cause:
+    """One feature's shifts."""
+
+    feature: int
+    label: str
+    n_positions: int
+    """Predictions made where it fires."""
+    kl: tuple[float, ...]
+    """Mean shift per model, nats; 0 where it never fired."""
+    ratio: tuple[tuple[float, float], ...] | None
+    """95 % interval of each model's mean shift over the largest model's; None where too little fires."""
+    pairs: tuple[PairShift, ...]
+    verdict: Verdict
+
+
+def causal(
+    dictionary: Dictionary,
+    lms: Sequence[LanguageModel],
+    documents: Iterable[str],
+    chosen: Mapping[int, str],
+    settings: CausalSettings | None = None,
+    *,
+    on_progress: OnProgress | None = None,
+) -> list[Cause]:
+    """Ablate every chosen feature (number -> label) in every model, and compare what it does there.
+
+    `lms` are the dictionary's models in the order of its spaces; tokenizers may differ.
+
+    Raises:
+        UserError: an unknown feature, not one model per space, documents without a shared text position.
+        NumericalError: a model gives NaN.
+    """
+    settings = settings or CausalSettings()
+    for feature in chosen:
+        if not 0 <= feature < dictionary.n_features:
+            problem = f"the dictionary has features 0 to {dictionary.n_features - 1}"
+            raise UserError("feature", feature, problem, "name one of them")
+    text = PairedText(dictionary, lms, islice(documents, settings.n_documents), block=settings.block)
+    others = control_features(dictionary, chosen, settings.seed)
+    shifts = {feature: _Shifts() for feature in chosen}
+    for done, batch in enumerate(text.batches(), start=1):
+        _watch(text, batch, others, shifts)
+        if on_progress is not None:
+            on_progress(done, text.n_batches)
+    weights = bootstrap_weights(text.n_documents, settings.n_draws, settings.seed)
+    return [_cause(feature, label, shifts[feature], dictionary.n_spaces, weights) for feature, label in chosen.items()]
+
+
+def causal_step(
+    out: str | Path,
+    dictionary_path: str | Path,
+    table_path: str | Path,
+    lms: Sequence[LanguageModel],
+    documents: Iterable[str],
+    *,
+    chosen: Sequence[int] = (),
+    each_label: int = 0,
+    settings: CausalSettings | None = None,
+    on_progress: OnProgress | None = None,
+    overwrite: bool = False,
+    command: str | None = None,
+) -> list[Cause]:
+    """`causal` for a dictionary and a table on disk: the features named, and `each_label` of every label.
+
+    Raises:
+        UserError: as `causal`; nothing chosen; a dictionary of a model and its copy.
+        ArtifactError: an input cannot be read, or `out` is taken.
+    """
+    settings = settings or CausalSettings()
+    dictionary, table = Dictionary.load(dictionary_path), FeatureTable.load(table_path)
+    refuse_null(dictionary_path)
+    if table.n_features != dictionary.n_features:
+        problem = f"describes {table.n_features} features, the dictionary has {dictionary.n_features}"
+        raise UserError("table", table_path, problem, "name the table made from this dictionary")
+    for feature in chosen:
+        if not 0 <= feature < table.n_features:
+            raise UserError("feature", feature, f"the dictionary has features 0 to {table.n_features - 1}", "name one")
+    wanted = dict.fromkeys([*chosen, *of_each_label(table, each_label)])
+    if not wanted:
+        raise UserError("feature", "none", "nothing is chosen", "name features, or ask for some of each label")
+    with artifact.create(
+        out, step=STEP, settings=asdict(settings), seed=settings.seed, overwrite=overwrite, command=command,
+        parents=(Path(dictionary_path), Path(table_path)),
+    ) as draft:  # fmt: skip
+        labels = {feature: table.labels[feature] for feature in wanted}
+        causes = causal(dictionary, lms, documents, labels, settings, on_progress=on_progress)
+        artifact.write_json(draft.folder / RESULT, {"models": list(table.models), **to_json(causes)})
+    return causes
+
+
+def to_json(causes: Sequence[Cause]) -> dict[str, Any]:
+    """Plain values: every feature, and how many labels of each kind were confirmed."""
+    tally: dict[str, dict[str, int]] = {}
+    for cause in causes:
+        verdicts = tally.setdefault(cause.label, {"confirms": 0, "contradicts": 0, "undecided": 0})
+        verdicts[cause.verdict] += 1
+    return {"features": [asdict(cause) for cause in causes], "verdicts": tally}
+
+
+def of_each_label(table: FeatureTable, n: int) -> list[int]:
+    """Of every label except `dead` the `n` features that fire on most rows: a rule, so that nobody picks."""
+    active = table.column("n_active")
+    found = []
+    for label in sorted(set(table.labels) - {"dead"}):
+        numbers = [i for i, own in enumerate(table.labels) if own == label]
+        found += sorted(numbers, key=lambda i: -float(active[i]))[:n]
+    return found
+
+
+def control_features(dictionary: Dictionary, chosen: Iterable[int], seed: int) -> dict[int, int]:
+    """For every chosen feature another one, drawn among all whose decoder rows are not zero anywhere."""
+    written = (dictionary.decoder_norms() > 1e-6).all(-1).nonzero()[:, 0].tolist()
+    others = {}
+    for feature in chosen:
+        candidates = [i for i in written if i != feature] or [feature]
+        draw = np.random.SeedSequence([seed, feature]).generate_state(1)[0]
+        others[feature] = candidates[int(draw) % len(candidates)]
+    return others
+
+
+class _Shifts:
+    """A feature's shifts at the positions where it fires."""
+
+    def __init__(self) -> None:
+        self.document: list[Tensor] = []
+        self.kl: list[Tensor] = []
+        self.control: list[Tensor] = []
+
+    def add(self, document: Tensor, kl: Tensor, control: Tensor) -> None:
+        self.document.append(document)
+        self.kl.append(kl)
+        self.control.append(control)
+
+
+def _watch(text: PairedText, batch: PairedBatch, others: Mapping[int, int], shifts: Mapping[int, _Shifts]) -> None:
+    """1 and 2 for a batch."""
+    dictionary = text.dictionary
+    codes = [column_reader(own) for own in text.codes(batch)]
+    where = [rows_predicted(batch, m) for m in range(dictionary.n_spaces)]
+    both = torch.stack([w >= 0 for w in where]).all(0)
+    clean = [text.log_probs(batch, m, None) for m in range(dictionary.n_spaces)]
+    for feature, own in shifts.items():
+        values = [read(feature) for read in codes]
+        fires = torch.stack([v > 0 for v in values]).any(0) & both
+        if not bool(fires.any()):
+            continue
+        pieces = torch.zeros(len(batch.document), dtype=torch.bool)
+        pieces[batch.piece[fires]] = True
+        inside = pieces[batch.piece]
+        part = batch.of_pieces(pieces)
+        kl, control = [], []
+        for m in range(dictionary.n_spaces):
+            scored_inside = pieces[_scored_piece(batch, m)]
+            at = rows_predicted(part, m)[fires[inside]]
+            before = clean[m][scored_inside.to(clean[m].device)][at]
+            direction = dictionary.raw_decoder(m)[feature]
+            other = dictionary.raw_decoder(m)[others[feature]]
+            other = other * (direction.norm() / other.norm().clamp_min(1e-12))
+            strength = values[m][inside][:, None]
+            for vector, found in ((direction, kl), (other, control)):
+                after = text.log_probs(part, m, part.rows(m) - strength.to(vector) * vector)[at]
+                found.append(torch.linalg.vecdot(before.exp(), before - after).clamp_min(0).double().cpu())
+        document = batch.document[batch.piece[fires]]
+        own.add(document, torch.stack(kl, dim=1), torch.stack(control, dim=1))
+
+
+def column_reader(codes: Codes) -> Callable[[int], Float[Tensor, "row"]]:
+    """A function that gives one feature's value on every row."""
+
+    def read(feature: int) -> Tensor:
+        found = torch.zeros(codes.n_rows, dtype=codes.value.dtype)
+        here = codes.feature == feature
+        found[codes.row[here].long().cpu()] = codes.value[here].cpu()
+        return found
+
+    return read
+
+
+def rows_predicted(batch: PairedBatch, model: int) -> Int[Tensor, "row"]:
+    """Which of a model's counting predictions is made at each row; -1 where none is."""
+    scored = batch.scored[model].flatten()
+    number = torch.where(scored, scored.cumsum(0) - 1, torch.full_like(scored, -1, dtype=torch.int64))
+    return number[batch.rows_at[model]]
+
+
+def _scored_piece(batch: PairedBatch, model: int) -> Int[Tensor, "scored"]:
+    scored = batch.scored[model]
+    return torch.arange(len(scored))[:, None].expand_as(scored)[scored]
+
+
+def _cause(feature: int, label: str, shifts: _Shifts, n_models: int, weights: Float[Tensor, "draw document"]) -> Cause:
+    """3 and 4."""
+    if not shifts.kl:
+        kl, control = torch.zeros(0, n_models), torch.zeros(0, n_models)
+        document = torch.zeros(0, dtype=torch.int64)
+    else:
+        document, kl, control = (torch.cat(x) for x in (shifts.document, shifts.kl, shifts.control))
+    mean = kl.mean(0) if len(kl) else torch.zeros(n_models)
+    enough = len(kl) >= MIN_POSITIONS and len(document.unique()) > 1 and float(mean.max()) > 0
+    drawn = weights[:, document].double()
+    ratio = _ratios(kl, drawn, int(mean.argmax())) if enough else None
+    pairs = tuple(_pair(m, n, kl, control, drawn if enough else None) for m, n in combinations(range(n_models), 2))
+    return Cause(
+        feature=feature,
+        label=label,
+        n_positions=len(kl),
+        kl=tuple(mean.tolist()),
+        ratio=ratio,
+        pairs=pairs,
+        verdict=verdict(label, ratio, pairs),
+    )
+
+
+def verdict(label: str, ratio: Sequence[tuple[float, float]] | None, pairs: Sequence[PairShift]) -> Verdict:
+    """What the shifts say of a label, by the rule above.
+
+    >>> verdict("A", [(1.0, 1.0), (0.0, 0.02)], [])
+    'confirms'
+    """
+    if ratio is None or len(ratio) == 1 or label in ("ambiguous", "dead"):
+        return "undecided"
+    moves, still = [low >= MOVES for low, _ in ratio], [high < MOVES for _, high in ratio]
+    if label == "shared":
+        alike = all(pair.above is not None and pair.above[0] > 0 for pair in pairs)
+        return "contradicts" if any(still) else "confirms" if all(moves) and alike else "undecided"
+    denied = [m for m in range(len(ratio)) if ascii_uppercase[m] not in label]
+    if any(moves[m] for m in denied):
+        return "contradicts"
+    return "confirms" if all(still[m] for m in denied) else "undecided"
+
+
+def _ratios(kl: Tensor, drawn: Tensor, largest: int) -> tuple[tuple[float, float], ...]:
+    totals = drawn @ kl
+    totals = totals[totals[:, largest] > 0]
+    return tuple(interval(totals[:, m] / totals[:, largest]) for m in range(kl.shape[1]))
+
+
+def _pair(m: int, n: int, kl: Tensor, control: Tensor, drawn: Tensor | None) -> PairShift:
+    if drawn is None:
+        return PairShift(models=(m, n), correlation=None, control=None, above=None)
+    every = torch.ones(1, len(kl)).double()
+    own = (correlations(kl[:, m], kl[:, n], w) for w in (every, drawn))
+    other = (correlations(kl[:, m], control[:, n], w) for w in (every, drawn))
+    (point, draws), (control_point, control_draws) = own, other
+    above = (draws - control_draws)[torch.isfinite(draws - control_draws)]
+    return PairShift(
+        models=(m, n),
+        correlation=_number(point[0]),
+        control=_number(control_point[0]),
+        above=interval(above) if len(above) >= len(draws) // 2 and len(above) else None,
+    )
+
+
+def correlations(
+    x: Float[Tensor, "position"], y: Float[Tensor, "position"], weights: Float[Tensor, "draw position"]
+) -> Float[Tensor, "draw"]:
+    """Pearson correlation under each draw's weights; NaN where one of the two does not vary."""
+    total = weights.sum(1)
+    sums = weights @ torch.stack([x, y, x * x, y * y, x * y], dim=1) / total[:, None]
+    mean_x, mean_y, xx, yy, xy = sums.unbind(1)
+    spread = ((xx - mean_x**2).clamp_min(0) * (yy - mean_y**2).clamp_min(0)).sqrt()
+    return torch.where(spread > 1e-18, (xy - mean_x * mean_y) / spread, torch.nan)
+
+
+def _number(value: Tensor) -> float | None:
+    return float(value) if bool(torch.isfinite(value)) else None

@@ -1,0 +1,205 @@
+"""Text as several models read it at once: their activations at the same text positions, and passes with those replaced.
+
+1. Documents are cut into pieces as for a store (`lm.align`), sorted by length and batched; BOS comes first.
+2. A row is a text position where a token of every model ends. A batch has every model's activations, and where its rows
+   lie in them; positions that are no rows (BOS, tokens that others cut elsewhere) are never replaced.
+3. A prediction counts if it is made at a piece's first row or later, and the token after it is known and not special:
+   what comes before no replacement can reach, what comes after it can.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn.functional import pad
+from torch.nn.utils.rnn import pad_sequence
+
+from suture.activations.rows import group_by_length
+from suture.dictionary.dictionary import Codes, Dictionary
+from suture.errors import NumericalError, UserError
+from suture.lm.align import Piece, pieces
+from suture.lm.hooks import edit, logits, record
+from suture.lm.load import LanguageModel
+
+LOGITS_AT_ONCE = 2**26
+"""Numbers in the logits of one pass (256 MB in float32)."""
+BATCH_TOKENS = 4096
+"""Tokens of one pass at most."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairedBatch:
+    """Pieces of text in every model."""
+
+    ids: tuple[Int[Tensor, "piece _"], ...]
+    """Per model, BOS first, padded on the right."""
+    scored: tuple[Bool[Tensor, "piece _"], ...]
+    """Per model, the positions whose predictions count (3)."""
+    rows_at: tuple[Int[Tensor, "row"], ...]
+    """Per model, where each row lies among the flattened positions."""
+    piece: Int[Tensor, "row"]
+    """The piece that each row lies in."""
+    document: Int[Tensor, "piece"]
+    activations: tuple[Float[Tensor, "piece _ _"], ...]
+    """Per model, raw units."""
+
+    @property
+    def n_rows(self) -> int:
+        """Text positions shared by all models."""
+        return len(self.piece)
+
+    def rows(self, model: int) -> Float[Tensor, "row width"]:
+        """A model's raw activations at the shared positions."""
+        return self.activations[model].flatten(0, 1)[self.rows_at[model]]
+
+    def replaced(self, model: int, rows: Float[Tensor, "row width"]) -> Float[Tensor, "piece _ width"]:
+        """A model's activations with these raw ones at the shared positions."""
+        whole = self.activations[model].clone()
+        whole.view(-1, whole.shape[-1])[self.rows_at[model]] = rows.to(whole)
+        return whole
+
+    def of_pieces(self, chosen: Bool[Tensor, "piece"]) -> "PairedBatch":
+        """The same for some of the pieces."""
+        number = chosen.cumsum(0) - 1
+        inside = chosen[self.piece]
+        rows_at = []
+        for at, ids in zip(self.rows_at, self.ids, strict=True):
+            length = ids.shape[1]
+            rows_at.append(number[at[inside] // length] * length + at[inside] % length)
+        return PairedBatch(
+            ids=tuple(ids[chosen] for ids in self.ids),
+            scored=tuple(s[chosen] for s in self.scored),
+            rows_at=tuple(rows_at),
+            piece=number[self.piece[inside]],
+            document=self.document[chosen],
+            activations=tuple(a[chosen.to(a.device)] for a in self.activations),
+        )
+
+
+class PairedText:
+    """Documents in several models at the hookpoints of a dictionary's spaces."""
+
+    def __init__(
+        self,
+        dictionary: Dictionary,
+        lms: Sequence[LanguageModel],
+        documents: Iterable[str],
+        *,
+        block: int,
+        batch_tokens: int = BATCH_TOKENS,
+    ) -> None:
+        """Cut the documents.
+
+        Raises:
+            UserError: not one model per space, or no text position that all models share.
+        """
+        if len(lms) != dictionary.n_spaces:
+            problem = f"the dictionary has {dictionary.n_spaces} spaces"
+            raise UserError("models", len(lms), problem, "give one model for each")
+        self.dictionary, self.lms = dictionary, tuple(lms)
+        found = [(n, p) for n, text in enumerate(documents) for p in pieces(self.lms, text, block=block)]
+        self.n_documents = 1 + max((n for n, _ in found), default=-1)
+        self._pieces = [(n, p) for n, p in found if len(p.ends)]
+        if not self._pieces:
+            problem = f"hold no text position that a token of all {len(lms)} models ends at"
+            raise UserError("documents", self.n_documents, problem, "give more text")
+        self.n_tokens = [sum(p.n_tokens[m] for _, p in found) for m in range(len(lms))]
+        self.n_rows = sum(len(p.ends) for _, p in self._pieces)
+        budget = min(batch_tokens, *(max(block + 1, LOGITS_AT_ONCE // lm.vocab_size) for lm in lms))
+        lengths = {i: 1 + max(len(ids) for ids in p.ids) for i, (_, p) in enumerate(self._pieces)}
+        self._groups = group_by_length(lengths, budget)
+
+    @property
+    def n_batches(self) -> int:
+        """How many batches there are."""
+        return len(self._groups)
+
+    def batches(self) -> Iterator[PairedBatch]:
+        """Every batch, the models run over it as far as their hookpoints."""
+        for group in self._groups:
+            chosen = [self._pieces[i] for i in group]
+            yield self._batch([p for _, p in chosen], [n for n, _ in chosen])
+
+    def _batch(self, group: list[Piece], documents: list[int]) -> PairedBatch:
+        n_rows = [len(p.ends) for p in group]
+        piece = torch.repeat_interleave(torch.arange(len(group)), torch.tensor(n_rows))
+        ids, scored, rows_at, activations = [], [], [], []
+        for m, lm in enumerate(self.lms):
+            n_bos = int(lm.bos is not None)
+            tokens = pad(pad_sequence([p.ids[m] for p in group], batch_first=True), (n_bos, 0), value=lm.bos or 0)
+            position = torch.cat([p.keep[m] for p in group]) + n_bos
+            rows_at.append(piece * tokens.shape[1] + position)
+            scored.append(_scored(lm, tokens, [n_bos + len(p.ids[m]) for p in group], position, n_rows))
+            ids.append(tokens)
+            activations.append(record(lm, tokens, [self.dictionary.spaces[m].hookpoint])[0].float())
+        return PairedBatch(
+            ids=tuple(ids),
+            scored=tuple(scored),
+            rows_at=tuple(rows_at),
+            piece=piece,
+            document=torch.tensor(documents),
+            activations=tuple(activations),
+        )
+
+    def scaled_rows(self, batch: PairedBatch) -> Float[Tensor, "row D_all"]:
+        """All models' activations at the shared positions, side by side in the dictionary's units."""
+        spaces = self.dictionary.spaces
+        device = self.dictionary.W_dec.device
+        return torch.cat([batch.rows(m).to(device) * s.scale for m, s in enumerate(spaces)], dim=-1)
+
+    def codes(self, batch: PairedBatch) -> list[Codes]:
+        """Per model the code that its reconstruction is made of: all models' together, or (pooled) its own."""
+        x, dictionary = self.scaled_rows(batch), self.dictionary
+        if dictionary.design.joint:
+            return [dictionary.encode(x)] * dictionary.n_spaces
+        return [dictionary.encode_alone(x, m) for m in range(dictionary.n_spaces)]
+
+    def raw_reconstruction(self, codes: Codes, model: int) -> Float[Tensor, "row width"]:
+        """A model's activations as codes stand for them, raw units."""
+        return self.dictionary.decode_raw(codes)[model]
+
+    def log_probs(
+        self, batch: PairedBatch, model: int, rows: Float[Tensor, "row width"] | None
+    ) -> Float[Tensor, "scored vocab"]:
+        """Log-probabilities of the next token where predictions count, the rows replaced by raw ones or left alone.
+
+        Raises:
+            NumericalError: the model gave NaN or infinity.
+        """
+        lm, hookpoint = self.lms[model], self.dictionary.spaces[model].hookpoint
+        if rows is None:
+            out = logits(lm, batch.ids[model])
+        else:
+            whole = batch.replaced(model, rows)
+            with edit(lm, hookpoint, lambda _: whole):
+                out = logits(lm, batch.ids[model])
+        found = torch.log_softmax(out[batch.scored[model].to(out.device)], dim=-1)
+        if not bool(torch.isfinite(found.sum(-1)).all()):
+            problem = f"{lm.name} gave NaN or infinite probabilities with its activations replaced"
+            raise NumericalError("at", hookpoint, problem, "load the model in float32")
+        return found
+
+
+def following(batch: PairedBatch, model: int) -> Int[Tensor, "scored"]:
+    """The token after every prediction that counts."""
+    return batch.ids[model][:, 1:][batch.scored[model][:, :-1]]
+
+
+def scored_documents(batch: PairedBatch, model: int) -> Int[Tensor, "scored"]:
+    """The document of every prediction that counts."""
+    scored = batch.scored[model]
+    return batch.document[:, None].expand_as(scored)[scored]
+
+
+def _scored(
+    lm: LanguageModel, ids: Tensor, lengths: list[int], position: Tensor, n_rows: list[int]
+) -> Bool[Tensor, "piece token"]:
+    """3: rows of a piece come in text order, so its first row is its first entry."""
+    first = position[torch.tensor([0, *accumulate(n_rows)][:-1])]
+    at = torch.arange(ids.shape[1])
+    known = (at >= first[:, None]) & (at + 1 < torch.tensor(lengths)[:, None])
+    special = torch.isin(ids, torch.tensor(lm.tokenizer.all_special_ids))
+    return known & ~pad(special[:, 1:], (0, 1), value=True)

@@ -1,0 +1,234 @@
+"""Splicing in: each model's loss on text when a dictionary's reconstruction stands in for its activations.
+
+1. A first pass over the documents gives each model's mean activation at the shared positions.
+2. A second pass gives every model's next-token cross-entropy on the same predictions (`paired`, 3): as it is; with the
+   reconstruction from all models' code (pooled: from its own); from each model's code alone, joint designs; with the
+   mean in place of every row, which is what a dictionary that knows nothing would do.
+3. recovered = 1 - (spliced - clean) / (mean - clean): 1 loses nothing, 0 is no better than the mean. Standard errors
+   have documents as their unit.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from suture import artifact
+from suture.dictionary.dictionary import Dictionary
+from suture.errors import UserError
+from suture.features.bootstrap import Ratio
+from suture.interventions.paired import PairedBatch, PairedText, following, scored_documents
+from suture.lm.load import LanguageModel
+
+STEP = "splice"
+RESULT = "splice.json"
+CLEAN, SPLICED, MEAN = "clean", "spliced", "mean"
+OnProgress = Callable[[int, int], None]
+"""Gets (batches done, batches in all)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpliceSettings:
+    """What the loss is measured on."""
+
+    n_documents: int = 64
+    """Documents at most."""
+    block: int = 128
+    """Longest piece of text, in tokens, that a model sees at once."""
+
+    def __post_init__(self) -> None:
+        """Raise UserError for settings without meaning."""
+        for name in ("n_documents", "block"):
+            if getattr(self, name) < 1:
+                raise UserError(name, getattr(self, name), "is less than 1", "give a positive number")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss:
+    """Next-token cross-entropy in nats, with its standard error over documents (None with one document)."""
+
+    ce: float
+    se: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplicedModel:
+    """One model's losses."""
+
+    model: str
+    clean: Loss
+    spliced: Loss
+    """With the reconstruction from all models' code; pooled and sae: from its own."""
+    mean: Loss
+    """With the mean in place of every row."""
+    alone: list[Loss]
+    """With the reconstruction from each model's code alone, in the order of the spaces; empty for pooled and sae."""
+    n_predictions: int
+    replaced: float
+    """Share of the text's tokens whose activation was replaced."""
+
+    @property
+    def recovered(self) -> float | None:
+        """Of the loss that the mean costs, what the reconstruction saves; None where the mean costs nothing."""
+        return self._recovered(self.spliced)
+
+    @property
+    def recovered_alone(self) -> list[float | None]:
+        """The same from each model's code alone."""
+        return [self._recovered(loss) for loss in self.alone]
+
+    def _recovered(self, loss: Loss) -> float | None:
+        price = self.mean.ce - self.clean.ce
+        return 1 - (loss.ce - self.clean.ce) / price if price > 0 else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Splice:
+    """What splicing a dictionary in costs each of its models."""
+
+    models: tuple[SplicedModel, ...]
+    n_documents: int
+    n_rows: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for splice.json."""
+        derived = [{"recovered": m.recovered, "recovered_alone": m.recovered_alone} for m in self.models]
+        models = [asdict(m) | more for m, more in zip(self.models, derived, strict=True)]
+        return {"models": models, "n_documents": self.n_documents, "n_rows": self.n_rows}
+
+
+def splice(
+    dictionary: Dictionary,
+    lms: Sequence[LanguageModel],
+    documents: Iterable[str],
+    settings: SpliceSettings | None = None,
+    *,
+    on_progress: OnProgress | None = None,
+) -> Splice:
+    """Measure every model's loss with and without the dictionary at its hookpoint.
+
+    `lms` are the dictionary's models in the order of its spaces; tokenizers may differ.
+
+    Raises:
+        UserError: not one model per space, or documents without a shared text position.
+        NumericalError: a model gives NaN.
+    """
+    settings = settings or SpliceSettings()
+    chosen = [text for text, _ in zip(documents, range(settings.n_documents), strict=False)]
+    text = PairedText(dictionary, lms, chosen, block=settings.block)
+    tell = on_progress or (lambda *_: None)
+    means = mean_rows(text, lambda done: tell(done, 2 * text.n_batches))  # 1
+    sums = [_Sums(text.n_documents) for _ in lms]
+    for done, batch in enumerate(text.batches(), start=text.n_batches + 1):  # 2
+        for m, own in enumerate(sums):
+            own.add(text, batch, m, _stand_ins(text, batch, m, means[m]))
+        tell(done, 2 * text.n_batches)
+    return Splice(
+        models=tuple(
+            own.result(dictionary.spaces[m].label, dictionary.n_spaces, text.n_rows / text.n_tokens[m])
+            for m, own in enumerate(sums)
+        ),
+        n_documents=text.n_documents,
+        n_rows=text.n_rows,
+    )
+
+
+def splice_step(
+    out: str | Path,
+    dictionary_path: str | Path,
+    lms: Sequence[LanguageModel],
+    documents: Iterable[str],
+    settings: SpliceSettings | None = None,
+    *,
+    on_progress: OnProgress | None = None,
+    overwrite: bool = False,
+    command: str | None = None,
+) -> Splice:
+    """`splice` for a dictionary on disk, its result written to the folder `out`.
+
+    Raises:
+        UserError: as `splice`; a dictionary of a model and its copy, which no text can be read with.
+        ArtifactError: the dictionary cannot be read, or `out` is taken.
+    """
+    settings = settings or SpliceSettings()
+    dictionary = Dictionary.load(dictionary_path)
+    refuse_null(dictionary_path)
+    with artifact.create(
+        out, step=STEP, settings=asdict(settings), parents=(Path(dictionary_path),), overwrite=overwrite,
+        command=command,
+    ) as draft:  # fmt: skip
+        result = splice(dictionary, lms, documents, settings, on_progress=on_progress)
+        artifact.write_json(draft.folder / RESULT, result.to_json())
+    return result
+
+
+def refuse_null(dictionary_path: str | Path) -> None:
+    """A null's second model is a copy made of stored rows; no language model computes it.
+
+    Raises:
+        UserError: the dictionary is a null's.
+    """
+    view = artifact.open_artifact(dictionary_path).settings.get("view") or {}
+    if view.get("null"):
+        problem = "was trained on a model and a copy of it, which no language model computes"
+        raise UserError("dictionary", dictionary_path, problem, "name one trained on language models")
+
+
+def mean_rows(text: PairedText, tell: Callable[[int], None]) -> list[Tensor]:
+    """1: each model's mean raw activation at the shared positions."""
+    totals = [torch.zeros(space.width, dtype=torch.float64) for space in text.dictionary.spaces]
+    for done, batch in enumerate(text.batches(), start=1):
+        for m, total in enumerate(totals):
+            total += batch.rows(m).double().sum(0).cpu()
+        tell(done)
+    return [(total / text.n_rows).float() for total in totals]
+
+
+def _stand_ins(text: PairedText, batch: PairedBatch, model: int, mean: Tensor) -> Mapping[str, Tensor | None]:
+    """2: what takes the rows' place, by name."""
+    dictionary = text.dictionary
+    found: dict[str, Tensor | None] = {CLEAN: None, MEAN: mean.expand(batch.n_rows, -1)}
+    found[SPLICED] = text.raw_reconstruction(text.codes(batch)[model], model)
+    if dictionary.design.joint and dictionary.n_spaces > 1:
+        x = text.scaled_rows(batch)
+        for source in range(dictionary.n_spaces):
+            found[f"alone {source}"] = text.raw_reconstruction(dictionary.encode_alone(x, source), model)
+    return found
+
+
+class _Sums:
+    """One model's losses summed by document."""
+
+    def __init__(self, n_documents: int) -> None:
+        self.n_documents = n_documents
+        self.total: dict[str, Tensor] = {}
+        self.count = torch.zeros(n_documents, dtype=torch.float64)
+
+    def add(self, text: PairedText, batch: PairedBatch, model: int, stand_ins: Mapping[str, Tensor | None]) -> None:
+        tokens, document = following(batch, model), scored_documents(batch, model)
+        self.count.index_add_(0, document, torch.ones(len(document)).double())
+        for name, rows in stand_ins.items():
+            log_probs = text.log_probs(batch, model, rows)
+            surprise = -log_probs.gather(1, tokens.to(log_probs.device)[:, None])[:, 0].double().cpu()
+            total = self.total.setdefault(name, torch.zeros(self.n_documents, dtype=torch.float64))
+            total.index_add_(0, document, surprise)
+
+    def result(self, label: str, n_spaces: int, replaced: float) -> SplicedModel:
+        alone = [f"alone {m}" for m in range(n_spaces)]
+        return SplicedModel(
+            model=label,
+            clean=self._loss(CLEAN),
+            spliced=self._loss(SPLICED),
+            mean=self._loss(MEAN),
+            alone=[self._loss(name) for name in alone if name in self.total],
+            n_predictions=int(self.count.sum()),
+            replaced=replaced,
+        )
+
+    def _loss(self, name: str) -> Loss:
+        read = self.count > 0
+        ratio = Ratio(self.total[name][read, None], self.count[read, None])
+        return Loss(ce=float(ratio.value), se=float(ratio.spread) if int(read.sum()) > 1 else None)

@@ -1,0 +1,97 @@
+"""Are labels as sure as they say? Claims and intervals about features held against the planted shares of concepts.
+
+1. A concept's true share of model m: how strong it is there over how strong it is in all, in units of each model's mean
+   norm, as the labels measure it (`true_shares`).
+2. Every label is claims: "model m lacks it" (its share is below the boundary t) or "model m has it" (above). A claim is
+   wrong where the planted share of the concept that the feature stands for lies on the other side.
+3. The error rate of the claims at false-discovery rate q should be near q where concepts lie on the boundary, and below
+   it where they lie clear of it. A 95 % interval should hold the planted share of 95 % of the features.
+
+Concepts without a feature make no claim here; `scores` counts them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from string import ascii_uppercase
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+UNDECIDED = ("ambiguous", "dead")
+"""Labels that claim nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """Counts, so that those of several seeds can be added up."""
+
+    n_lacks: int
+    """Claims that a model lacks a feature."""
+    wrong_lacks: int
+    n_has: int
+    """Claims that a model has it."""
+    wrong_has: int
+    n_intervals: int
+    covered: int
+    """Intervals that hold the planted share."""
+    n_at_boundary: int
+    """(feature, model) pairs whose planted share is the boundary itself."""
+    small_p_lacks: int
+    """Of those, how many p-values of "lacks it" are below 0.05: near 5 % if p-values mean what they say."""
+    small_p_has: int
+
+
+def true_shares(
+    concepts: Sequence[Float[Tensor, "concept _"]], scales: Sequence[float]
+) -> Float[Tensor, "concept model"]:
+    """Each model's share of every concept (1); `concepts` are raw directions, `scales` those of the spaces."""
+    amounts = [d.double().norm(dim=1) * s / d.shape[1] ** 0.5 for d, s in zip(concepts, scales, strict=True)]
+    amount = torch.stack(amounts, dim=1)
+    return amount / amount.sum(dim=1, keepdim=True)
+
+
+def calibration(
+    truth: Float[Tensor, "concept model"],
+    assignment: Int[Tensor, "concept"],
+    labels: Sequence[str],
+    intervals: tuple[Float[Tensor, "feature model"], Float[Tensor, "feature model"]],
+    p_values: tuple[Float[Tensor, "feature model"], Float[Tensor, "feature model"]],
+    *,
+    threshold: float = 0.15,
+) -> Calibration:
+    """Hold labels, intervals (low, high) and p-values (lacks, has) against `truth`.
+
+    `assignment` names each concept's feature (`scores.assign`); `threshold` is LabelSettings.exclusive_share.
+    """
+    boundary = 2 * threshold / truth.shape[1]
+    known = assignment >= 0
+    truth, feature = truth[known], assignment[known]
+    lacks, has = claims([labels[i] for i in feature.tolist()], truth.shape[1])
+    low, high = (end[feature] for end in intervals)
+    measured = low.isfinite() & high.isfinite()
+    at = (truth - boundary).abs() < 1e-3
+    return Calibration(
+        n_lacks=int(lacks.sum()),
+        wrong_lacks=int((lacks & (truth >= boundary)).sum()),
+        n_has=int(has.sum()),
+        wrong_has=int((has & (truth < boundary)).sum()),
+        n_intervals=int(measured.sum()),
+        covered=int((measured & (low <= truth) & (truth <= high)).sum()),
+        n_at_boundary=int(at.sum()),
+        small_p_lacks=int((at & (p_values[0][feature] < 0.05)).sum()),
+        small_p_has=int((at & (p_values[1][feature] < 0.05)).sum()),
+    )
+
+
+def claims(labels: Sequence[str], n_models: int) -> tuple[Bool[Tensor, "label model"], Bool[Tensor, "label model"]]:
+    """(this model lacks it, this model has it) of every label; nothing for `ambiguous` and `dead`.
+
+    >>> [side.tolist() for side in claims(["A", "shared", "ambiguous"], 2)]
+    [[[False, True], [False, False], [False, False]], [[True, False], [True, True], [False, False]]]
+    """
+    letters = ascii_uppercase[:n_models]
+    decided = torch.tensor([name not in UNDECIDED for name in labels], dtype=torch.bool).unsqueeze(1)
+    named = [[name == "shared" or letter in name for letter in letters] for name in labels]
+    has = torch.tensor(named, dtype=torch.bool).view(len(labels), n_models) & decided
+    return ~has & decided, has

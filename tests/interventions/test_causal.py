@@ -1,0 +1,142 @@
+"""The causal check: copies answer alike, a feature without a direction moves nothing, shifts are those of a hook."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from interventions.conftest import SENTENCES, known_dictionary
+from suture import artifact
+from suture.dictionary.dictionary import Dictionary
+from suture.errors import UserError
+from suture.features.table import FeatureTable
+from suture.interventions.causal import (
+    CausalSettings,
+    PairShift,
+    causal,
+    causal_step,
+    correlations,
+    of_each_label,
+    verdict,
+)
+from suture.lm.hooks import edit
+from suture.lm.load import LanguageModel
+
+SHORT = CausalSettings(block=24, n_draws=200)
+
+
+@pytest.fixture(scope="module")
+def twins(models: list[LanguageModel]) -> list[LanguageModel]:
+    return [models[0], replace(models[0], name="twin")]
+
+
+@pytest.fixture(scope="module")
+def twin_dictionary(twins: list[LanguageModel]) -> Dictionary:
+    dictionary = known_dictionary(twins)
+    second = dictionary.columns(1)
+    dictionary.W_dec[:, second] = dictionary.W_dec[:, dictionary.columns(0)] / 4  # scales 2 and 0.5: equal raw rows
+    dictionary.W_dec[5, second] = 0.0
+    return dictionary
+
+
+def test_a_model_and_its_twin_answer_alike(twins: list[LanguageModel], twin_dictionary: Dictionary) -> None:
+    shared, exclusive = causal(twin_dictionary, twins, SENTENCES, {0: "shared", 5: "A"}, SHORT)
+    assert shared.n_positions >= 20
+    assert shared.kl[0] == pytest.approx(shared.kl[1])
+    assert shared.pairs[0].correlation == pytest.approx(1.0)
+    assert shared.pairs[0].control is not None
+    assert shared.pairs[0].control < 1.0
+    assert shared.verdict == "confirms"
+    assert exclusive.kl[0] > 0
+    assert exclusive.kl[1] == 0.0
+    assert exclusive.ratio is not None
+    assert exclusive.ratio[1] == (0.0, 0.0)
+    assert exclusive.verdict == "confirms"
+    # the same shifts under the wrong labels
+    swapped = causal(twin_dictionary, twins, SENTENCES, {0: "B", 5: "shared"}, SHORT)
+    assert [cause.verdict for cause in swapped] == ["contradicts", "contradicts"]
+
+
+def test_shifts_are_those_of_a_plain_hook(models: list[LanguageModel], dictionary: Dictionary) -> None:
+    """Independently, a sentence at a time: the joint code, the edit written out, KL by torch."""
+    feature = 7
+    (cause,) = causal(dictionary, models, SENTENCES, {feature: "shared"}, CausalSettings(block=60))
+    shifts: list[list[float]] = [[], []]
+    for sentence in SENTENCES:
+        ids = torch.tensor([[models[0].bos, *models[0].tokenizer.encode(sentence, add_special_tokens=False)]])
+        raw = []
+        for m, lm in enumerate(models):
+            seen: list[torch.Tensor] = []
+            with edit(lm, dictionary.spaces[m].hookpoint, lambda a, seen=seen: (seen.append(a), a)[1]):
+                lm.model(ids)
+            raw.append(seen[0][0, 1:])
+        value = dictionary.encode_raw(raw).dense()[:, feature]
+        for m, lm in enumerate(models):
+            taken = torch.zeros(1, len(value) + 1, lm.d_model)
+            taken[0, 1:] = value[:, None] * dictionary.raw_decoder(m)[feature]
+            clean = lm.model(ids).logits[0].log_softmax(-1)
+            with edit(lm, dictionary.spaces[m].hookpoint, lambda a, taken=taken: a - taken):
+                after = lm.model(ids).logits[0].log_softmax(-1)
+            kl = torch.nn.functional.kl_div(after, clean, log_target=True, reduction="none").sum(-1)
+            fires = torch.nonzero(value > 0)[:, 0]
+            shifts[m] += kl[fires[fires < len(value) - 1] + 1].tolist()
+    assert cause.n_positions == len(shifts[0])
+    for m in range(2):
+        assert cause.kl[m] == pytest.approx(float(np.mean(shifts[m])), rel=1e-3)
+    assert cause.pairs[0].correlation == pytest.approx(float(np.corrcoef(shifts)[0, 1]), abs=1e-3)
+
+
+def test_weighted_correlations_are_numpys() -> None:
+    generator = np.random.default_rng(0)
+    x, y = generator.normal(size=(2, 40))
+    counts = generator.integers(0, 4, size=(3, 40))
+    found = correlations(torch.from_numpy(x), torch.from_numpy(y), torch.from_numpy(counts).double())
+    for i, count in enumerate(counts):
+        assert float(found[i]) == pytest.approx(np.corrcoef(np.repeat(x, count), np.repeat(y, count))[0, 1])
+    assert bool(correlations(torch.ones(4).double(), torch.rand(4).double(), torch.ones(1, 4).double()).isnan().all())
+
+
+def test_verdicts_follow_the_rule() -> None:
+    alike = PairShift(models=(0, 1), correlation=0.9, control=0.2, above=(0.3, 0.8))
+    unlike = PairShift(models=(0, 1), correlation=0.3, control=0.2, above=(-0.1, 0.3))
+    moving, still, unsure = (0.5, 0.9), (0.0, 0.05), (0.05, 0.3)
+    one = (1.0, 1.0)
+    assert verdict("shared", [one, moving], [alike]) == "confirms"
+    assert verdict("shared", [one, moving], [unlike]) == "undecided"
+    assert verdict("shared", [one, still], [alike]) == "contradicts"
+    assert verdict("A", [one, still], [unlike]) == "confirms"
+    assert verdict("A", [one, moving], [alike]) == "contradicts"
+    assert verdict("B", [unsure, one], [alike]) == "undecided"
+    assert verdict("AC", [one, still, moving], [alike]) == "confirms"
+    assert verdict("A", [one, moving, still], [alike]) == "contradicts"
+    assert verdict("ambiguous", [one, moving], [alike]) == "undecided"
+    assert verdict("A", None, []) == "undecided"
+    assert verdict("A", [one], []) == "undecided"
+
+
+def _table(labels: list[str]) -> FeatureTable:
+    return FeatureTable(
+        models=("one", "two"), labels=tuple(labels), reasons=("",) * len(labels), examples=[], logits=[], summary={},
+        columns={"n_active": torch.arange(len(labels)).double()},
+    )  # fmt: skip
+
+
+def test_the_step(twins: list[LanguageModel], twin_dictionary: Dictionary, tmp_path: Path) -> None:
+    labels = ["shared"] * 5 + ["A"] + ["dead"] * 18
+    assert of_each_label(_table(labels), 2) == [5, 4, 3]
+    twin_dictionary.save(tmp_path / "dictionary")
+    _table(labels).save(tmp_path / "table")
+    places = (tmp_path / "dictionary", tmp_path / "table", twins, SENTENCES)
+    causes = causal_step(tmp_path / "out", *places, chosen=[0], each_label=1, settings=SHORT)
+    written = artifact.read_json(tmp_path / "out" / "causal.json")
+    assert [f["feature"] for f in written["features"]] == [c.feature for c in causes] == [0, 5, 4]
+    assert written["verdicts"]["A"] == {"confirms": 1, "contradicts": 0, "undecided": 0}
+    with pytest.raises(UserError, match="nothing is chosen"):
+        causal_step(tmp_path / "none", *places)
+    with pytest.raises(UserError, match="feature = 99"):
+        causal_step(tmp_path / "none", *places, chosen=[99])
+    assert not (tmp_path / "none").exists()
+    with pytest.raises(UserError, match="feature = -1"):
+        causal(twin_dictionary, twins, SENTENCES, {-1: "A"})

@@ -1,0 +1,160 @@
+"""Splicing: a perfect dictionary costs nothing, one that knows nothing costs what the mean costs, and hooks agree."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from interventions.conftest import SENTENCES, known_dictionary, language_model
+from suture import artifact
+from suture.dictionary.design import Design, SpaceInfo
+from suture.dictionary.dictionary import Codes, Dictionary
+from suture.dictionary.sparsity import Sparsity
+from suture.errors import UserError
+from suture.interventions.paired import PairedText
+from suture.interventions.splice import SpliceSettings, mean_rows, splice, splice_step
+from suture.lm.create import LMShape, train_tokenizer
+from suture.lm.load import LanguageModel
+
+BLOCK = SpliceSettings(block=24)
+
+
+class Copying(Dictionary):
+    """Its reconstruction is what it was given: the code is only a reminder of it."""
+
+    def encode(self, x: Tensor, **_: object) -> Codes:
+        self.seen = x
+        return Codes.from_dense(torch.ones(len(x), self.n_features))
+
+    def decode(self, codes: Codes) -> Tensor:
+        assert codes.n_rows == len(self.seen)
+        return self.seen
+
+
+def blank(lms: Sequence[LanguageModel], cls: type[Dictionary] = Dictionary) -> Dictionary:
+    spaces = [SpaceInfo(model=lm.name, hookpoint="resid0.post", width=lm.d_model, scale=1.5) for lm in lms]
+    kind = "crosscoder" if len(lms) > 1 else "sae"
+    return cls(spaces, Design(kind=kind, n_features=4, sparsity=Sparsity(k=2)))  # pyright: ignore[reportArgumentType]
+
+
+def test_an_exact_reconstruction_costs_nothing(models: list[LanguageModel]) -> None:
+    result = splice(blank(models, Copying), models, SENTENCES, BLOCK)
+    for one in result.models:
+        assert one.spliced.ce == pytest.approx(one.clean.ce, abs=1e-6)
+        assert one.mean.ce != pytest.approx(one.clean.ce, abs=1e-4)
+
+
+def test_a_dictionary_that_knows_the_mean_alone_costs_what_the_mean_costs(models: list[LanguageModel]) -> None:
+    dictionary = blank(models)
+    means = mean_rows(PairedText(dictionary, models, SENTENCES, block=24), lambda _: None)
+    dictionary.b_dec.data.copy_(torch.cat(means) * 1.5)
+    for one in splice(dictionary, models, SENTENCES, BLOCK).models:
+        assert one.spliced.ce == pytest.approx(one.mean.ce, abs=1e-6)
+        assert [loss.ce for loss in one.alone] == pytest.approx([one.mean.ce] * 2, abs=1e-6)
+        assert one.recovered in (None, pytest.approx(0, abs=1e-3))
+
+
+@pytest.mark.parametrize("kind", ["crosscoder", "pooled"])
+def test_losses_are_those_of_a_plain_hook(models: list[LanguageModel], kind: str) -> None:
+    """Independently: one sentence at a time, a forward hook on the block, torch's own cross-entropy."""
+    one, two = models[0], language_model(LMShape(n_layers=2, width=32, n_heads=2, context=64), 5, "three")
+    lms = [one, replace(two, tokenizer=one.tokenizer)]
+    dictionary = known_dictionary(lms, kind)
+    result = splice(dictionary, lms, SENTENCES, SpliceSettings(block=60))
+    spaces = dictionary.spaces
+    for m, lm in enumerate(lms):
+        surprise, clean, count = 0.0, 0.0, 0
+        for sentence in SENTENCES:
+            ids = torch.tensor([[lm.bos, *lm.tokenizer.encode(sentence, add_special_tokens=False)]])
+            hidden = [x.model(ids, output_hidden_states=True).hidden_states[-1 if x.n_layers == 1 else 2] for x in lms]
+            kept = []
+            for x, h in zip(lms, hidden, strict=True):  # the last hidden state has the final norm behind it: hook it
+                blocks = x.model.transformer.h
+                handle = blocks[x.n_layers - 1].register_forward_hook(
+                    lambda _m, _i, out, kept=kept: kept.append(_first(out))
+                )
+                x.model(ids)
+                handle.remove()
+                assert kept[-1].shape == h.shape
+            raw = [k[0, 1:] for k in kept]
+            if kind == "crosscoder":
+                rebuilt = dictionary.decode_raw(dictionary.encode_raw(raw))[m]
+            else:
+                own = [None, None]
+                own[m] = raw[m]  # pyright: ignore[reportCallIssue, reportArgumentType]
+                rebuilt = dictionary.decode_raw(dictionary.encode_raw(own))[m]
+            whole = kept[m].clone()
+            whole[0, 1:] = rebuilt
+            block = lm.model.transformer.h[lm.n_layers - 1]
+            handle = block.register_forward_hook(lambda _m, _i, out, whole=whole: _with_first(out, whole))
+            spliced = lm.model(ids).logits[0]
+            handle.remove()
+            plain = lm.model(ids).logits[0]
+            surprise += float(torch.nn.functional.cross_entropy(spliced[1:-1], ids[0, 2:], reduction="sum"))
+            clean += float(torch.nn.functional.cross_entropy(plain[1:-1], ids[0, 2:], reduction="sum"))
+            count += ids.shape[1] - 2
+        assert spaces[m].hookpoint == f"resid{lm.n_layers - 1}.post"
+        assert result.models[m].n_predictions == count
+        assert result.models[m].clean.ce == pytest.approx(clean / count, abs=1e-5)
+        assert result.models[m].spliced.ce == pytest.approx(surprise / count, abs=1e-5)
+        assert result.models[m].replaced == 1.0
+
+
+def test_with_different_tokenizers_only_shared_positions_are_replaced(models: list[LanguageModel]) -> None:
+    other = language_model(
+        LMShape(n_layers=1, width=32, n_heads=2, context=64), 7, "other", train_tokenizer(SENTENCES[:1], vocab_size=300)
+    )
+    lms = [models[0], replace(other, tokenizer_fingerprint="other")]
+    text = PairedText(blank(lms), lms, SENTENCES, block=40)
+    for batch in text.batches():
+        for m in range(2):
+            changed = batch.replaced(m, torch.zeros(batch.n_rows, 32)) != batch.activations[m]
+            assert int(changed.any(-1).sum()) == batch.n_rows
+            assert not bool(changed[:, 0].any())  # BOS stays
+        part = batch.of_pieces(torch.arange(len(batch.document)) % 2 == 0)
+        for m in range(2):
+            assert torch.equal(part.rows(m), batch.rows(m)[batch.piece % 2 == 0])
+    result = splice(blank(lms), lms, SENTENCES, SpliceSettings(block=40))
+    assert result.n_rows == text.n_rows
+    assert 0 < result.models[1].replaced < 1
+    assert len(result.models[0].alone) == 2
+
+
+def test_a_dictionary_of_one_model(models: list[LanguageModel]) -> None:
+    result = splice(blank(models[:1], Copying), models[:1], SENTENCES[:1], BLOCK)
+    assert result.models[0].alone == []
+    assert result.models[0].clean.se is None
+    assert result.models[0].recovered in (None, pytest.approx(1.0))
+
+
+def test_refusals(models: list[LanguageModel], tmp_path: Path) -> None:
+    dictionary = blank(models)
+    with pytest.raises(UserError, match="models = 1"):
+        splice(dictionary, models[:1], SENTENCES)
+    with pytest.raises(UserError, match="documents = 0"):
+        splice(dictionary, models, [])
+    with pytest.raises(UserError, match="block = 0"):
+        SpliceSettings(block=0)
+    dictionary.save(tmp_path / "null", settings={"view": {"null": True}})
+    with pytest.raises(UserError, match="a copy of it"):
+        splice_step(tmp_path / "out", tmp_path / "null", models, SENTENCES)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_step_writes_what_it_returns(models: list[LanguageModel], tmp_path: Path) -> None:
+    known_dictionary(models).save(tmp_path / "dictionary")
+    result = splice_step(tmp_path / "out", tmp_path / "dictionary", models, SENTENCES, BLOCK)
+    written = artifact.read_json(tmp_path / "out" / "splice.json")
+    assert written == artifact.as_json(result.to_json())
+    assert written["models"][1]["spliced"]["ce"] == result.models[1].spliced.ce
+
+
+def _first(out: object) -> Tensor:
+    return out[0] if isinstance(out, tuple) else out  # pyright: ignore[reportReturnType]
+
+
+def _with_first(out: object, value: Tensor) -> object:
+    return (value, *out[1:]) if isinstance(out, tuple) else value
