@@ -54,6 +54,24 @@ def command_line() -> Any:
     return typer.main.get_command(app)
 
 
+def all_commands(group: Any = None, before: str = "") -> dict[str, Any]:
+    """Every command by its whole name, those of a group, `study designs`, included."""
+    found = {}
+    for name, command in (group or command_line()).commands.items():
+        found[before + name] = command
+        if hasattr(command, "commands"):
+            found |= all_commands(command, f"{before}{name} ")
+    return found
+
+
+def named_by(words: list[str]) -> tuple[Any, list[str]]:
+    """The command that words after `suture` name, and what is left for it."""
+    known = all_commands()
+    length = 2 if " ".join(words[:2]) in known else 1
+    assert " ".join(words[:length]) in known, words
+    return known[" ".join(words[:length])], words[length:]
+
+
 def options_of(command: Any) -> set[str]:
     return {o for p in command.params for o in (*p.opts, *p.secondary_opts) if o.startswith("-")} | {"--help", "-h"}
 
@@ -99,10 +117,8 @@ def guide_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("command", list(typed_commands()))
 def test_every_command_is_one_that_the_command_line_reads(command: str) -> None:
-    words = shlex.split(command, comments=True)
-    known = command_line().commands
-    assert words[1] in known
-    known[words[1]].make_context(words[1], words[2:])
+    found, rest = named_by(shlex.split(command, comments=True)[1:])
+    found.make_context(found.name, rest)
 
 
 def test_a_wrong_command_would_be_noticed() -> None:
@@ -118,13 +134,15 @@ def test_a_wrong_command_would_be_noticed() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_options_in_prose_exist(page: Path) -> None:
-    commands = command_line().commands
+    commands = all_commands()
     everywhere = set().union(*(options_of(c) for c in commands.values()), options_of(command_line()))
     for code in re.findall(r"`([^`\n]+)`", prose(page)):
         words = code.split()
         if words[0] == "suture" and len(words) > 1:
             assert words[1] in commands or words[1].startswith("-"), code
-        own = options_of(commands[words[1]]) if words[0] == "suture" and words[1:] and words[1] in commands else None
+        own = None
+        if words[0] == "suture" and words[1:] and words[1] in commands:
+            own = options_of(named_by(words[1:])[0])
         if words[0] == "suture" or words[0].startswith("--"):
             wrong = [w for w in words if w.startswith("--") and w not in (everywhere if own is None else own)]
             assert not wrong, code
@@ -132,8 +150,8 @@ def test_options_in_prose_exist(page: Path) -> None:
 
 def test_the_readme_names_every_command() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for name in command_line().commands:
-        assert f"`suture {name}`" in text
+    for name, command in all_commands().items():
+        assert hasattr(command, "commands") or f"`suture {name}`" in text
 
 
 def test_the_file_table_names_only_files_that_exist() -> None:

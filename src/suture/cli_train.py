@@ -136,6 +136,7 @@ def train(
     ] = None,
     null: Annotated[bool, typer.Option("--null", help="Pair the one --space with a copy of itself.")] = False,
     rotation_seed: Annotated[int | None, typer.Option(help="With --null: rotate the copy.")] = None,
+    copies: Annotated[int, typer.Option(help="With --null: copies, for a null of more than two models.")] = 1,
     validate_every: Annotated[int, typer.Option(help="Steps between lines of metrics.")] = 100,
     checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of weights, split, order and masks.")] = 0,

@@ -1,5 +1,6 @@
 """Laws of null pairs: a copy is the same, a rotated copy keeps all geometry, and nothing else of the store changes."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ from suture.activations.batches import batches, split_rows
 from suture.activations.null import random_rotation, self_pair
 from suture.activations.shards import write_store
 from suture.activations.store import Store
+from suture.activations.view import View
+from suture.errors import UserError
 
 
 @pytest.fixture
@@ -38,6 +41,22 @@ def test_a_rotated_copy_keeps_distances_scale_and_mean(store: Store) -> None:
     again = self_pair(store, 1, rotation_seed=5).read(rows)[1]
     assert torch.equal(again.double(), rotated)
     assert not torch.equal(self_pair(store, 1, rotation_seed=6).read(rows)[1].double(), rotated)
+
+
+def test_several_copies_have_a_rotation_each(store: Store) -> None:
+    null = self_pair(store, 1, rotation_seed=5, n_copies=2)
+    rows = torch.arange(500)
+    own, first, second = (x.double() for x in null.read(rows))
+    assert torch.equal(first, self_pair(store, 1, rotation_seed=5).read(rows)[1].double())
+    assert not torch.allclose(first, second, atol=0.1)
+    assert torch.allclose(torch.cdist(own, own), torch.cdist(second, second), atol=1e-5)
+    assert null.view == "b @ resid1.post against 2 rotated copies of itself, seed 5"
+    view = View(spaces=(1,), null=True, rotation_seed=5, copies=2)
+    assert torch.equal(view.of(store).read(rows)[2].double(), second)
+    assert View.from_json(asdict(view)) == view
+    assert View.from_json({"spaces": [], "null": False, "rotation_seed": None}) == View()
+    with pytest.raises(UserError, match="copies = 2: is not a number of copies of a null"):
+        View(copies=2).of(store)
 
 
 def test_the_view_has_the_stores_whole_interface(store: Store) -> None:

@@ -103,6 +103,8 @@ def test_spaces_are_found_by_name(planted: Store) -> None:
     assert matching_view(dictionary, planted).spaces == (planted.spaces[1],)
     both = random_dictionary(planted)
     assert matching_view(both, planted) is planted
+    copies = self_pair(planted, 0, rotation_seed=0, n_copies=2)  # two spaces of one name, each found once
+    assert matching_view(random_dictionary(copies), copies) is copies
     swapped = matching_view(both, planted.select([1, 0]))
     rows = torch.tensor([5, 700])
     assert all(torch.equal(a, b) for a, b in zip(swapped.read(rows), planted.read(rows), strict=True))

@@ -113,6 +113,38 @@ def test_decoder_share_and_exclusivity() -> None:
     assert scores.exclusivity(share).tolist() == pytest.approx([1.0, 1.0, 0.0, 0.5])
 
 
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_scores_of_three_models_equal_sklearn(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    names, columns = scores.true_labels(3), scores.found_columns(3)
+    assert names == ("A", "B", "C", "AB", "AC", "BC", "shared")
+    truth = rng.choice(names, 80).tolist()
+    found = [t if rng.random() < 0.5 else str(rng.choice(columns)) for t in truth]
+    table = scores.confusion(truth, found, names, columns)
+    assert table.tolist() == confusion_matrix(truth, found, labels=list(columns))[:7].tolist()
+    occurring = sorted(set(truth))
+    expected = f1_score(truth, found, labels=occurring, average="macro", zero_division=0)
+    assert scores.macro_f1(table) == pytest.approx(expected)
+
+
+def test_lacking_is_exclusivity_for_two_and_zero_where_three_have_it_alike() -> None:
+    r = torch.rand(50, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(scores.exclusivity(r), (2 * r - 1).abs())
+    shares = torch.tensor([[1 / 3, 1 / 3, 1 / 3], [0.5, 0.5, 0.0], [1.0, 0.0, 0.0]])
+    assert scores.lacking(shares).tolist() == pytest.approx([0, 1, 1], abs=1e-6)
+    rows = [torch.tensor([[3.0], [0.0]]), torch.tensor([[1.0], [0.0]])]
+    assert scores.decoder_shares(rows).tolist() == [[0.75, 0.25], [0.5, 0.5]]
+
+
+def test_directions_are_counted_in_each_model_that_has_the_concept() -> None:
+    truth = [torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[0.0, 0.0], [1.0, 1.0]])]
+    decoder = [torch.tensor([[2.0, 0.0], [0.0, 0.0]]), torch.tensor([[0.0, 0.0], [0.3, 0.3]])]
+    live = torch.tensor([True, True])
+    assert scores.directions_found(truth, decoder, live) == pytest.approx(2 / 3)
+    assert scores.directions_found(truth, decoder, torch.tensor([True, False])) == pytest.approx(1 / 3)
+
+
 def test_the_truth_itself_scores_perfectly_and_a_shuffled_one_does_not() -> None:
     models = PlantedModels(PlantedSettings(n_concepts=50, embedding="affine"))
     scales = (2.0, 0.5)

@@ -1,7 +1,7 @@
 """Null pairs: a space against itself, or against a rotated copy of itself, where every difference found is false.
 
-1. The view reads one space twice.
-2. With a seed, the second copy is multiplied by a random orthogonal matrix: all norms, distances and angles stay, the
+1. The view reads one space twice, or more often.
+2. With a seed, each copy is multiplied by a random orthogonal matrix: all norms, distances and angles stay, the
    coordinates mean nothing any more.
 """
 
@@ -17,24 +17,26 @@ from torch import Tensor
 from suture.activations.store import Space, Store
 
 
-def self_pair(store: Store, space: int, *, rotation_seed: int | None) -> Store:
+def self_pair(store: Store, space: int, *, rotation_seed: int | None, n_copies: int = 1) -> Store:
     """A view of the store that pairs `space` with a copy of itself; rotated when a seed is given. No data is copied.
 
-    The second space's model is called "NAME (copy)" or "NAME (rotated copy)".
+    The second space's model is called "NAME (copy)" or "NAME (rotated copy)"; of several copies, each has that name and
+    a rotation of its own.
     """
     own = store.spaces[space]
     kind = "copy" if rotation_seed is None else "rotated copy"
-    change = store.maps[space]
-    mean = own.mean
-    if rotation_seed is not None:  # 2
-        rotation = random_rotation(own.width, seed=rotation_seed)
-        change = rotation if change is None else change @ rotation
-        mean = mean @ rotation
-    copy: Space = replace(own, model=f"{own.model} ({kind})", mean=mean)
+    parts = [(space, own, store.maps[space])]
+    for number in range(n_copies):
+        change, mean = store.maps[space], own.mean
+        if rotation_seed is not None:  # 2
+            rotation = random_rotation(own.width, seed=rotation_seed + number)
+            change = rotation if change is None else change @ rotation
+            mean = mean @ rotation
+        copy: Space = replace(own, model=f"{own.model} ({kind})", mean=mean)
+        parts.append((space, copy, change))
     seed = "" if rotation_seed is None else f", seed {rotation_seed}"
-    return store.derive(
-        [(space, own, store.maps[space]), (space, copy, change)], view=f"{own.label} against a {kind} of itself{seed}"
-    )
+    how_many = f"a {kind}" if n_copies == 1 else f"{n_copies} {kind.replace('copy', 'copies')}"
+    return store.derive(parts, view=f"{own.label} against {how_many} of itself{seed}")
 
 
 def random_rotation(width: int, *, seed: int) -> Float32[Tensor, "width width"]:

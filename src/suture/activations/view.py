@@ -22,6 +22,9 @@ class View:
     rotation_seed: int | None = None
     """With `null`: rotate the copy by a random orthogonal matrix, so that no coordinate gives the pairing away."""
 
+    copies: int = 1
+    """With `null`: so many copies, each with a rotation of its own, for a null of more than two models."""
+
     def of(self, store: Store) -> Store:
         """The chosen part of a store.
 
@@ -37,11 +40,14 @@ class View:
             raise UserError("space", self.spaces, "names one twice", "name each once; --null pairs one with a copy")
         if self.rotation_seed is not None and not self.null:
             raise UserError("rotation-seed", self.rotation_seed, "rotates the copy of a null", "add --null")
+        if self.copies < 1 or (self.copies > 1 and not self.null):
+            fix = "give 1 or more, with --null"
+            raise UserError("copies", self.copies, "is not a number of copies of a null", fix)
         if self.null:
             chosen = self.spaces or tuple(range(len(store.spaces)))
             if len(chosen) != 1:
                 raise UserError("null", chosen, "needs one space", "name it with --space")
-            return self_pair(store, chosen[0], rotation_seed=self.rotation_seed)
+            return self_pair(store, chosen[0], rotation_seed=self.rotation_seed, n_copies=self.copies)
         return store.select(self.spaces) if self.spaces else store
 
     @staticmethod
@@ -49,4 +55,9 @@ class View:
         """The view that a manifest records; of one that records none, the whole store."""
         if not recorded:
             return View()
-        return View(spaces=tuple(recorded["spaces"]), null=recorded["null"], rotation_seed=recorded["rotation_seed"])
+        return View(
+            spaces=tuple(recorded["spaces"]),
+            null=recorded["null"],
+            rotation_seed=recorded["rotation_seed"],
+            copies=recorded.get("copies", 1),
+        )

@@ -151,6 +151,7 @@ OPTIONS: dict[str, tuple[str, str]] = {
     "space": ("view", "spaces"),
     "null": ("view", "null"),
     "rotation_seed": ("view", "rotation_seed"),
+    "copies": ("view", "copies"),
     "rows": ("train", "n_rows"),
     **{
         field.name: ("train", field.name)

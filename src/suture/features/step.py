@@ -119,7 +119,8 @@ def matching_view(dictionary: Dictionary, store: Store) -> Store:
     """
     places = []
     for space in dictionary.spaces:
-        found = [i for i, s in enumerate(store.spaces) if (s.model, s.hookpoint) == (space.model, space.hookpoint)]
+        same = [i for i, s in enumerate(store.spaces) if (s.model, s.hookpoint) == (space.model, space.hookpoint)]
+        found = [i for i in same if i not in places] or same  # a null of several copies has several of one name
         if not found:
             problem = f"has no space {space.label}, only {', '.join(s.label for s in store.spaces)}"
             raise UserError("store", store.path, problem, "give the store the dictionary was trained on")

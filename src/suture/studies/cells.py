@@ -120,8 +120,8 @@ def run_cell(cell: Cell, tell: Tell) -> dict[str, Any]:
 
 
 def _null_options(cell: Cell, design: StudyDesign, real: Mapping[str, Any]) -> dict[str, Any]:
-    """The same design on the null, whose models may be fewer and are of one width: there is no padding to speak of."""
-    options = design.options(cell.recipe, cell.null.widths, cell.seed) | {"k": real["k"]}
+    """The same design on the null, whose models are of one width: there is no padding to speak of."""
+    options = design.options(cell.recipe, cell.null.widths, cell.seed)
     if "l1" in real:
         options["l1"] = real["l1"]
     options.pop("pad", None)
@@ -168,7 +168,7 @@ def _train_to_l0(
 
     Where none comes near enough, the nearest is trained once more.
     """
-    path, target = folder / DICTIONARY, settings.design.sparsity.k
+    path, target = folder / DICTIONARY, float(settings.design.sparsity.k)
     trials = [Trial(**t) for t in artifact.read_json(folder / PENALTY)] if (folder / PENALTY).is_file() else []
 
     def tried(l1: float) -> TrainSettings:
@@ -225,6 +225,6 @@ def _called(cell: Cell, folder: Path) -> str:
     return f"{cell.design} seed {cell.seed}" + (" null" if folder != cell.folder else "")
 
 
-def _plain(value: float | None) -> float | int | None:
+def _plain(value: float | int | None) -> float | int | None:
     """A number for JSON."""
     return None if value is None or not math.isfinite(value) else value

@@ -251,7 +251,7 @@ def weights_per_feature(options: Mapping[str, Any], widths: Widths) -> float:
     """Free weights of the average feature (`sae`: of one feature in each model's own dictionary)."""
     kind, D, M = options.get("design", "crosscoder"), sum(widths), len(widths)
     if kind == "pooled":
-        return 2 * max(widths) + (M if options.get("flag") else 0)
+        return float(2 * max(widths) + (M if options.get("flag") else 0))
     shut = sum(share * (D - own) for share, own in zip(options.get("dedicated", ()), widths, strict=False))
     return 2 * D - 2 * shut - options.get("tied", 0.0) * (D - D / M)
 

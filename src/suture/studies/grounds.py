@@ -1,9 +1,11 @@
 """The ground a study stands on: planted models or language models, their rows, and the null made of the first of them.
 
-| ground          | rows of a seed                                 | null: every difference found is false             |
-|-----------------|------------------------------------------------|---------------------------------------------------|
-| planted         | a store of its own: the seed plants new models | as many copies of its model A, the others rotated |
-| language models | one store, split and order drawn by the seed   | the first model against its rotated copy, a pair  |
+The null is as many models, the first one and rotated copies of it, so that every difference found is false.
+
+| ground          | rows of a seed                                 | null                              |
+|-----------------|------------------------------------------------|-----------------------------------|
+| planted         | a store of its own: the seed plants new models | model A planted again, all shared |
+| language models | one store, split and order drawn by the seed   | a view of the store               |
 
 A store that is finished is not made again.
 """
@@ -122,8 +124,11 @@ class LanguageGround:
         return Rows(store=path, view=View())
 
     def null(self, out: Path, seed: int, tell: Tell) -> Rows:
-        """The first model against its rotated copy."""
-        return replace(self.rows(out, seed, tell), view=View(spaces=(0,), null=True, rotation_seed=seed))
+        """The first model against rotated copies of itself, as many as there are models."""
+        real = self.rows(out, seed, tell)
+        copies = len(real.widths) - 1
+        # a large odd constant keeps the rotations of different seeds apart
+        return replace(real, view=View(spaces=(0,), null=True, rotation_seed=seed * 1_000_003, copies=copies))
 
     def models(self, store: Store, *, device: str) -> list[LanguageModel]:
         """The very models behind a store's spaces.

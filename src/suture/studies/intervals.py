@@ -19,7 +19,7 @@ class MeanInterval:
     """Seeds that have the number."""
 
 
-def mean_interval(values: Iterable[float | None]) -> MeanInterval | None:
+def mean_interval(values: Iterable[float | int | None]) -> MeanInterval | None:
     """Of the values that are numbers; None where there is none.
 
     >>> mean_interval([1.0, None, 3.0]).mean, mean_interval([2.0]).low, mean_interval([None])

@@ -28,7 +28,7 @@ class Trial:
 def within(trial: Trial, target: float, tolerance: float) -> bool:
     """Whether a trial is as near as asked for.
 
-    >>> within(Trial(l1=0.1, l0=8.3), 8, 0.05), within(Trial(l1=0.1, l0=8.5), 8, 0.05)
+    >>> within(Trial(l1=0.1, l0=8.3), 8.0, 0.05), within(Trial(l1=0.1, l0=8.5), 8.0, 0.05)
     (True, False)
     """
     return abs(trial.l0 - target) <= tolerance * target
