@@ -1,5 +1,6 @@
 """What every test may rely on."""
 
+import os
 import signal
 from collections.abc import Iterator
 
@@ -8,6 +9,11 @@ from hypothesis import settings
 
 settings.register_profile("suture", deadline=None)  # a busy machine is no mistake of the code
 settings.load_profile("suture")
+
+# One thread for torch here and in every process that a test starts: tests run side by side, their tensors are small,
+# and threads that wait for one another on a busy machine take many times what they save.
+for _library in ("OMP", "MKL"):
+    os.environ[f"{_library}_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -65,7 +65,7 @@ def suture(capsys: pytest.CaptureFixture[str]) -> Suture:
 def process(*arguments: object, python: tuple[str, ...] = ("-m", "suture"), **options: Any) -> Said:
     """Runs a command in a process of its own."""
     words = [sys.executable, *python, *(str(a) for a in arguments)]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False, **options)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False, **options)
     return Said(done.returncode, done.stdout, done.stderr)
 
 
