@@ -67,7 +67,8 @@ def calibration(
     boundary = 2 * threshold / truth.shape[1]
     known = assignment >= 0
     truth, feature = truth[known], assignment[known]
-    lacks, has = claims([labels[i] for i in feature.tolist()], truth.shape[1])
+    names = list(labels)
+    lacks, has = claims([names[i] for i in feature.tolist()], truth.shape[1])
     low, high = (end[feature] for end in intervals)
     measured = low.isfinite() & high.isfinite()
     at = (truth - boundary).abs() < 1e-3

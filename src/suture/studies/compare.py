@@ -50,7 +50,7 @@ def planted_study(*, quick: bool = False) -> DesignStudy:
     if not quick:
         return DesignStudy()
     small = PlantedSettings(widths=(32, 32), n_concepts=64, mean_active=3.0)
-    recipe = Recipe(n_features=96, k=4, n_rows=60_000, batch_size=256, described_rows=4_000)
+    recipe = Recipe(n_features=96, k=4, n_rows=50_000, batch_size=256, described_rows=4_000)
     return DesignStudy(ground=PlantedGround(planted=small, n_stored=15_000), recipe=recipe)
 
 
