@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from suture.estimate.step import Estimate, estimate
     from suture.features.step import FeatureSettings, features
     from suture.features.table import FeatureTable
+    from suture.interventions.causal import CausalSettings, causal
     from suture.interventions.effect import Effect, SteerSettings
+    from suture.interventions.splice import SpliceSettings, splice
     from suture.interventions.step import steer
     from suture.lm.corpus import open_corpus
     from suture.lm.load import LanguageModel, load_model
@@ -51,6 +53,10 @@ _HOMES = {
     "FeatureSettings": "features.step",
     "features": "features.step",
     "FeatureTable": "features.table",
+    "CausalSettings": "interventions.causal",
+    "causal": "interventions.causal",
+    "SpliceSettings": "interventions.splice",
+    "splice": "interventions.splice",
     "Effect": "interventions.effect",
     "SteerSettings": "interventions.effect",
     "steer": "interventions.step",
@@ -73,6 +79,7 @@ __all__ = [  # noqa: RUF022 (grouped as they are used)
     "train", "train_many", "TrainSettings", "Design", "Sparsity", "Objective", "Dictionary", "Codes",
     "features", "FeatureSettings", "FeatureTable",
     "steer", "SteerSettings", "Effect",
+    "splice", "SpliceSettings", "causal", "CausalSettings",
     "report", "demo", "study_designs", "DesignStudy", "UserError",
 ]  # fmt: skip
 

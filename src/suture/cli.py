@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from suture.cli_estimate import estimate
+from suture.cli_interventions import causal, splice
 from suture.cli_options import Device, Json, LMType, Offline, Overwrite, Resume, StoreType, TrustCode
 from suture.cli_study import study
 from suture.cli_train import train
@@ -153,6 +154,8 @@ def collect(
 app.command()(train)
 app.command()(estimate)
 app.add_typer(study, name="study")
+app.command()(splice)
+app.command()(causal)
 
 
 @app.command()

@@ -16,8 +16,8 @@ from suture.interventions.causal import (
     CausalSettings,
     PairShift,
     causal,
-    causal_step,
     correlations,
+    find_causes,
     of_each_label,
     verdict,
 )
@@ -42,7 +42,7 @@ def twin_dictionary(twins: list[LanguageModel]) -> Dictionary:
 
 
 def test_a_model_and_its_twin_answer_alike(twins: list[LanguageModel], twin_dictionary: Dictionary) -> None:
-    shared, exclusive = causal(twin_dictionary, twins, SENTENCES, {0: "shared", 5: "A"}, SHORT)
+    shared, exclusive = find_causes(twin_dictionary, twins, SENTENCES, {0: "shared", 5: "A"}, SHORT)
     assert shared.n_positions >= 20
     assert shared.kl[0] == pytest.approx(shared.kl[1])
     assert shared.pairs[0].correlation == pytest.approx(1.0)
@@ -55,14 +55,14 @@ def test_a_model_and_its_twin_answer_alike(twins: list[LanguageModel], twin_dict
     assert exclusive.ratio[1] == (0.0, 0.0)
     assert exclusive.verdict == "confirms"
     # the same shifts under the wrong labels
-    swapped = causal(twin_dictionary, twins, SENTENCES, {0: "B", 5: "shared"}, SHORT)
+    swapped = find_causes(twin_dictionary, twins, SENTENCES, {0: "B", 5: "shared"}, SHORT)
     assert [cause.verdict for cause in swapped] == ["contradicts", "contradicts"]
 
 
 def test_shifts_are_those_of_a_plain_hook(models: list[LanguageModel], dictionary: Dictionary) -> None:
     """Independently, a sentence at a time: the joint code, the edit written out, KL by torch."""
     feature = 7
-    (cause,) = causal(dictionary, models, SENTENCES, {feature: "shared"}, CausalSettings(block=60))
+    (cause,) = find_causes(dictionary, models, SENTENCES, {feature: "shared"}, CausalSettings(block=60))
     shifts: list[list[float]] = [[], []]
     for sentence in SENTENCES:
         ids = torch.tensor([[models[0].bos, *models[0].tokenizer.encode(sentence, add_special_tokens=False)]])
@@ -129,14 +129,14 @@ def test_the_step(twins: list[LanguageModel], twin_dictionary: Dictionary, tmp_p
     twin_dictionary.save(tmp_path / "dictionary")
     _table(labels).save(tmp_path / "table")
     places = (tmp_path / "dictionary", tmp_path / "table", twins, SENTENCES)
-    causes = causal_step(tmp_path / "out", *places, chosen=[0], each_label=1, settings=SHORT)
+    causes = causal(tmp_path / "out", *places, chosen=[0], each_label=1, settings=SHORT)
     written = artifact.read_json(tmp_path / "out" / "causal.json")
     assert [f["feature"] for f in written["features"]] == [c.feature for c in causes] == [0, 5, 4]
     assert written["verdicts"]["A"] == {"confirms": 1, "contradicts": 0, "undecided": 0}
     with pytest.raises(UserError, match="nothing is chosen"):
-        causal_step(tmp_path / "none", *places)
+        causal(tmp_path / "none", *places)
     with pytest.raises(UserError, match="feature = 99"):
-        causal_step(tmp_path / "none", *places, chosen=[99])
+        causal(tmp_path / "none", *places, chosen=[99])
     assert not (tmp_path / "none").exists()
     with pytest.raises(UserError, match="feature = -1"):
-        causal(twin_dictionary, twins, SENTENCES, {-1: "A"})
+        find_causes(twin_dictionary, twins, SENTENCES, {-1: "A"})

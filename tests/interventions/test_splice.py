@@ -15,7 +15,7 @@ from suture.dictionary.dictionary import Codes, Dictionary
 from suture.dictionary.sparsity import Sparsity
 from suture.errors import UserError
 from suture.interventions.paired import PairedText
-from suture.interventions.splice import SpliceSettings, mean_rows, splice, splice_step
+from suture.interventions.splice import SpliceSettings, mean_rows, splice, spliced_losses
 from suture.lm.create import LMShape, train_tokenizer
 from suture.lm.load import LanguageModel
 
@@ -41,7 +41,7 @@ def blank(lms: Sequence[LanguageModel], cls: type[Dictionary] = Dictionary) -> D
 
 
 def test_an_exact_reconstruction_costs_nothing(models: list[LanguageModel]) -> None:
-    result = splice(blank(models, Copying), models, SENTENCES, BLOCK)
+    result = spliced_losses(blank(models, Copying), models, SENTENCES, BLOCK)
     for one in result.models:
         assert one.spliced.ce == pytest.approx(one.clean.ce, abs=1e-6)
         assert one.mean.ce != pytest.approx(one.clean.ce, abs=1e-4)
@@ -51,7 +51,7 @@ def test_a_dictionary_that_knows_the_mean_alone_costs_what_the_mean_costs(models
     dictionary = blank(models)
     means = mean_rows(PairedText(dictionary, models, SENTENCES, block=24), lambda _: None)
     dictionary.b_dec.data.copy_(torch.cat(means) * 1.5)
-    for one in splice(dictionary, models, SENTENCES, BLOCK).models:
+    for one in spliced_losses(dictionary, models, SENTENCES, BLOCK).models:
         assert one.spliced.ce == pytest.approx(one.mean.ce, abs=1e-6)
         assert [loss.ce for loss in one.alone] == pytest.approx([one.mean.ce] * 2, abs=1e-6)
         assert one.recovered in (None, pytest.approx(0, abs=1e-3))
@@ -63,7 +63,7 @@ def test_losses_are_those_of_a_plain_hook(models: list[LanguageModel], kind: str
     one, two = models[0], language_model(LMShape(n_layers=2, width=32, n_heads=2, context=64), 5, "three")
     lms = [one, replace(two, tokenizer=one.tokenizer)]
     dictionary = known_dictionary(lms, kind)
-    result = splice(dictionary, lms, SENTENCES, SpliceSettings(block=60))
+    result = spliced_losses(dictionary, lms, SENTENCES, SpliceSettings(block=60))
     spaces = dictionary.spaces
     for m, lm in enumerate(lms):
         surprise, clean, count = 0.0, 0.0, 0
@@ -117,14 +117,14 @@ def test_with_different_tokenizers_only_shared_positions_are_replaced(models: li
         part = batch.of_pieces(torch.arange(len(batch.document)) % 2 == 0)
         for m in range(2):
             assert torch.equal(part.rows(m), batch.rows(m)[batch.piece % 2 == 0])
-    result = splice(blank(lms), lms, SENTENCES, SpliceSettings(block=40))
+    result = spliced_losses(blank(lms), lms, SENTENCES, SpliceSettings(block=40))
     assert result.n_rows == text.n_rows
     assert 0 < result.models[1].replaced < 1
     assert len(result.models[0].alone) == 2
 
 
 def test_a_dictionary_of_one_model(models: list[LanguageModel]) -> None:
-    result = splice(blank(models[:1], Copying), models[:1], SENTENCES[:1], BLOCK)
+    result = spliced_losses(blank(models[:1], Copying), models[:1], SENTENCES[:1], BLOCK)
     assert result.models[0].alone == []
     assert result.models[0].clean.se is None
     assert result.models[0].recovered in (None, pytest.approx(1.0))
@@ -133,20 +133,20 @@ def test_a_dictionary_of_one_model(models: list[LanguageModel]) -> None:
 def test_refusals(models: list[LanguageModel], tmp_path: Path) -> None:
     dictionary = blank(models)
     with pytest.raises(UserError, match="models = 1"):
-        splice(dictionary, models[:1], SENTENCES)
+        spliced_losses(dictionary, models[:1], SENTENCES)
     with pytest.raises(UserError, match="documents = 0"):
-        splice(dictionary, models, [])
+        spliced_losses(dictionary, models, [])
     with pytest.raises(UserError, match="block = 0"):
         SpliceSettings(block=0)
     dictionary.save(tmp_path / "null", settings={"view": {"null": True}})
     with pytest.raises(UserError, match="a copy of it"):
-        splice_step(tmp_path / "out", tmp_path / "null", models, SENTENCES)
+        splice(tmp_path / "out", tmp_path / "null", models, SENTENCES)
     assert not (tmp_path / "out").exists()
 
 
 def test_the_step_writes_what_it_returns(models: list[LanguageModel], tmp_path: Path) -> None:
     known_dictionary(models).save(tmp_path / "dictionary")
-    result = splice_step(tmp_path / "out", tmp_path / "dictionary", models, SENTENCES, BLOCK)
+    result = splice(tmp_path / "out", tmp_path / "dictionary", models, SENTENCES, BLOCK)
     written = artifact.read_json(tmp_path / "out" / "splice.json")
     assert written == artifact.as_json(result.to_json())
     assert written["models"][1]["spliced"]["ce"] == result.models[1].spliced.ce

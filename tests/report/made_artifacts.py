@@ -57,11 +57,15 @@ def make_store(path: Path) -> None:
         artifact.write_json(draft.folder / "store.json", index)
 
 
-def make_dictionary(path: Path, store: Path, *, design: str, n_features: int) -> None:
+def make_dictionary(path: Path, store: Path | None, *, design: str, n_features: int) -> None:
     """A trained dictionary's JSON files."""
     settings = {"design": {"kind": design, "n_features": n_features, "sparsity": {"kind": "batchtopk", "k": 24}}}
     with artifact.create(
-        path, step="dictionary", settings=settings | {"n_steps": 2000, "lr": 3e-4}, seed=1, parents=(store,)
+        path,
+        step="dictionary",
+        settings=settings | {"n_steps": 2000, "lr": 3e-4},
+        seed=1,
+        parents=(store,) if store else (),
     ) as draft:
         artifact.write_json(draft.folder / "dictionary.json", {**settings, "spaces": []})
         r2 = [[0.81, 0.42], [0.47, 0.78], [0.88, 0.86]]
@@ -266,6 +270,53 @@ def _three_shares(label: str, rng: random.Random) -> list[float] | None:
 
 def _three_sides(example: dict[str, Any]) -> dict[str, Any]:
     return {**example, "sides": [*example["sides"], example["sides"][0]]}
+
+
+# ---- behaviour -------------------------------------------------------------------------------------------------------
+
+
+def make_behaviour(folder: Path) -> Path:
+    """dictionary/, splice/ and causal/ below `folder`."""
+    make_dictionary(folder / "dictionary", None, design="crosscoder", n_features=9)
+    models = [
+        {
+            "model": name,
+            "clean": {"ce": 2.314, "se": 0.021},
+            "spliced": {"ce": 2.401 + 0.1 * m, "se": 0.023},
+            "mean": {"ce": 4.02, "se": 0.05},
+            "alone": [{"ce": 2.5, "se": None}, {"ce": 4.1, "se": 0.04}],
+            "n_predictions": 8_000,
+            "replaced": 0.97,
+            "recovered": 0.949 - 0.06 * m,
+            "recovered_alone": [0.891, -0.047],
+        }
+        for m, name in enumerate(MODELS)
+    ]
+    parents = (folder / "dictionary",)
+    with artifact.create(folder / "splice", step="splice", settings={"n_documents": 64}, parents=parents) as draft:
+        artifact.write_json(draft.folder / "splice.json", {"models": models, "n_documents": 64, "n_rows": 7_900})
+    features = [
+        {
+            "feature": 10 * i,
+            "label": label,
+            "n_positions": 0 if verdict == "undecided" else 412,
+            "kl": [0.0213, 0.0007],
+            "ratio": None if verdict == "undecided" else [[1.0, 1.0], [0.02, 0.05]],
+            "pairs": [{"models": [0, 1], "correlation": 0.61, "control": -0.12, "above": [0.4, 0.58]}],
+            "verdict": verdict,
+        }
+        for i, (label, verdict) in enumerate(
+            [("shared", "confirms"), ("shared", "contradicts"), ("A", "confirms"), (NASTY[0], "undecided")]
+        )
+    ]
+    tally = {
+        "shared": {"confirms": 1, "contradicts": 1, "undecided": 0},
+        "A": {"confirms": 1, "contradicts": 0, "undecided": 0},
+        NASTY[0]: {"confirms": 0, "contradicts": 0, "undecided": 1},
+    }
+    with artifact.create(folder / "causal", step="causal", settings={}, seed=0, parents=parents) as draft:
+        artifact.write_json(draft.folder / "causal.json", {"models": MODELS, "features": features, "verdicts": tally})
+    return folder
 
 
 # ---- studies ---------------------------------------------------------------------------------------------------------

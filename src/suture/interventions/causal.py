@@ -97,7 +97,7 @@ class Cause:
     verdict: Verdict
 
 
-def causal(
+def find_causes(
     dictionary: Dictionary,
     lms: Sequence[LanguageModel],
     documents: Iterable[str],
@@ -130,7 +130,7 @@ def causal(
     return [_cause(feature, label, shifts[feature], dictionary.n_spaces, weights) for feature, label in chosen.items()]
 
 
-def causal_step(
+def causal(
     out: str | Path,
     dictionary_path: str | Path,
     table_path: str | Path,
@@ -144,10 +144,10 @@ def causal_step(
     overwrite: bool = False,
     command: str | None = None,
 ) -> list[Cause]:
-    """`causal` for a dictionary and a table on disk: the features named, and `each_label` of every label.
+    """The step `causal`: `find_causes` on disk, of the features named and of `each_label` of every label.
 
     Raises:
-        UserError: as `causal`; nothing chosen; a dictionary of a model and its copy.
+        UserError: as `find_causes`; nothing chosen; a dictionary of a model and its copy.
         ArtifactError: an input cannot be read, or `out` is taken.
     """
     settings = settings or CausalSettings()
@@ -167,7 +167,7 @@ def causal_step(
         parents=(Path(dictionary_path), Path(table_path)),
     ) as draft:  # fmt: skip
         labels = {feature: table.labels[feature] for feature in wanted}
-        causes = causal(dictionary, lms, documents, labels, settings, on_progress=on_progress)
+        causes = find_causes(dictionary, lms, documents, labels, settings, on_progress=on_progress)
         artifact.write_json(draft.folder / RESULT, {"models": list(table.models), **to_json(causes)})
     return causes
 

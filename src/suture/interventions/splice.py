@@ -100,7 +100,7 @@ class Splice:
         return {"models": models, "n_documents": self.n_documents, "n_rows": self.n_rows}
 
 
-def splice(
+def spliced_losses(
     dictionary: Dictionary,
     lms: Sequence[LanguageModel],
     documents: Iterable[str],
@@ -136,7 +136,7 @@ def splice(
     )
 
 
-def splice_step(
+def splice(
     out: str | Path,
     dictionary_path: str | Path,
     lms: Sequence[LanguageModel],
@@ -147,10 +147,10 @@ def splice_step(
     overwrite: bool = False,
     command: str | None = None,
 ) -> Splice:
-    """`splice` for a dictionary on disk, its result written to the folder `out`.
+    """The step `splice`: `spliced_losses` of a dictionary on disk, written to the folder `out`.
 
     Raises:
-        UserError: as `splice`; a dictionary of a model and its copy, which no text can be read with.
+        UserError: as `spliced_losses`; a dictionary of a model and its copy, which no text can be read with.
         ArtifactError: the dictionary cannot be read, or `out` is taken.
     """
     settings = settings or SpliceSettings()
@@ -160,7 +160,7 @@ def splice_step(
         out, step=STEP, settings=asdict(settings), parents=(Path(dictionary_path),), overwrite=overwrite,
         command=command,
     ) as draft:  # fmt: skip
-        result = splice(dictionary, lms, documents, settings, on_progress=on_progress)
+        result = spliced_losses(dictionary, lms, documents, settings, on_progress=on_progress)
         artifact.write_json(draft.folder / RESULT, result.to_json())
     return result
 

@@ -17,6 +17,7 @@ from plotly.offline import get_plotlyjs
 from suture.artifact import package_version
 from suture.errors import UserError
 from suture.report import words
+from suture.report.behaviour import behaviour
 from suture.report.gather import Comparison, Gathered, find_artifacts, gather
 from suture.report.html import Html, clean, embedded_json, join, tag
 from suture.report.parts import section
@@ -86,6 +87,7 @@ def _page(gathered: Gathered, *, title: str | None, commands: Sequence[str], lim
         shares(gathered),
         _explorer(gathered, limits),
         steering(gathered.effects),
+        behaviour(gathered),
         *([] if alone else of_studies),
         provenance(gathered, commands=commands, versions=versions),
     ]
@@ -123,6 +125,7 @@ def _contents(sections: Sequence[Html]) -> Html:
         "shares": "Shares",
         "features": "Features",
         "steering": "Steering",
+        "behaviour": "Behaviour",
         "provenance": "Provenance",
     }
     links = [tag("a", name, href=f"#{id_}") for id_, name in short.items() if any(f'id="{id_}"' in s for s in sections)]
