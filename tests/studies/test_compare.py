@@ -141,6 +141,10 @@ def test_an_interrupted_cell_is_gone_on_with(made: StudyResult, tmp_path: Path) 
     assert again.study["rows"][0]["numbers"]["fvu_A"] == content(made)["rows"][0]["numbers"]["fvu_A"]
 
 
+def stop_at_once(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 def test_mistakes_are_refused_in_one_line(made: StudyResult, tmp_path: Path) -> None:
     other = replace(TINY, recipe=replace(RECIPE, k=4))
     with pytest.raises(UserError, match=r"holds a study of other settings \(recipe.k 3, now 4\)"):
@@ -154,6 +158,10 @@ def test_mistakes_are_refused_in_one_line(made: StudyResult, tmp_path: Path) -> 
     with pytest.raises(UserError, match="k = 20: exceeds the 10 features"):
         study_designs(tmp_path / "new", replace(TINY, recipe=replace(RECIPE, n_features=10, k=10)))
     assert not (tmp_path / "new").exists()
+    (tmp_path / "slip").mkdir()
+    artifact.write_json(tmp_path / "slip" / "settings.json", artifact.read_json(made.out / "settings.json"))
+    with pytest.raises(KeyboardInterrupt):  # a first try that ended before anything was made may be changed
+        study_designs(tmp_path / "slip", other, on_step=stop_at_once)
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(UserError, match="is not empty and was not made by suture study"):
         study_designs(tmp_path, TINY)

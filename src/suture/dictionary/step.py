@@ -131,10 +131,9 @@ class TrainingState:
         chunks = dictionary.chunks(encoder_input, self._buffer)
         selection = select_training(chunks, sparsity, k=k, score_weight=weight, threshold=threshold, grid=self.grid)
         if selection.cutoff is not None:
-            started = bool(self.cutoff > 0)
-            self.cutoff.mul_(CUTOFF_MEMORY if started else 0.0).add_(
-                (1 - CUTOFF_MEMORY if started else 1.0) * selection.cutoff
-            )
+            # while k comes down the cut-off rises: remembering lower ones would leave too many features active
+            memory = CUTOFF_MEMORY if bool(self.cutoff > 0) and k <= sparsity.k else 0.0
+            self.cutoff.mul_(memory).add_((1 - memory) * selection.cutoff)
         return selection
 
     def _loss(

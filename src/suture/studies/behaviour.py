@@ -1,16 +1,20 @@
-"""What a design's shared features do: how much alike language models answer when each is steered with one of them.
+"""What a design does in the language models: their loss with it spliced in, and steering with its shared features.
 
-1. Features by a stated rule (`features_to_steer`), so that nobody picks the pretty ones; none where none is shared.
-2. Prompts and neutral text are documents that training never saw.
-3. Each model is steered along the feature's own direction in it; agreement is averaged over features and pairs.
+1. All text is of documents that training never saw.
+2. Loss: each model's activation is replaced by the reconstruction; separate dictionaries are spliced in one by one.
+3. Steering: features by a stated rule (`features_to_steer`), so that nobody picks the pretty ones; none where none is
+   shared. Each model is steered along the feature's own direction in it; agreement is averaged over features and pairs.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from string import ascii_uppercase
 
+from suture.dictionary.dictionary import Dictionary
 from suture.features.table import FeatureTable
 from suture.interventions.effect import SteerSettings
+from suture.interventions.splice import SplicedModel, SpliceSettings, spliced_losses
 from suture.interventions.step import heldout_documents, steer, texts_of
 from suture.lm.load import LanguageModel
 from suture.studies.demo import features_to_steer
@@ -19,11 +23,36 @@ from suture.studies.measures import Numbers
 
 @dataclass(frozen=True, kw_only=True)
 class BehaviourSettings:
-    """How much is steered."""
+    """How much is spliced and steered."""
 
+    n_documents: int = 32
+    """That the loss is measured on."""
     n_features: int = 4
     n_prompts: int = 12
     n_neutral: int = 2
+
+
+def loss_numbers(
+    dictionaries: Sequence[Path], lms: Sequence[LanguageModel], settings: BehaviourSettings | None = None
+) -> Numbers:
+    """Every model's loss: left alone, with the reconstruction, and what share of the mean's price that saves.
+
+    `dictionaries` is one over all models, or one for each.
+    """
+    settings = settings or BehaviourSettings()
+    spliced: list[SplicedModel] = []
+    for m, path in enumerate(dictionaries):
+        own = lms if len(dictionaries) == 1 else lms[m : m + 1]
+        found = spliced_losses(
+            Dictionary.load(path), own, heldout_documents(path), SpliceSettings(n_documents=settings.n_documents)
+        )
+        spliced += found.models
+    numbers: Numbers = {}
+    for letter, model in zip(ascii_uppercase, spliced, strict=False):
+        numbers[f"ce_clean_{letter}"] = model.clean.ce
+        numbers[f"ce_spliced_{letter}"] = model.spliced.ce
+        numbers[f"ce_recovered_{letter}"] = model.recovered
+    return numbers
 
 
 def agreement_numbers(

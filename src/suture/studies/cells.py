@@ -25,7 +25,7 @@ from suture.features.table import FeatureTable
 from suture.planted.generator import PlantedModels
 from suture.planted.scores import found_columns, true_labels
 from suture.planted.settings import PlantedSettings
-from suture.studies.behaviour import agreement_numbers
+from suture.studies.behaviour import agreement_numbers, loss_numbers
 from suture.studies.designs import Recipe, StudyDesign, designs_for, n_weights
 from suture.studies.findings import described_rows, of_dictionary, of_separate
 from suture.studies.grounds import LanguageGround, Rows, Tell
@@ -207,10 +207,13 @@ def _table(cell: Cell, folder: Path, rows: Rows, tell: Tell) -> FeatureTable:
 def _behaviour(cell: Cell, ground: LanguageGround, tell: Tell) -> Numbers:
     """3: what the features do in the models."""
     lms = ground.models(cell.rows.open(), device=cell.recipe.device)
-    if not (cell.folder / FEATURES).exists():
-        return {}
-    tell(_called(cell, cell.folder), 0, 1, "steering")
-    return agreement_numbers(cell.folder / "steering", cell.folder / DICTIONARY, cell.folder / FEATURES, lms)
+    tell(_called(cell, cell.folder), 0, 2, "splicing in")
+    table = cell.folder / FEATURES
+    if not table.exists():
+        return loss_numbers([cell.folder / f"sae-{ascii_uppercase[m]}" for m in range(len(lms))], lms)
+    numbers = loss_numbers([cell.folder / DICTIONARY], lms)
+    tell(_called(cell, cell.folder), 1, 2, "steering")
+    return numbers | agreement_numbers(cell.folder / "steering", cell.folder / DICTIONARY, table, lms)
 
 
 def _shown(cell: Cell, folder: Path, tell: Tell) -> OnTraining:

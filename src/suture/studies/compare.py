@@ -34,6 +34,8 @@ from suture.studies.intervals import MeanInterval, mean_interval
 from suture.studies.measures import prices
 
 STEP, FILE, MARK = "study", "study.json", "settings.json"
+MADE = ("cells", "stores", "store", STEP)
+"""The folders that a study makes in its own."""
 TITLE = "Which joint design finds out?"
 
 
@@ -50,7 +52,7 @@ def planted_study(*, quick: bool = False) -> DesignStudy:
     if not quick:
         return DesignStudy()
     small = PlantedSettings(widths=(32, 32), n_concepts=64, mean_active=3.0)
-    recipe = Recipe(n_features=96, k=4, n_rows=60_000, batch_size=256, described_rows=4_000)
+    recipe = Recipe(n_features=96, k=4, n_rows=50_000, batch_size=256, described_rows=4_000)
     return DesignStudy(ground=PlantedGround(planted=small, n_stored=15_000), recipe=recipe)
 
 
@@ -120,8 +122,8 @@ def study_designs(
     for name, value in (("seeds", n_seeds), ("workers", workers)):
         if value < 1:
             raise UserError(name, value, "is less than 1", "give a positive number")
-    if isinstance(study.ground, PlantedGround):  # before anything is written
-        _check(study.recipe, study.ground.planted.widths, only)
+    if (known := study.ground.known_widths) is not None:  # before anything is written
+        _check(study.recipe, known, only)
     _prepare(out, study, overwrite=overwrite)
     started = time.monotonic()
     seeds = list(range(n_seeds))
@@ -209,6 +211,8 @@ def table(
 
 
 def _check(recipe: Recipe, widths: tuple[int, ...], only: Sequence[str]) -> None:
+    if len(widths) < 2:
+        raise UserError("store", f"{len(widths)} space", "is one model", "name a store of two models or more")
     for design in chosen_designs(len(widths), only):
         if design.skipped(widths) is None:
             design.settings(recipe, widths, 0)
@@ -221,7 +225,8 @@ def _prepare(out: Path, study: DesignStudy, *, overwrite: bool) -> None:
         raise UserError("out", out, "is a file", "name a folder")
     if out.exists() and any(out.iterdir()) and not _is_a_study(mark):
         raise UserError("out", out, "is not empty and was not made by suture study", "name another folder")
-    if mark.exists() and artifact.read_json(mark) != _recorded(study):
+    begun = [name for name in MADE if (out / name).exists()]  # nothing is lost where a first try ended in a mistake
+    if begun and mark.exists() and artifact.read_json(mark) != _recorded(study):
         if not overwrite:
             changed = ", ".join(_changed(artifact.read_json(mark), _recorded(study)))
             problem = f"holds a study of other settings ({changed})"
@@ -239,7 +244,7 @@ def _is_a_study(mark: Path) -> bool:
 
 def _clear(out: Path) -> None:
     """Remove what a study made, and nothing else."""
-    for name in ("cells", "stores", "store", STEP):
+    for name in MADE:
         shutil.rmtree(out / name, ignore_errors=True)
 
 

@@ -75,7 +75,8 @@ class PlantedGround:
         """What is planted for a seed of the study."""
         return replace(self.planted, seed=self.planted.seed + seed)
 
-    def widths(self, _: Path) -> tuple[int, ...]:
+    @property
+    def known_widths(self) -> tuple[int, ...] | None:
         """Of the models."""
         return self.planted.widths
 
@@ -110,17 +111,16 @@ class LanguageGround:
         if self.collect is not None and len(self.collect.model) < 2:
             raise UserError("model", self.collect.model, "is one model", "give --model and --at twice or more")
 
-    def widths(self, out: Path) -> tuple[int, ...]:
-        """Of the models, once their store is there."""
-        return tuple(space.width for space in Store.open(self._path(out)).spaces)
+    @property
+    def known_widths(self) -> tuple[int, ...] | None:
+        """Of the models, where their store is there already."""
+        return None if self.store is None else Rows(store=Path(self.store), view=View()).widths
 
     def rows(self, out: Path, _: int, tell: Tell) -> Rows:
         """The same for every seed; its split and order are the seed's."""
         path = self._path(out)
         if self.collect is not None and not (path / artifact.MANIFEST).exists():
             _collect(path, self.collect, tell)
-        if len(Store.open(path).spaces) < 2:
-            raise UserError("store", path, "has one space", "name a store of two models or more")
         return Rows(store=path, view=View())
 
     def null(self, out: Path, seed: int, tell: Tell) -> Rows:
