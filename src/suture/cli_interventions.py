@@ -68,7 +68,7 @@ def causal(
         typer.Option(min=0, help="So many of every label, those that fire most; 8 if no --feature is given."),
     ] = None,
     corpus: OwnCorpus = None,
-    documents: Documents = 64,
+    documents: Documents = 128,
     block: Block = 128,
     seed: Annotated[int, typer.Option(help="Seed of controls and draws.")] = 0,
     revision: Revision = None,

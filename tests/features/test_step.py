@@ -122,6 +122,8 @@ def test_only_a_model_with_itself_is_a_null(planted: Store) -> None:
 def test_rows_are_those_that_training_kept_back(planted: Store) -> None:
     heldout, discovery = chosen_rows(planted, {"heldout": 0.3, "seed": 5}, 10_000)
     assert not set(planted.documents[heldout].tolist()) & set(planted.documents[discovery].tolist())
+    other, _ = chosen_rows(planted, {"heldout": 0.3, "seed": 1, "data_seed": 5}, 10_000)
+    assert torch.equal(other, heldout)  # the split follows the data's own seed
     few, as_few = chosen_rows(planted, {"heldout": 0.3, "seed": 5}, 100)
     assert set(few.tolist()) < set(heldout.tolist())
     assert 60 < len(few) <= 100

@@ -134,6 +134,8 @@ def test_refusals(models: list[LanguageModel], tmp_path: Path) -> None:
     dictionary = blank(models)
     with pytest.raises(UserError, match="models = 1"):
         spliced_losses(dictionary, models[:1], SENTENCES)
+    with pytest.raises(UserError, match="other weights"):
+        spliced_losses(known_dictionary(models), models[::-1], SENTENCES)
     with pytest.raises(UserError, match="documents = 0"):
         spliced_losses(dictionary, models, [])
     with pytest.raises(UserError, match="block = 0"):

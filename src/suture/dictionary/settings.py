@@ -27,9 +27,9 @@ class TrainSettings:
     """Rows to train on in all; a store with fewer is gone over again in a new order."""
     batch_size: int = 4096
     learning_rate: float | None = None
-    """Adam's at its highest; when not given, 1.25e-3 · sqrt(16384 / features): the scaling of 2406.04093, two and a half
-    times as high. Measured with 1,024 features on two language models (2 x 128): FVU 0.173 against 0.184; on planted
-    models (2 x 128, 1,000 concepts) three times as many of the exclusive concepts."""
+    """Adam's at its highest; when not given, 1.25e-3 · sqrt(16384 / features): the scaling of 2406.04093, two and
+    a half times as high. Measured with 1,024 features on two language models (2 x 128): FVU 0.173 against 0.184; on
+    planted models (2 x 128, 1,000 concepts) three times as many of the exclusive concepts."""
     warmup: float = 0.02
     """Share of the steps over which the learning rate rises from 0."""
     decay: float = 0.3

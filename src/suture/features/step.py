@@ -143,9 +143,15 @@ def chosen_rows(
     heldout_share = float(training.get("heldout", 0.1))
     if heldout_share == 0:
         raise UserError("heldout", 0, "leaves no rows to describe features on", "train with a heldout share above 0")
-    train, heldout = split_rows(store, heldout=heldout_share, seed=int(training.get("seed", 0)))
+    train, heldout = split_rows(store, heldout=heldout_share, seed=order_seed(training))
     kept = whole_documents(store.documents, heldout, n_rows)
     return kept, whole_documents(store.documents, train, max(len(kept), 1))
+
+
+def order_seed(training: Mapping[str, Any]) -> int:
+    """The seed of a recorded training's split into training and held-out documents: `data_seed`, or else `seed`."""
+    data_seed = training.get("data_seed")
+    return int(training.get("seed", 0) if data_seed is None else data_seed)
 
 
 def whole_documents(documents: Int[Tensor, "row"], rows: Int[Tensor, "chosen"], at_most: int) -> Int[Tensor, "kept"]:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from suture.dictionary.dictionary import Dictionary
 from suture.errors import UserError
+from suture.lm.load import LanguageModel
 
 Edit = Callable[[Tensor], Tensor]
 """From raw activations [batch, token, width] of one space to the activations that take their place."""
@@ -134,6 +135,21 @@ def check_space(dictionary: Dictionary, space: int) -> None:
     if not 0 <= space < len(dictionary.spaces):
         known = ", ".join(f"{i}: {s.model} @ {s.hookpoint}" for i, s in enumerate(dictionary.spaces))
         raise UserError("space", space, "the dictionary does not have it", f"take one of {known}")
+
+
+def check_models(dictionary: Dictionary, lms: Sequence[LanguageModel | None]) -> None:
+    """Refuse models that are not the dictionary's, in its order; None stands for one that is left alone.
+
+    Raises:
+        UserError: not one model per space, or one with other weights than the space's.
+    """
+    if len(lms) != dictionary.n_spaces or all(lm is None for lm in lms):
+        problem = f"the dictionary has {dictionary.n_spaces} spaces"
+        raise UserError("models", len(lms), problem, "give one model per space, None for one that is left alone")
+    for lm, space in zip(lms, dictionary.spaces, strict=True):
+        if lm is not None and space.fingerprint and lm.fingerprint != space.fingerprint:
+            problem = f"has other weights than the {space.model} that the dictionary was trained on"
+            raise UserError("model", lm.name, problem, "load the same model and revision")
 
 
 def check_feature(dictionary: Dictionary, feature: int) -> None:

@@ -24,7 +24,7 @@ from suture.dictionary.dictionary import Dictionary
 from suture.errors import UserError
 from suture.interventions import measures
 from suture.interventions.agreement import agreement
-from suture.interventions.edits import check_feature, steer, steer_each
+from suture.interventions.edits import check_feature, check_models, steer, steer_each
 from suture.interventions.effect import (
     Effect,
     Generation,
@@ -290,13 +290,7 @@ def _check(
     scales: Tensor,
     prompts: Sequence[str],
 ) -> None:
-    if len(lms) != dictionary.n_spaces or all(lm is None for lm in lms):
-        problem = f"the dictionary has {dictionary.n_spaces} spaces"
-        raise UserError("models", len(lms), problem, "give one model per space, None for one that is left alone")
-    for lm, space in zip(lms, dictionary.spaces, strict=True):
-        if lm is not None and space.fingerprint and lm.fingerprint != space.fingerprint:
-            problem = f"has other weights than the {space.model} that the dictionary was trained on"
-            raise UserError("model", lm.name, problem, "load the same model and revision")
+    check_models(dictionary, lms)
     if not features:
         raise UserError("features", list(features), "names none", "give one feature or more")
     if len(scales) != dictionary.n_features:

@@ -20,6 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 from suture.activations.rows import group_by_length
 from suture.dictionary.dictionary import Codes, Dictionary
 from suture.errors import NumericalError, UserError
+from suture.interventions.edits import check_models
 from suture.lm.align import Piece, pieces
 from suture.lm.hooks import edit, logits, record
 from suture.lm.load import LanguageModel
@@ -94,11 +95,9 @@ class PairedText:
         """Cut the documents.
 
         Raises:
-            UserError: not one model per space, or no text position that all models share.
+            UserError: models that are not the dictionary's, or no text position that all of them share.
         """
-        if len(lms) != dictionary.n_spaces:
-            problem = f"the dictionary has {dictionary.n_spaces} spaces"
-            raise UserError("models", len(lms), problem, "give one model for each")
+        check_models(dictionary, lms)
         self.dictionary, self.lms = dictionary, tuple(lms)
         found = [(n, p) for n, text in enumerate(documents) for p in pieces(self.lms, text, block=block)]
         self.n_documents = 1 + max((n for n, _ in found), default=-1)

@@ -15,6 +15,7 @@ from suture.activations.store import Store
 from suture.dictionary.dictionary import STEP as DICTIONARY
 from suture.dictionary.dictionary import Dictionary
 from suture.errors import ArtifactError, UserError
+from suture.features.step import order_seed
 from suture.features.table import FeatureTable
 from suture.interventions.effect import Effect, SteerSettings, save_effect
 from suture.interventions.effects import steer_many
@@ -85,7 +86,7 @@ def heldout_documents(dictionary_path: str | Path) -> Iterator[str]:
         problem = f"the dictionary's own store is not at {training['store']} any more"
         raise UserError("corpus", "none", problem, "name neutral text with --corpus")
     store = Store.open(training["store"])
-    _, heldout = split_rows(store, heldout=training["heldout"], seed=training["seed"])
+    _, heldout = split_rows(store, heldout=training["heldout"], seed=order_seed(training))
     for document in store.documents[heldout].unique().tolist():
         yield store.text(document)
 
