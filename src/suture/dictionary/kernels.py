@@ -302,7 +302,7 @@ class Chunks:
                     yield start, functional.linear(part.to(dtype), W, b)
                 else:
                     out = self.buffer[: part.shape[0] * W.shape[0]].view(part.shape[0], W.shape[0])
-                    yield start, torch.addmm(b, part, W.t(), out=out)
+                    yield start, torch.addmm(b, part.to(dtype), W.t(), out=out)
 
     def _parts(self) -> Iterator[tuple[int, Tensor]]:
         n_rows = _chunk_rows(self.W_enc)
@@ -328,11 +328,12 @@ def _chunk_rows(W_enc: Tensor) -> int:
 def chunk_buffer(W_enc: Float[Tensor, "feature D_in"], precision: str) -> Float[Tensor, "entry"] | None:
     """Memory for one chunk of pre-activations, for every step to use again.
 
-    None where torch brings its own: on a GPU, whose allocator keeps it, and for a CPU's bf16 product.
+    None on a GPU, whose allocator keeps its memory.
     """
-    if W_enc.is_cuda or precision == "bfloat16":
+    if W_enc.is_cuda:
         return None
-    return W_enc.new_empty(_chunk_rows(W_enc) * W_enc.shape[0])
+    dtype = torch.bfloat16 if precision == "bfloat16" else W_enc.dtype
+    return W_enc.new_empty(_chunk_rows(W_enc) * W_enc.shape[0], dtype=dtype)
 
 
 def top_k(pre: Float[Tensor, "row feature"], k: int) -> Int[Tensor, "row k"]:
