@@ -66,6 +66,8 @@ class Ground:
     n_rows: int
     k: int
     methods: tuple[str, ...] = METHODS
+    once: tuple[str, ...] = ()
+    """Methods run on the first seed alone: far behind there, and too dear to be far behind three times."""
     null: bool = True
     batch_size: int = 1024
     rates: tuple[float, ...] = (3e-3, 1e-2, 2e-2, 4e-2)
@@ -82,11 +84,11 @@ GROUNDS = {
     ),
     "large": Ground(
         conditions={"rotation": replace(LARGE, embedding="rotation")},
-        sizes=(1000,), n_stored=1_000_000, n_rows=4_000_000, k=10, tuning_part=4,
+        sizes=(1000,), n_stored=1_000_000, n_rows=4_000_000, k=10, once=("dedicated",), tuning_part=4,
     ),
-    "large, affine": Ground(  # against the best published method of `large` alone
+    "large, affine": Ground(
         conditions={"affine": replace(LARGE, embedding="affine")},
-        sizes=(1000,), n_stored=1_000_000, n_rows=4_000_000, k=10, methods=("suture", "l1"), null=False,
+        sizes=(1000,), n_stored=1_000_000, n_rows=4_000_000, k=10, once=("dedicated",), null=False,
     ),
     "graded": Ground(
         conditions={
@@ -99,11 +101,12 @@ GROUNDS = {
 
 TUNED: dict[str, dict[str, float]] = {
     "small": {"suture": 2e-2, "l1": 4e-2, "batchtopk": 1e-2, "dedicated": 2e-2},
-    "large": {"suture": 2e-2, "l1": 4e-2, "batchtopk": 3e-3, "dedicated": 1e-2},
-    "large, affine": {"suture": 2e-2, "l1": 4e-2},
+    "large": {"suture": 2e-2, "l1": 2e-2, "batchtopk": 3e-3, "dedicated": 1e-2},
+    "large, affine": {"suture": 2e-2, "l1": 2e-2, "batchtopk": 3e-3, "dedicated": 1e-2},
     "graded": {"suture": 2e-2},
 }
-"""Learning rate of each method by `--tune` (rotation, seed 100, the middle size)."""
+"""Learning rate of each method by `--tune` (rotation, seed 100, the middle size). The tuned 4e-2 of `l1` on a quarter of
+the large ground's rows does not hold on all of them (macro-F1 0.21), so it has the next lower."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,9 +232,17 @@ def scored(
 def jobs_of(name: str, seeds: Sequence[int]) -> list[Job]:
     """Every run of a ground."""
     ground = GROUNDS[name]
-    rates = tuple((method, TUNED[name][method]) for method in ground.methods)
+    rates = [(method, TUNED[name][method]) for method in ground.methods]
+    again = tuple((method, rate) for method, rate in rates if method not in ground.once)
     return [
-        Job(ground=name, condition=c, n_features=size, seed=seed, rates=rates, null=ground.null)
+        Job(
+            ground=name,
+            condition=c,
+            n_features=size,
+            seed=seed,
+            rates=again if seed else tuple(rates),
+            null=ground.null,
+        )  # fmt: skip
         for seed in seeds
         for c in ground.conditions
         for size in ground.sizes
@@ -274,10 +285,12 @@ def ground_tables(name: str, runs: list[dict[str, Any]]) -> str:
             if not own:
                 continue
             for method in ground.methods:
-                cells = [interval([n[method].get(key, float("nan")) for n in own]) for key in COLUMNS.values()]
+                known = [n[method] for n in own if method in n]
+                cells = [interval([n.get(key, float("nan")) for n in known]) for key in COLUMNS.values()]
                 lines.append([condition, str(size), method, *cells])
             if len(ground.methods) > 1:
-                best = max(ground.methods[1:], key=lambda m: fmean(n[m]["macro_f1"] for n in own))
+                everywhere = [m for m in ground.methods[1:] if all(m in n for n in own)]
+                best = max(everywhere, key=lambda m: fmean(n[m]["macro_f1"] for n in own))
                 ahead = [n["suture"]["macro_f1"] - n[best]["macro_f1"] for n in own]
                 verdicts.append(
                     f"{condition} at {size}: {interval(ahead)} over {best}, the best published method there"
@@ -294,7 +307,8 @@ def confusions(name: str, runs: list[dict[str, Any]]) -> str:
     for condition in GROUNDS[name].conditions:
         own = [r for r in runs if r["condition"] == condition and r["n_features"] == GROUNDS[name].sizes[-1]]
         for method in GROUNDS[name].methods if own else ():
-            total = torch.tensor([r["numbers"][method]["confusion"] for r in own]).sum(0)
+            counts = [r["numbers"][method]["confusion"] for r in own if method in r["numbers"]]
+            total = torch.tensor(counts).sum(0)
             for label, row in zip(TRUE_LABELS, total.tolist(), strict=True):
                 lines.append([condition, method, label, *map(str, row)])
     return table(["condition", "method", "planted", *FOUND_LABELS], lines)
