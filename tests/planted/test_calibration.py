@@ -73,7 +73,12 @@ def test_calibration_counts_claims_on_the_wrong_side_of_the_boundary() -> None:
     counts = calibration(truth, assignment, labels, (low, high), (p_lacks, p_has))
     assert (counts.n_lacks, counts.wrong_lacks) == (3, 2)  # features 1 and 5 are at or above 0.15 in B
     assert (counts.n_has, counts.wrong_has) == (7, 1)
-    assert (counts.n_intervals, counts.covered) == (10, 9)
+    assert (counts.n_intervals, counts.covered, counts.covered_population) == (10, 9, 9)
+    everywhere = torch.full((6, 2), 0.55).double()
+    again = calibration(truth, assignment, labels, (low, high), (p_lacks, p_has), population=everywhere)
+    assert (again.covered, again.covered_population) == (9, 9)  # 0.55 lies below the interval that begins at 0.6
+    known = truth[[0, 1, 2, 3, 5]]
+    assert again.total_error == pytest.approx(float((known - 0.55).abs().sum()))
     assert (counts.n_at_boundary, counts.small_p_lacks, counts.small_p_has) == (1, 1, 0)
 
 

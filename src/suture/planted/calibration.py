@@ -5,7 +5,10 @@
 2. Every label is claims: "model m lacks it" (its share is below the boundary t) or "model m has it" (above). A claim is
    wrong where the planted share of the concept that the feature stands for lies on the other side.
 3. The error rate of the claims at false-discovery rate q should be near q where concepts lie on the boundary, and below
-   it where they lie clear of it. A 95 % interval should hold the planted share of 95 % of the features.
+   it where they lie clear of it.
+4. An interval is of the feature's share over all text, which a much larger sample tells: 95 % of them should hold that
+   (`population`). The planted share is the concept's; a feature is not quite its concept, and on many rows its interval
+   is narrower than the two are apart, so fewer hold it. How far they are apart is `total_error`.
 
 Concepts without a feature make no claim here; `scores` counts them.
 """
@@ -20,6 +23,8 @@ from torch import Tensor
 
 UNDECIDED = ("ambiguous", "dead")
 """Labels that claim nothing."""
+AT_BOUNDARY = 0.01
+"""How near a planted share is to the boundary to be on it: the models' scales differ by some per cent."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +40,10 @@ class Calibration:
     n_intervals: int
     covered: int
     """Intervals that hold the planted share."""
+    covered_population: int
+    """Intervals that hold the feature's share over all text; as many as `covered` where that was not given."""
+    total_error: float
+    """Sum over the intervals of the distance between measured (or the population's) and planted share."""
     n_at_boundary: int
     """(feature, model) pairs whose planted share is the boundary itself."""
     small_p_lacks: int
@@ -59,10 +68,12 @@ def calibration(
     p_values: tuple[Float[Tensor, "feature model"], Float[Tensor, "feature model"]],
     *,
     threshold: float = 0.15,
+    population: Float[Tensor, "feature model"] | None = None,
 ) -> Calibration:
     """Hold labels, intervals (low, high) and p-values (lacks, has) against `truth`.
 
-    `assignment` names each concept's feature (`scores.assign`); `threshold` is LabelSettings.exclusive_share.
+    `population` are shares from a much larger sample. `assignment` names each concept's feature (`scores.assign`);
+    `threshold` is LabelSettings.exclusive_share.
     """
     boundary = 2 * threshold / truth.shape[1]
     known = assignment >= 0
@@ -71,7 +82,8 @@ def calibration(
     lacks, has = claims([names[i] for i in feature.tolist()], truth.shape[1])
     low, high = (end[feature] for end in intervals)
     measured = low.isfinite() & high.isfinite()
-    at = (truth - boundary).abs() < 1e-3
+    at = (truth - boundary).abs() < AT_BOUNDARY
+    whole = truth if population is None else population[feature].double()
     return Calibration(
         n_lacks=int(lacks.sum()),
         wrong_lacks=int((lacks & (truth >= boundary)).sum()),
@@ -79,6 +91,8 @@ def calibration(
         wrong_has=int((has & (truth < boundary)).sum()),
         n_intervals=int(measured.sum()),
         covered=int((measured & (low <= truth) & (truth <= high)).sum()),
+        covered_population=int((measured & (low <= whole) & (whole <= high)).sum()),
+        total_error=float(((whole if population is not None else (low + high) / 2) - truth).abs()[measured].sum()),
         n_at_boundary=int(at.sum()),
         small_p_lacks=int((at & (p_values[0][feature] < 0.05)).sum()),
         small_p_has=int((at & (p_values[1][feature] < 0.05)).sum()),
