@@ -247,7 +247,7 @@ class TrainingState:
             gradient *= self.owned[rows]
         tie(dictionary, gradient, rows)
         if self._unit_norm:
-            along = torch.einsum("ij,ij->i", gradient, W).unsqueeze(1)
+            along = torch.linalg.vecdot(gradient, W).unsqueeze(1)
             gradient.addcmul_(W, along, value=-1.0)
         return gradient
 
