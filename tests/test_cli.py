@@ -24,7 +24,7 @@ from suture.planted.settings import PlantedSettings
 from suture.planted.store import planted_store
 from suture.report import page
 
-COMMANDS = ("demo", "collect", "train", "estimate", "features", "steer", "report")
+COMMANDS = ("demo", "collect", "train", "estimate", "features", "steer", "splice", "causal", "report")
 SMALL = ["--features", "32", "--k", "2", "--rows", "2000", "--batch-size", "100"]
 
 
@@ -413,6 +413,26 @@ def test_features_refuses(suture: Suture, desk: Path, made: Made, planted: Path)
     assert "top = 0: is less than 1" in refused(suture, words(top=0), desk)
     assert f"out = {made.table}: is finished already" in refused(suture, words(out=made.table), desk)
     assert "dictionary = absent: does not exist" in refused(suture, words("absent"), desk)
+
+
+def test_splicing_and_ablating_from_the_command_line(made: Made, suture: Suture, tmp_path: Path) -> None:
+    spliced = suture("splice", made.dictionary, "--out", tmp_path / "spliced", "--json")
+    assert spliced.code == 0, spliced.err
+    assert len(spliced.json["models"]) == 2
+    assert spliced.json["models"][0]["replaced"] == 1.0
+    assert "batches: " in spliced.err
+    words = ["causal", made.dictionary, "--table", made.table, "--out", tmp_path / "causal"]
+    said = suture(*words, "--each-label", 1)
+    assert said.code == 0, said.err
+    assert said.out.count("feature ") == said.out.count("positions") >= 1
+    assert (tmp_path / "causal" / "causal.json").exists()
+    assert suture(*words).code == 2  # taken
+    again = suture(*words, "--overwrite", "--feature", 99)
+    assert (again.code, again.out) == (2, "")
+    assert "feature = 99: the dictionary has features 0 to 31" in again.err
+    assert (tmp_path / "causal" / "causal.json").exists()  # what was there stays
+    missing = suture("splice", tmp_path / "nowhere", "--out", tmp_path / "x")
+    assert (missing.code, missing.err.count("\n")) == (2, 1)
 
 
 def test_steer_refuses(suture: Suture, desk: Path, made: Made) -> None:

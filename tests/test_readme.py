@@ -24,7 +24,7 @@ from suture.report.page import find_artifacts
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "suture"
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
-TYPED = [ROOT / "README.md", ROOT / "docs" / "guide.md"]
+TYPED = [ROOT / "README.md", ROOT / "docs" / "guide.md", ROOT / "docs" / "questions.md"]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 

@@ -35,9 +35,9 @@ def splice(
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Measure every model's loss with the dictionary's reconstruction in place of its activations.
+    """Put a dictionary into its models, and measure their loss.
 
-    Beside it: the loss as it is, with one model's code alone, and with the mean in place of everything.
+    Its reconstruction stands in for each model's activations. Beside it: the loss as it is, with one model's code alone, and with the mean in place of everything.
     """
     from suture.interventions.splice import SpliceSettings
     from suture.interventions.splice import splice as run_splice
@@ -78,7 +78,7 @@ def causal(
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Ablate features in every model, and hold what happens against their labels.
+    """Ablate features, and hold what happens against their labels.
 
     A shared feature should move every model's predictions at the same places, an exclusive one those of its own alone.
     """
