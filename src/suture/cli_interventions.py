@@ -37,8 +37,8 @@ def splice(
 ) -> None:
     """Put a dictionary into its models, and measure their loss.
 
-    Its reconstruction stands in for each model's activations. Beside it: the loss as it is, with one model's code alone,
-    and with the mean in place of everything.
+    Its reconstruction stands in for each model's activations. Beside it: the loss as it is, with one model's code
+    alone, and with the mean in place of everything.
     """
     from suture.interventions.splice import SpliceSettings
     from suture.interventions.splice import splice as run_splice
