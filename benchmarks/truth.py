@@ -296,7 +296,7 @@ def ground_tables(name: str, runs: list[dict[str, Any]]) -> str:
             for method in ground.methods:
                 known = [n[method] for n in own if method in n]
                 cells = [interval([n.get(key, float("nan")) for n in known]) for key in COLUMNS.values()]
-                lines.append([condition, str(size), method, *cells])
+                lines.append([condition, str(size), method, str(len(known)), *cells])
             if len(ground.methods) > 1:
                 everywhere = [m for m in ground.methods[1:] if all(m in n for n in own)]
                 best = max(everywhere, key=lambda m: fmean(n[m]["macro_f1"] for n in own))
@@ -304,7 +304,7 @@ def ground_tables(name: str, runs: list[dict[str, Any]]) -> str:
                 verdicts.append(
                     f"{condition} at {size}: {interval(ahead)} over {best}, the best published method there"
                 )
-    text = table(["condition", "features", "method", *COLUMNS], lines)
+    text = table(["condition", "features", "method", "seeds", *COLUMNS], lines)
     if verdicts:
         text += "\n\nMacro-F1 ahead of the best published method, paired by seed: " + "; ".join(verdicts) + "."
     return text
@@ -354,7 +354,7 @@ def section(runs: list[dict[str, Any]], seconds: float) -> str:
         what = (
             f"Two models of width {first.widths[0]}, {first.n_concepts} concepts, {first.exclusive:.0%} exclusive to "
             f"each, {first.mean_active:g} active; L0 {ground.k}, {ground.n_rows:,} rows in batches of "
-            f"{ground.batch_size}; {len({r['seed'] for r in own})} seeds; learning rates by tuning: {rates}."
+            f"{ground.batch_size}; learning rates by tuning: {rates}."
         )
         parts += [f"### {name.capitalize()}", "", what, "", ground_tables(name, own), ""]
         parts += [calibrations(own) if name == "graded" else confusions(name, own), ""]
@@ -369,12 +369,15 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path(".bench/truth"), help="where runs are kept")
     parser.add_argument("--tune", action="store_true", help="instead: every method at each learning rate, seed 100")
+    parser.add_argument("--kept", action="store_true", help="run nothing: the tables of what is in --out")
     parser.add_argument("--write", action="store_true", help="put the tables into benchmarks/RESULTS.md")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     jobs = [
         job for name in given.ground for job in (tuning_jobs(name) if given.tune else jobs_of(name, range(given.seeds)))
     ]
+    if given.kept:
+        jobs = [job for job in jobs if (given.out / f"{job.name}.json").exists()]
     runs = []
     with ProcessPoolExecutor(given.workers, mp_context=get_context("spawn")) as pool:
         for result in pool.map(partial(run, out=given.out), jobs):
