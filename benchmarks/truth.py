@@ -30,7 +30,6 @@ from typing import Any
 import published
 import torch
 from results import bf16_units, circumstances, table, write_section
-from scipy.stats import t as student
 
 from suture.activations.batches import split_rows
 from suture.activations.store import Store
@@ -47,6 +46,7 @@ from suture.planted.generator import PlantedModels
 from suture.planted.scores import FOUND_LABELS, TRUE_LABELS, assign, cosines, joint_directions, score_dictionary
 from suture.planted.settings import PlantedSettings
 from suture.planted.store import planted_store
+from suture.studies.intervals import mean_interval
 
 SMALL = PlantedSettings()
 LARGE = PlantedSettings(widths=(128, 128), n_concepts=1000, mean_active=10.0)
@@ -271,12 +271,10 @@ def tuning_jobs(name: str) -> list[Job]:
 
 def interval(values: Sequence[float]) -> str:
     """Mean and half the width of its 95 % interval, as text."""
-    known = [v for v in values if v == v]
-    if len(known) < 2:
-        return f"{known[0]:.3f}" if known else "-"
-    mean = fmean(known)
-    deviation = (sum((v - mean) ** 2 for v in known) / (len(known) - 1)) ** 0.5
-    return f"{mean:.3f} ± {float(student.ppf(0.975, len(known) - 1)) * deviation / len(known) ** 0.5:.3f}"
+    found = mean_interval(values)
+    if found is None:
+        return "-"
+    return f"{found.mean:.3f}" if found.high is None else f"{found.mean:.3f} ± {found.high - found.mean:.3f}"
 
 
 COLUMNS = {
