@@ -21,12 +21,11 @@ from suture.activations.rows import group_by_length
 from suture.dictionary.dictionary import Codes, Dictionary
 from suture.errors import NumericalError, UserError
 from suture.interventions.edits import check_models
+from suture.interventions.probe import LOGITS_AT_ONCE
 from suture.lm.align import Piece, pieces
 from suture.lm.hooks import edit, logits, record
 from suture.lm.load import LanguageModel
 
-LOGITS_AT_ONCE = 2**26
-"""Numbers in the logits of one pass (256 MB in float32)."""
 BATCH_TOKENS = 4096
 """Tokens of one pass at most."""
 
