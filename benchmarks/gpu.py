@@ -30,9 +30,9 @@ from suture.activations.batches import Batch
 from suture.dictionary.design import Design, SpaceInfo
 from suture.dictionary.dictionary import Dictionary
 from suture.dictionary.kernels import resolve_precision
-from suture.dictionary.objective import Objective
 from suture.dictionary.sparsity import Sparsity
-from suture.dictionary.step import TrainingState
+from suture.training.objective import Objective
+from suture.training.step import TrainingState
 
 try:
     from sparsify import SparseCoder, SparseCoderConfig  # pyright: ignore[reportMissingImports]

@@ -249,11 +249,11 @@ def suture(job: Job, batches: Iterator[Any], grid: Any = None) -> Model:
     from suture.activations.shards import write_store
     from suture.dictionary.design import Design
     from suture.dictionary.kernels import resolve_precision
-    from suture.dictionary.objective import Objective
     from suture.dictionary.sparsity import Sparsity
-    from suture.dictionary.start import data_statistics, new_dictionary
-    from suture.dictionary.step import TrainingState
     from suture.parallel import ALONE
+    from suture.training.objective import Objective
+    from suture.training.start import data_statistics, new_dictionary
+    from suture.training.step import TrainingState
 
     rows = next(batches)
     with tempfile.TemporaryDirectory() as folder:

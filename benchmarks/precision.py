@@ -27,14 +27,14 @@ import torch
 from results import bf16_units, circumstances, table, write_section
 
 from suture.dictionary.design import Design
-from suture.dictionary.run import TrainProgress
-from suture.dictionary.settings import TrainSettings
 from suture.dictionary.sparsity import Sparsity
-from suture.dictionary.train import train
 from suture.planted.generator import PlantedModels
 from suture.planted.scores import cosines, joint_directions, recovery
 from suture.planted.settings import PlantedSettings
 from suture.planted.store import planted_store
+from suture.training.run import TrainProgress
+from suture.training.settings import TrainSettings
+from suture.training.train import train
 
 Precision = Literal["float32", "bfloat16"]
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")

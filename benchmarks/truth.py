@@ -35,18 +35,18 @@ from suture.activations.batches import split_rows
 from suture.activations.store import Store
 from suture.dictionary.design import Design
 from suture.dictionary.dictionary import Dictionary
-from suture.dictionary.settings import TrainSettings
 from suture.dictionary.sparsity import Sparsity
-from suture.dictionary.train import train
 from suture.features.classify import Labels, LabelSettings, classify, point_shares
+from suture.features.describe import whole_documents
 from suture.features.stats import describe
-from suture.features.step import whole_documents
 from suture.planted.calibration import calibration, true_shares
 from suture.planted.generator import PlantedModels
 from suture.planted.scores import FOUND_LABELS, TRUE_LABELS, assign, cosines, joint_directions, score_dictionary
 from suture.planted.settings import PlantedSettings
 from suture.planted.store import planted_store
 from suture.studies.intervals import mean_interval
+from suture.training.settings import TrainSettings
+from suture.training.train import train
 
 SMALL = PlantedSettings()
 LARGE = PlantedSettings(widths=(128, 128), n_concepts=1000, mean_active=10.0)

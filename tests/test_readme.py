@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 import typer.main
 
-from suture.artifact import open_artifact
-from suture.cli import app
+from suture.cli.app import app
 from suture.features.table import FeatureTable
+from suture.pipeline.artifact import open_artifact
 from suture.report.page import find_artifacts
 
 ROOT = Path(__file__).resolve().parent.parent

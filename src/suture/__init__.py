@@ -15,25 +15,25 @@ if TYPE_CHECKING:
     from suture.activations.stream import Stream
     from suture.dictionary.design import Design
     from suture.dictionary.dictionary import Codes, Dictionary
-    from suture.dictionary.objective import Objective
-    from suture.dictionary.settings import TrainSettings
     from suture.dictionary.sparsity import Sparsity
-    from suture.dictionary.train import train, train_many
     from suture.errors import UserError
-    from suture.estimate.step import Estimate, estimate
-    from suture.features.step import FeatureSettings, features
+    from suture.estimate.estimate import Estimate, estimate
+    from suture.features.describe import FeatureSettings, features
     from suture.features.table import FeatureTable
     from suture.interventions.causal import CausalSettings, causal
-    from suture.interventions.effect import Effect, SteerSettings
     from suture.interventions.splice import SpliceSettings, splice
-    from suture.interventions.step import steer
+    from suture.interventions.steer.effect import Effect, SteerSettings
+    from suture.interventions.steer.steer import steer
     from suture.lm.corpus import open_corpus
     from suture.lm.load import LanguageModel, load_model
     from suture.parallel import grid
     from suture.report.page import report
     from suture.studies.compare import DesignStudy, study_designs
     from suture.studies.demo import demo
-    from suture.study import Study, read_study
+    from suture.sweep.file import Study, read_study
+    from suture.training.objective import Objective
+    from suture.training.settings import TrainSettings
+    from suture.training.train import train, train_many
 
 _HOMES = {
     "collect": "activations.collect",
@@ -42,24 +42,24 @@ _HOMES = {
     "Codes": "dictionary.dictionary",
     "Design": "dictionary.design",
     "Dictionary": "dictionary.dictionary",
-    "Objective": "dictionary.objective",
+    "Objective": "training.objective",
     "Sparsity": "dictionary.sparsity",
-    "TrainSettings": "dictionary.settings",
-    "train": "dictionary.train",
-    "train_many": "dictionary.train",
+    "TrainSettings": "training.settings",
+    "train": "training.train",
+    "train_many": "training.train",
     "UserError": "errors",
-    "Estimate": "estimate.step",
-    "estimate": "estimate.step",
-    "FeatureSettings": "features.step",
-    "features": "features.step",
+    "Estimate": "estimate.estimate",
+    "estimate": "estimate.estimate",
+    "FeatureSettings": "features.describe",
+    "features": "features.describe",
     "FeatureTable": "features.table",
     "CausalSettings": "interventions.causal",
     "causal": "interventions.causal",
     "SpliceSettings": "interventions.splice",
     "splice": "interventions.splice",
-    "Effect": "interventions.effect",
-    "SteerSettings": "interventions.effect",
-    "steer": "interventions.step",
+    "Effect": "interventions.steer.effect",
+    "SteerSettings": "interventions.steer.effect",
+    "steer": "interventions.steer.steer",
     "open_corpus": "lm.corpus",
     "LanguageModel": "lm.load",
     "load_model": "lm.load",
@@ -68,8 +68,8 @@ _HOMES = {
     "demo": "studies.demo",
     "DesignStudy": "studies.compare",
     "study_designs": "studies.compare",
-    "Study": "study",
-    "read_study": "study",
+    "Study": "sweep.file",
+    "read_study": "sweep.file",
 }
 
 __all__ = [  # noqa: RUF022 (grouped as they are used)

@@ -5,8 +5,8 @@ import sys
 
 def main() -> None:
     """Exit 0: done. 2: the user can fix it. 130: interrupted. 1: our bug, with its traceback."""
-    from suture.cli import app
-    from suture.console import run
+    from suture.cli.app import app
+    from suture.cli.console import run
 
     sys.exit(run(app, sys.argv[1:]))
 

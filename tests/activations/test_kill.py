@@ -13,7 +13,7 @@ SCRIPT = '''
 """Children of this process collect and are killed; each goes on where the one before was stopped."""
 import os, signal, sys
 import torch
-from suture import artifact
+from suture.pipeline import artifact
 from suture.activations import collect as step, shards
 from suture.lm.corpus import open_corpus
 from suture.lm.load import load_model

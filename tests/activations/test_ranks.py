@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 
-from suture import artifact
 from suture.activations import rows as module
 from suture.activations.collect import CollectProgress, collect
 from suture.activations.rows import plan_rows, rows_of
@@ -23,6 +22,7 @@ from suture.errors import UserError
 from suture.lm.corpus import Corpus
 from suture.lm.load import LanguageModel, load_model
 from suture.parallel import Ranks
+from suture.pipeline import artifact
 
 SMALL: dict[str, Any] = {"block": 20, "batch_tokens": 50, "shard_rows": 300, "n_rows": 4000}
 

@@ -11,10 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from suture import artifact
 from suture.activations.shards import Rows, ShardWriter, SpaceName, stored_bytes, write_index, write_store
 from suture.activations.store import Store, widen
 from suture.errors import ArtifactError, NumericalError
+from suture.pipeline import artifact
 
 N_ROWS = 1000
 

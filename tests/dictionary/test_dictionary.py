@@ -8,8 +8,8 @@ import torch
 from suture.dictionary.design import Design, DesignKind, SpaceInfo
 from suture.dictionary.dictionary import Codes, Dictionary
 from suture.dictionary.sparsity import Sparsity, SparsityKind
-from suture.dictionary.start import pooled_mean
 from suture.errors import ArtifactError, UserError
+from suture.training.start import pooled_mean
 
 F = 40
 

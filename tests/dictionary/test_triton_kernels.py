@@ -22,9 +22,9 @@ from suture.activations.batches import Batch
 from suture.dictionary import triton_kernels
 from suture.dictionary.design import Design, SpaceInfo
 from suture.dictionary.dictionary import Dictionary
-from suture.dictionary.objective import Objective
 from suture.dictionary.sparsity import Sparsity, SparsityKind
-from suture.dictionary.step import TrainingState
+from suture.training.objective import Objective
+from suture.training.step import TrainingState
 
 DTYPES = (torch.float32, torch.bfloat16)
 DEVICE = torch.device("cuda" if torch.cuda.is_available() and not triton_kernels.INTERPRETED else "cpu")

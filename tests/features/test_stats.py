@@ -7,8 +7,8 @@ from torch import Tensor
 from features.conftest import Case, random_dictionary, scaled
 from suture.activations.store import Store
 from suture.errors import UserError
-from suture.features.bootstrap import deal_groups
 from suture.features.stats import StatsSettings, describe
+from suture.uncertainty import deal_groups
 
 
 def close(found: Tensor, expected: Tensor, tolerance: float = 2e-4) -> bool:

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from interventions.conftest import SENTENCES, known_dictionary
-from suture import artifact
 from suture.dictionary.dictionary import Dictionary
 from suture.errors import UserError
 from suture.features.table import FeatureTable
@@ -23,6 +22,7 @@ from suture.interventions.causal import (
 )
 from suture.lm.hooks import edit
 from suture.lm.load import LanguageModel
+from suture.pipeline import artifact
 
 SHORT = CausalSettings(block=24, n_draws=200)
 

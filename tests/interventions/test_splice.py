@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from interventions.conftest import SENTENCES, known_dictionary, language_model
-from suture import artifact
 from suture.dictionary.design import Design, SpaceInfo
 from suture.dictionary.dictionary import Codes, Dictionary
 from suture.dictionary.sparsity import Sparsity
@@ -18,6 +17,7 @@ from suture.interventions.paired import PairedText
 from suture.interventions.splice import SpliceSettings, mean_rows, splice, spliced_losses
 from suture.lm.create import LMShape, train_tokenizer
 from suture.lm.load import LanguageModel
+from suture.pipeline import artifact
 
 BLOCK = SpliceSettings(block=24)
 

@@ -7,13 +7,13 @@ import torch
 
 from suture.dictionary.design import Design
 from suture.dictionary.dictionary import Dictionary
-from suture.dictionary.settings import TrainSettings
 from suture.dictionary.sparsity import Sparsity
-from suture.dictionary.train import train
 from suture.planted.generator import PlantedModels
 from suture.planted.scores import PlantedScores, cosines, decoder_share, score_dictionary
 from suture.planted.settings import PlantedSettings
 from suture.planted.store import planted_store
+from suture.training.settings import TrainSettings
+from suture.training.train import train
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from suture import artifact
+from suture.pipeline import artifact
 
 NASTY = (
     "<script>alert(1)</script>",

@@ -6,7 +6,7 @@ import pytest
 
 from report.made_artifacts import MODELS, NASTY, make_behaviour
 from report.parsed_page import Page
-from suture import artifact
+from suture.pipeline import artifact
 from suture.report.page import find_artifacts, report
 
 

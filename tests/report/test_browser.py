@@ -17,7 +17,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
 
 from report.made_artifacts import NASTY, make_all, make_study, make_three_models
-from suture import artifact
+from suture.pipeline import artifact
 from suture.report.page import find_artifacts, report
 
 pytestmark = pytest.mark.browser

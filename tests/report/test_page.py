@@ -16,8 +16,8 @@ from report.made_artifacts import (
     make_store,
 )
 from report.parsed_page import Page
-from suture import artifact
 from suture.errors import ArtifactError, UserError
+from suture.pipeline import artifact
 from suture.report.gather import gather, short_names
 from suture.report.page import find_artifacts, report
 from suture.report.payload import Limits

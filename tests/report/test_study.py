@@ -10,7 +10,7 @@ import pytest
 
 from report.made_artifacts import DESIGNS, NASTY, THREE, make_all, make_study, make_three_models
 from report.parsed_page import Page
-from suture import artifact
+from suture.pipeline import artifact
 from suture.report.page import find_artifacts, report
 from suture.report.study_answer import study_answer
 from suture.report.study_numbers import Study, read_study

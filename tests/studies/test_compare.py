@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from suture import artifact
 from suture.dictionary.dictionary import Dictionary
 from suture.errors import UserError
+from suture.pipeline import artifact
 from suture.planted.settings import PlantedSettings
 from suture.studies.cells import NUMBERS
 from suture.studies.compare import DesignStudy, StudyResult, planted_study, study_designs, text_recipe
 from suture.studies.designs import Recipe
 from suture.studies.grounds import LanguageGround, PlantedGround
-from suture.study import CollectSettings
+from suture.sweep.file import CollectSettings
 
 RECIPE = Recipe(n_features=24, k=3, n_rows=8_192, batch_size=256, described_rows=600)
 TINY = DesignStudy(

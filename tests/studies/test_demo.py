@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from suture import artifact
 from suture.errors import UserError
 from suture.features.table import FeatureTable
+from suture.pipeline import artifact
 from suture.studies.demo import DemoResult, DemoSettings, demo, features_to_steer, reproduce
 
 TINY = DemoSettings(

@@ -7,9 +7,9 @@ import torch
 
 from suture.dictionary.design import SpaceInfo
 from suture.dictionary.dictionary import Dictionary
-from suture.dictionary.start import owned_columns
 from suture.errors import UserError
 from suture.studies.designs import Recipe, chosen_designs, designs_for, n_weights
+from suture.training.start import owned_columns
 
 RECIPE = Recipe(n_features=400, k=8)
 WIDTHS = [(64, 64), (64, 48), (32, 32, 32), (64, 48, 32)]

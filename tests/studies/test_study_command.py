@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from suture import artifact
-from suture.cli import app
-from suture.console import run
+from suture.cli.app import app
+from suture.cli.console import run
 from suture.dictionary.dictionary import Dictionary
-from suture.interventions.effect import load_effect
 from suture.interventions.splice import SpliceSettings, spliced_losses
-from suture.interventions.step import heldout_documents
+from suture.interventions.steer.effect import load_effect
+from suture.interventions.steer.steer import heldout_documents
 from suture.lm.load import load_model
+from suture.pipeline import artifact
 from suture.planted.settings import PlantedSettings
 from suture.planted.store import planted_store
 

@@ -25,7 +25,6 @@ from typing import Any
 
 import torch
 
-from suture import artifact
 from suture.activations.batches import read_ahead
 from suture.activations.rows import Plan, plan_rows, rows_of
 from suture.activations.shards import ShardWriter, write_index
@@ -35,6 +34,7 @@ from suture.errors import DiskSpaceError, UserError
 from suture.lm.corpus import Corpus
 from suture.lm.load import LanguageModel
 from suture.parallel import ALONE, Ranks
+from suture.pipeline import artifact
 
 SETTINGS = "settings.json"
 TEXT_BYTES_PER_ROW = 8

@@ -23,7 +23,6 @@ from jaxtyping import Bool, Float, Float32, Int32, Int64
 from safetensors.torch import save_file
 from torch import Tensor
 
-from suture import artifact
 from suture.activations.store import (
     INDEX,
     MEANS,
@@ -37,6 +36,7 @@ from suture.activations.store import (
     widen,
 )
 from suture.errors import NumericalError, UserError
+from suture.pipeline import artifact
 
 SHARD = "shard.json"
 SUM_ROWS = 1024

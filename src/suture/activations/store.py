@@ -27,8 +27,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from suture import artifact
 from suture.errors import ArtifactError, UserError
+from suture.pipeline import artifact
 
 STEP = "store"
 INDEX = "store.json"

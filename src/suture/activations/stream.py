@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from suture import artifact
 from suture.activations.rows import Plan, plan_rows, rows_of
 from suture.activations.shards import Rows, scale_and_mean, stored_bytes, sums_of
 from suture.activations.store import STEP, STORAGE, Alignment, Held, Space, Store
@@ -28,6 +27,7 @@ from suture.activations.windows import State, Window, check_enough, windows
 from suture.errors import UserError
 from suture.lm.corpus import Corpus
 from suture.lm.load import LanguageModel
+from suture.pipeline import artifact
 
 ENDLESS = 2**62
 

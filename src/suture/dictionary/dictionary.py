@@ -24,13 +24,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from suture import artifact
 from suture.dictionary import kernels
 from suture.dictionary.design import Design, SpaceInfo
 from suture.dictionary.kernels import Chunks, Pattern, Precision
 from suture.dictionary.sparsity import Sparsity, select_inference
 from suture.errors import ArtifactError, UserError
 from suture.parallel import ALONE, Grid
+from suture.pipeline import artifact
 
 STEP = "dictionary"
 WEIGHTS, DESCRIPTION = "dictionary.safetensors", "dictionary.json"
@@ -90,7 +90,7 @@ class Dictionary(nn.Module):
     def __init__(
         self, spaces: Sequence[SpaceInfo], design: Design, *, flag_scale: float = 0.0, grid: Grid = ALONE
     ) -> None:
-        """All weights zero; `suture.dictionary.train` starts them, `load` reads them.
+        """All weights zero; `suture.training.train` starts them, `load` reads them.
 
         Args:
             spaces: what is read and written, in order.

@@ -29,19 +29,19 @@ import torch
 from suture.activations.batches import Batch, batches
 from suture.activations.collect import CollectProgress, collect
 from suture.activations.store import Store
-from suture.dictionary.checkpoint import Checkpoint, save_checkpoint
 from suture.dictionary.dictionary import Dictionary
 from suture.dictionary.evaluate import evaluate
 from suture.dictionary.kernels import resolve_precision
-from suture.dictionary.run import available_models
-from suture.dictionary.settings import TrainSettings
-from suture.dictionary.start import STATISTICS_ROWS, data_statistics, new_dictionary
-from suture.dictionary.step import TrainingState
 from suture.estimate.machine import held_bytes, peak_bytes, reset_peak
 from suture.estimate.sizes import DEAD_SHARE
 from suture.lm.corpus import FOLDER_SUFFIXES, RECORD_SUFFIXES, Corpus
 from suture.lm.load import LanguageModel, load_model
-from suture.study import CollectSettings
+from suture.sweep.file import CollectSettings
+from suture.training.checkpoint import Checkpoint, save_checkpoint
+from suture.training.run import available_models
+from suture.training.settings import TrainSettings
+from suture.training.start import STATISTICS_ROWS, data_statistics, new_dictionary
+from suture.training.step import TrainingState
 
 FIRST_ROWS = 512
 """Rows of the first, shortest collection."""
@@ -57,7 +57,7 @@ CHILD = """
 import sys, time
 started = time.perf_counter()
 from suture.estimate.machine import peak_bytes
-import suture.cli, suture.dictionary.train, torch
+import suture.cli.app, suture.training.train, torch
 torch.ones(8, device=sys.argv[1]).sum()
 seconds, train = time.perf_counter() - started, peak_bytes()
 import suture.activations.collect, suture.lm.corpus, suture.lm.load, json

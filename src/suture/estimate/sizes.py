@@ -22,10 +22,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from suture.activations.store import STORAGE, Precision
-from suture.dictionary.checkpoint import KEPT
 from suture.dictionary.design import Design
 from suture.dictionary.kernels import CHUNK_ELEMENTS
-from suture.dictionary.settings import TrainSettings
+from suture.training.checkpoint import KEPT
+from suture.training.settings import TrainSettings
 
 FLOAT, COUNTER = 4, 8
 READ_AHEAD = 4

@@ -24,8 +24,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from suture.errors import UserError
-from suture.features.bootstrap import Draws, Ratio, discoveries, p_below
 from suture.features.stats import FeatureStats, Shares
+from suture.uncertainty import Draws, Ratio, discoveries, p_below
 
 CHUNK_FEATURES = 4096
 """Features whose draws are held at a time, so that [draw, feature] stays small."""

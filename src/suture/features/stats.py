@@ -23,9 +23,9 @@ from suture.activations.store import Store
 from suture.dictionary.dictionary import Codes, Dictionary
 from suture.errors import UserError
 from suture.features import refit
-from suture.features.bootstrap import deal_groups
 from suture.features.mapped import Moments, mapped_cosines
 from suture.features.nonzeros import Cofiring, Firing, Nonzeros, TopRows, firing, mean_cofiring, top_rows, union
+from suture.uncertainty import deal_groups
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from suture import artifact
 from suture.dictionary.dictionary import Dictionary
 from suture.errors import ArtifactError
 from suture.features.classify import Labels
@@ -31,6 +30,7 @@ from suture.features.clusters import usage_entropy
 from suture.features.nonzeros import QUANTILES
 from suture.features.refit import mean_norms
 from suture.features.stats import FeatureStats
+from suture.pipeline import artifact
 
 STEP = "features"
 NUMBERS, COLUMNS, EXAMPLES, LOGITS, SUMMARY = (

@@ -27,7 +27,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from suture import artifact
 from suture.dictionary.dictionary import Codes, Dictionary
 from suture.errors import UserError
 from suture.features.refit import mean_norms
@@ -36,6 +35,7 @@ from suture.interventions.measures import bootstrap_weights, interval
 from suture.interventions.paired import PairedBatch, PairedText
 from suture.interventions.splice import refuse_null
 from suture.lm.load import LanguageModel
+from suture.pipeline import artifact
 
 STEP = "causal"
 RESULT = "causal.json"

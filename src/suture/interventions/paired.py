@@ -21,7 +21,7 @@ from suture.activations.rows import group_by_length
 from suture.dictionary.dictionary import Codes, Dictionary
 from suture.errors import NumericalError, UserError
 from suture.interventions.edits import check_models
-from suture.interventions.probe import LOGITS_AT_ONCE
+from suture.interventions.steer.probe import LOGITS_AT_ONCE
 from suture.lm.align import Piece, pieces
 from suture.lm.hooks import edit, logits, record
 from suture.lm.load import LanguageModel

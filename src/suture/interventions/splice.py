@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from suture import artifact
 from suture.dictionary.dictionary import Dictionary
 from suture.errors import UserError
-from suture.features.bootstrap import Ratio
 from suture.interventions.paired import PairedBatch, PairedText, following, scored_documents
 from suture.lm.load import LanguageModel
+from suture.pipeline import artifact
+from suture.uncertainty import Ratio
 
 STEP = "splice"
 RESULT = "splice.json"

@@ -32,9 +32,9 @@ from transformers import (
 from transformers.utils import logging as hf_logging
 from transformers.utils.hub import cached_file
 
-from suture.artifact import sha256_of
 from suture.errors import UserError
 from suture.lm.hub import hub_answers
+from suture.pipeline.artifact import sha256_of
 
 logger = logging.getLogger(__name__)
 

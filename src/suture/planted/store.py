@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from suture import artifact
 from suture.activations.shards import Rows, ShardWriter, SpaceName, write_index
 from suture.activations.store import STEP, Alignment, Precision, Store
 from suture.errors import UserError
+from suture.pipeline import artifact
 from suture.planted.generator import BLOCK, PlantedModels, PlantedRows
 from suture.planted.settings import PlantedSettings
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from suture.artifact import MANIFEST, Manifest, open_artifact, read_json, sha256_of
 from suture.errors import ArtifactError, UserError
+from suture.pipeline.artifact import MANIFEST, Manifest, open_artifact, read_json, sha256_of
 from suture.report import words
 
 DESIGN_ORDER = ("crosscoder", "pooled", "universal", "sae")

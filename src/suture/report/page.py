@@ -14,8 +14,8 @@ from pathlib import Path
 
 from plotly.offline import get_plotlyjs
 
-from suture.artifact import package_version
 from suture.errors import UserError
+from suture.pipeline.artifact import package_version
 from suture.report import words
 from suture.report.behaviour import behaviour
 from suture.report.gather import Comparison, Gathered, find_artifacts, gather

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from suture.artifact import Parent
+from suture.pipeline.artifact import Parent
 from suture.report import words
 from suture.report.gather import Artifact, Gathered
 from suture.report.html import Child, Html, join, tag

@@ -13,9 +13,9 @@ from string import ascii_uppercase
 
 from suture.dictionary.dictionary import Dictionary
 from suture.features.table import FeatureTable
-from suture.interventions.effect import SteerSettings
 from suture.interventions.splice import SplicedModel, SpliceSettings, spliced_losses
-from suture.interventions.step import heldout_documents, steer, texts_of
+from suture.interventions.steer.effect import SteerSettings
+from suture.interventions.steer.steer import heldout_documents, steer, texts_of
 from suture.lm.load import LanguageModel
 from suture.studies.demo import features_to_steer
 from suture.studies.measures import Numbers

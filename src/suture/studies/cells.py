@@ -14,14 +14,11 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
-from suture import artifact
 from suture.activations.view import View
-from suture.dictionary.run import TrainProgress
-from suture.dictionary.settings import TrainSettings
-from suture.dictionary.train import train, train_many
+from suture.features.describe import FeatureSettings, features
 from suture.features.stats import StatsSettings
-from suture.features.step import FeatureSettings, features
 from suture.features.table import FeatureTable
+from suture.pipeline import artifact
 from suture.planted.generator import PlantedModels
 from suture.planted.scores import found_columns, true_labels
 from suture.planted.settings import PlantedSettings
@@ -40,6 +37,9 @@ from suture.studies.measures import (
     truth_numbers,
 )
 from suture.studies.penalty import Trial, next_penalty, within
+from suture.training.run import TrainProgress
+from suture.training.settings import TrainSettings
+from suture.training.train import train, train_many
 
 DICTIONARY, FEATURES, NUMBERS, PENALTY = "dictionary", "features", "numbers.json", "penalty.json"
 EXAMPLES = 3

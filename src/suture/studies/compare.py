@@ -21,9 +21,9 @@ from typing import Any
 
 import torch
 
-from suture import artifact
 from suture.activations.store import Store
 from suture.errors import UserError
+from suture.pipeline import artifact
 from suture.planted.settings import PlantedSettings
 from suture.report.page import report
 from suture.studies.cells import L0_TOLERANCE, Cell, run_cell

@@ -20,25 +20,25 @@ from typing import Any
 
 import torch
 
-from suture import artifact
 from suture.activations.collect import collect
 from suture.activations.store import Store
 from suture.activations.view import View
 from suture.dictionary.design import Design
-from suture.dictionary.objective import Objective
-from suture.dictionary.run import TrainProgress
-from suture.dictionary.settings import TrainSettings
 from suture.dictionary.sparsity import Sparsity
-from suture.dictionary.train import train
 from suture.errors import UserError
-from suture.features.step import FeatureSettings, features
+from suture.features.describe import FeatureSettings, features
 from suture.features.table import FeatureTable
-from suture.interventions.effect import Effect, SteerSettings, load_effect
-from suture.interventions.step import heldout_documents, steer, texts_of
+from suture.interventions.steer.effect import Effect, SteerSettings, load_effect
+from suture.interventions.steer.steer import heldout_documents, steer, texts_of
 from suture.lm.corpus import open_corpus
 from suture.lm.generate import samples
 from suture.lm.load import LanguageModel, load_model
+from suture.pipeline import artifact
 from suture.report.page import find_artifacts, report
+from suture.training.objective import Objective
+from suture.training.run import TrainProgress
+from suture.training.settings import TrainSettings
+from suture.training.train import train
 
 MODELS = ("tinystories-1l", "tinystories-2l")
 HOOKPOINT = "mlp0.out"

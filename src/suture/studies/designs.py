@@ -17,8 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from suture.dictionary.settings import TrainSettings
 from suture.errors import UserError
+from suture.training.settings import TrainSettings
 
 Widths = tuple[int, ...]
 

@@ -9,15 +9,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from suture import artifact
 from suture.activations.batches import sequential, split_rows
 from suture.activations.store import Store
 from suture.dictionary.dictionary import Codes, Dictionary
 from suture.dictionary.evaluate import BATCH_ROWS
 from suture.features.clusters import two_clusters
+from suture.features.describe import whole_documents
 from suture.features.nonzeros import Nonzeros, union
-from suture.features.step import whole_documents
 from suture.features.table import FeatureTable
+from suture.pipeline import artifact
 from suture.studies.measures import Findings
 from suture.studies.separate import Matched, match
 

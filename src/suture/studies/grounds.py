@@ -16,16 +16,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from suture import artifact
 from suture.activations.collect import collect
 from suture.activations.store import Store
 from suture.activations.view import View
 from suture.errors import UserError
 from suture.lm.corpus import open_corpus
 from suture.lm.load import LanguageModel, load_model
+from suture.pipeline import artifact
 from suture.planted.settings import PlantedSettings
 from suture.planted.store import planted_store
-from suture.study import CollectSettings
+from suture.sweep.file import CollectSettings
 
 Tell = Callable[[str, int, int, str], None]
 """Gets (what, done, total, note)."""

@@ -21,9 +21,9 @@ from scipy.optimize import linear_sum_assignment
 from scipy.sparse import csr_matrix
 from torch import Tensor
 
-from suture.features.bootstrap import deal_groups
 from suture.features.classify import AMBIGUOUS, DEAD, SHARED
 from suture.features.nonzeros import Nonzeros
+from suture.uncertainty import deal_groups
 
 MIN_TOGETHER = 5
 """Pairs that are active together on fewer rows have no correlation to speak of."""

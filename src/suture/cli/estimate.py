@@ -1,0 +1,102 @@
+"""The subcommand `estimate`: what a study takes of time, memory and disk, before it starts."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from suture.cli.console import emit, progress, say
+from suture.cli.options import Json, Offline
+
+if TYPE_CHECKING:
+    from suture.estimate.estimate import Estimate
+    from suture.estimate.probe import Span
+
+
+def estimate(
+    study: Annotated[Path, typer.Argument(metavar="STUDY.toml", help="Tables [collect], [train] and [sweep].")],
+    *,
+    out: Annotated[Path, typer.Option(help="Where the results will go: its disk counts.")] = Path(),
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, .. for all steps; default as in the file.")] = None,
+    seconds: Annotated[float, typer.Option(min=0.5, help="To measure each store and each shape for, about.")] = 4.0,
+    offline: Offline = False,
+    json: Json = False,
+) -> None:
+    """Say what a study takes of time, memory and disk.
+
+    Measures each step for a few seconds: models are loaded, some text is collected, some steps are trained. [collect]
+    and [train] hold the options of those commands by name; [sweep] names those to vary, "train.k" = [16, 32], and
+    every combination is a cell. What does not fit is refused with the value that would.
+    """
+    from suture.estimate.estimate import estimate as run_estimate
+    from suture.sweep.file import read_study
+
+    wanted = read_study(study)
+    with progress() as advance:
+        found = run_estimate(
+            wanted,
+            out=out,
+            device=device,
+            offline=offline,
+            probe_seconds=seconds,
+            on_progress=lambda what, done, total: advance("measuring", done, total, what),
+        )
+    emit(found.to_json(), as_json=json, text=_table(found))
+    for problem in found.problems[:-1]:
+        say(f"suture: {problem}")
+    if found.problems:
+        raise found.problems[-1]
+
+
+def _table(found: "Estimate") -> str:
+    """A line per step, the total, and what is free."""
+    rows = [("", "time", "rows/s", "memory", "disk")]
+    for step in found.steps:
+        rate = "" if step.rows_per_second is None else f"{step.rows_per_second:,.0f}"
+        rows.append((step.name, _time(step.seconds), rate, _size(step.memory), _disk(step.disk, step.disk_peak)))
+    if len(found.steps) > 1:
+        rows.append(("in all", _time(found.seconds), "", _size(found.memory), _disk(found.disk, found.disk_peak)))
+    rows.append(("free", "", "", _size(found.free.memory), _size(found.free.disk)))
+    widths = [max(len(row[i]) for row in rows) for i in range(5)]
+    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+    if mapped := max(step.mapped for step in found.steps):
+        lines.append(f"A store is read through a memory map: up to {_size(mapped)} more are used where memory is free.")
+    for step in found.steps:
+        if step.device_memory is not None and found.free.device_memory is not None:
+            free = _size(found.free.device_memory)
+            lines.append(f"{step.name}: {_size(step.device_memory)} of GPU memory, {free} are free")
+    return "\n".join(lines)
+
+
+def _time(span: "Span | None") -> str:
+    """The time, and between which it is likely to lie."""
+    if span is None:
+        return "not measured"
+    return f"{_duration(span.middle)} ({_duration(span.low)} to {_duration(span.high)})"
+
+
+def _duration(seconds: float) -> str:
+    """Seconds for people.
+
+    >>> _duration(5.2), _duration(75.0), _duration(7_265.0)
+    ('5 s', '1:15 min', '2:01 h')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60}:{whole % 60:02d} min"
+    return f"{whole // 3600}:{whole % 3600 // 60:02d} h"
+
+
+def _size(n_bytes: int) -> str:
+    """Bytes for people.
+
+    >>> _size(4_200_000), _size(61_400_000_000)
+    ('4.2 MB', '61.4 GB')
+    """
+    return f"{n_bytes / 1e9:,.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:,.1f} MB"
+
+
+def _disk(kept: int, peak: int) -> str:
+    return _size(kept) if peak <= kept else f"{_size(kept)} ({_size(peak)} on the way)"

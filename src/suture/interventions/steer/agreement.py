@@ -1,0 +1,70 @@
+"""Agreement: do two models answer the same feature alike, more than they answer different features alike?
+
+1. Take each model's changes of log-probabilities after the same prompts, over the vocabulary that both have.
+2. Correlate them (Pearson over prompts and texts, each prompt centred): the matched correlation.
+3. Do the same with this feature in one model and another feature, or a random direction, in the other.
+4. The agreement is the matched correlation minus the mean mismatched one; its interval is a bootstrap over prompts, in
+   which all pairs see the same draw.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from suture.interventions import measures
+from suture.interventions.steer.effect import Agreement
+from suture.interventions.steer.subject import Answers
+
+
+def agreement(
+    models: tuple[str, str],
+    feature: int,
+    partners: Sequence[int],
+    a: Answers,
+    b: Answers,
+    weights: Float[Tensor, "draw prompt"],
+) -> Agreement:
+    """The agreement of two models on one feature.
+
+    Args:
+        models: their labels.
+        feature: the feature.
+        partners: other features that both models were steered with.
+        a: what the first model answered.
+        b: what the second answered, over the same texts.
+        weights: bootstrap draws of the prompts.
+    """
+    own_a, own_b = a.own[feature], b.own[feature]
+    matched = measures.prompt_sums(own_a, own_b)
+    mismatched = [measures.prompt_sums(own_a, b.own[j]) for j in partners]
+    mismatched += [measures.prompt_sums(a.own[j], own_b) for j in partners]
+    random = [measures.prompt_sums(own_a, r) for r in b.random[feature]]
+    random += [measures.prompt_sums(r, own_b) for r in a.random[feature]]
+    whole = torch.ones(1, weights.shape[1], dtype=weights.dtype)
+    correlation = float(_correlations([matched], whole))
+    low = float(_correlations(mismatched, whole)) if mismatched else None
+    chance = float(_correlations(random, whole)) if random else None
+    drawn = _correlations([matched], weights)
+    return Agreement(
+        models=models,
+        correlation=correlation,
+        mismatched=low,
+        random=chance,
+        value=correlation - (low or 0.0),
+        interval=measures.interval(drawn - (_correlations(mismatched, weights) if mismatched else 0.0)),
+        value_over_random=None if chance is None else correlation - chance,
+        interval_over_random=measures.interval(drawn - _correlations(random, weights)) if random else None,
+        n_tokens=own_a.shape[1],
+        n_prompts=own_a.shape[0],
+        mismatched_features=tuple(partners),
+    )
+
+
+def _correlations(
+    pairs: Sequence[Float[Tensor, "prompt 3"]], weights: Float[Tensor, "draw prompt"]
+) -> Float[Tensor, "draw"]:
+    """In each draw, the mean over pairs of their correlation."""
+    sums = torch.einsum("dp,npk->ndk", weights, torch.stack(list(pairs)))
+    return measures.correlation(sums).mean(0)

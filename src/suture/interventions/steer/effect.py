@@ -1,0 +1,249 @@
+"""`Effect`: what steering one feature did in each model, with its settings, saved and loaded as a folder."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from suture.errors import UserError
+from suture.interventions.measures import Interval
+from suture.pipeline import artifact
+
+STEP = "effect"
+FILE = "effects.json"
+
+Weighted = tuple[tuple[str, float], ...]
+"""Vocabulary entries with their mean change of log-probability in nats, the largest change first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SteerSettings:
+    """How steering is measured; every field decides the result and is saved with it."""
+
+    strengths: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 4.0)
+    """Multiples alpha of the feature's 99.9 % activation that are added along its own direction."""
+    reference: float = 1.0
+    """The strength, one of `strengths`, at which promoted tokens, targets and agreement are taken."""
+    kl_budget: float = 0.1
+    """Efficiency is the effect at the strength where KL on neutral text is this many nats per token."""
+    n_random: int = 3
+    """Random directions of the same raw norm, the control."""
+    n_mismatched: int = 4
+    """Other features that agreement is compared with."""
+    n_targets: int = 10
+    """Tokens in the target set, and in the anti-target set, where none are given."""
+    n_top: int = 10
+    """Promoted and suppressed tokens listed."""
+    n_generation_prompts: int = 1
+    """The first so many prompts are continued at every strength."""
+    max_new_tokens: int = 30
+    """Length of a continuation."""
+    temperature: float = 0.0
+    """Of the continuations; 0 takes the most probable token."""
+    block: int = 128
+    """Neutral texts are cut into pieces of at most this many tokens, the beginning-of-sequence token not counted."""
+    batch_tokens: int = 2048
+    """Tokens in one forward pass; fewer where the vocabulary is large."""
+    n_draws: int = 1000
+    """Bootstrap draws behind each interval."""
+    seed: int = 0
+    """Of the random directions, mismatched features, prompt halves, bootstrap and sampling."""
+
+    def __post_init__(self) -> None:
+        if not self.strengths or not all(isfinite(s) for s in self.strengths):
+            raise UserError("strengths", self.strengths, "must be numbers", "give for example 0.5,1,2,4")
+        if len(set(self.strengths)) < len(self.strengths):
+            raise UserError("strengths", self.strengths, "repeats one", "give each strength once")
+        if self.reference not in self.strengths:
+            raise UserError("reference", self.reference, f"is not among {self.strengths}", "add it to the strengths")
+        if self.reference == 0:
+            raise UserError("reference", self.reference, "is no steering at all", "give another strength")
+        if not self.kl_budget > 0:
+            raise UserError("kl_budget", self.kl_budget, "must be above 0", "give for example 0.1")
+        if not self.temperature >= 0:
+            raise UserError("temperature", self.temperature, "must be 0 or above", "give for example 0")
+        least = {"n_targets": 1, "n_top": 1, "block": 2, "batch_tokens": 1, "n_draws": 10, "n_random": 0}
+        least |= {"n_mismatched": 0, "n_generation_prompts": 0, "max_new_tokens": 1}
+        for name, low in least.items():
+            if getattr(self, name) < low:
+                raise UserError(name, getattr(self, name), f"must be {low} or above", "give a larger number")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """One continuation under steering (strength 0: without); `text` begins with the prompt."""
+
+    strength: float
+    prompt: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomControl:
+    """The same measures for random directions of the same norm: mean and standard deviation over the directions."""
+
+    n_directions: int
+    strengths: tuple[float, ...]
+    kl_neutral: tuple[float, ...]
+    kl_neutral_sd: tuple[float, ...]
+    delta_ce: tuple[float, ...]
+    delta_ce_sd: tuple[float, ...]
+    target_effect: tuple[float, ...]
+    """On the feature's target and anti-target sets."""
+    target_effect_sd: tuple[float, ...]
+    strength_at_kl: float | None
+    """Of the mean curve, like `effect_at_kl`."""
+    effect_at_kl: float | None
+    top_promoted: Weighted
+    """By the first random direction, like `top_suppressed` and `generations`."""
+    top_suppressed: Weighted
+    generations: tuple[Generation, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelEffect:
+    """What steering did in one model. One entry per strength, with 95 % intervals from a bootstrap."""
+
+    model: str
+    """The space's label, `model @ hookpoint`."""
+    direction_norm: float
+    """Norm of the vector added at strength 1, in the model's raw units."""
+    n_tokens: int
+    """Neutral positions scored: those steered whose next token is known."""
+    n_texts: int
+    """Neutral texts, the units of the bootstrap of KL and CE."""
+    plain_ce: float
+    """Loss of the model left alone on the neutral text, nats per token."""
+    strengths: tuple[float, ...]
+    kl_neutral: tuple[float, ...]
+    """KL(plain || steered) on neutral text, nats per token."""
+    kl_neutral_interval: tuple[Interval | None, ...]
+    delta_ce: tuple[float, ...]
+    """Rise of the next-token loss on neutral text, nats per token."""
+    delta_ce_interval: tuple[Interval | None, ...]
+    target_effect: tuple[float, ...]
+    """E in nats: change of log P(target set) minus that of the anti-target set after the evaluation prompts."""
+    target_effect_interval: tuple[Interval | None, ...]
+    """From a bootstrap over the evaluation prompts."""
+    strength_at_kl: float | None
+    """Where KL on neutral text reaches the budget; None if no measured strength gets there."""
+    effect_at_kl: float | None
+    """Efficiency: E at that strength."""
+    targets: tuple[str, ...]
+    anti_targets: tuple[str, ...]
+    targets_from: str
+    """`given` or `discovery prompts` (targets and anti-targets if they differ), the latter being the tokens most
+    promoted (suppressed) on the prompts that E is not measured on."""
+    top_promoted: Weighted
+    """At the reference strength, mean over the last positions of all prompts; like `top_suppressed`."""
+    top_suppressed: Weighted
+    generations: tuple[Generation, ...]
+    random: RandomControl | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """Whether two models answer the same feature alike: correlation of their log-probability changes on one prompt."""
+
+    models: tuple[str, str]
+    correlation: float
+    """Pearson over prompts x shared vocabulary, each prompt centred, at the reference strength."""
+    mismatched: float | None
+    """The mean correlation when one model is steered with this feature and the other with a different one."""
+    random: float | None
+    """The same with a random direction in one of the models."""
+    value: float
+    """`correlation` minus `mismatched` (minus nothing where there was no other feature)."""
+    interval: Interval | None
+    """95 % of `value` over a bootstrap of the prompts."""
+    value_over_random: float | None
+    """`correlation` minus `random`."""
+    interval_over_random: Interval | None
+    n_tokens: int
+    """Texts that are a vocabulary entry of both models."""
+    n_prompts: int
+    mismatched_features: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effect:
+    """Steering of one feature, in every model with the feature's own direction there."""
+
+    feature: int
+    scale: float
+    """The feature's 99.9 % activation in code units; strength 1 adds this times the decoder row."""
+    models: tuple[ModelEffect, ...]
+    agreements: tuple[Agreement, ...]
+    """One per pair of models, in order; none with a single model or no shared vocabulary."""
+    prompts: tuple[str, ...]
+    evaluation_prompts: tuple[int, ...]
+    """Numbers of the prompts that E is measured on; the others chose the targets."""
+    settings: SteerSettings
+    kl: str = "KL(plain || steered), nats per token"
+
+    @property
+    def agreement(self) -> Agreement | None:
+        """That of the first two models."""
+        return self.agreements[0] if self.agreements else None
+
+
+def save_effect(
+    path: str | Path,
+    effect: Effect,
+    *,
+    parents: tuple[Path, ...] = (),
+    overwrite: bool = False,
+    command: str | None = None,
+) -> None:
+    """Write an effect as an artifact of step "effect": `effects.json` holds every number.
+
+    Raises:
+        ArtifactError: `path` is finished already and `overwrite` is off, or is something else.
+    """
+    content = asdict(effect)
+    content["agreement"] = asdict(effect.agreement) if effect.agreement else None
+    settings = {"feature": effect.feature, "scale": effect.scale, **asdict(effect.settings)}
+    seed = effect.settings.seed
+    with artifact.create(
+        Path(path), step=STEP, settings=settings, seed=seed, parents=parents, overwrite=overwrite, command=command
+    ) as draft:
+        artifact.write_json(draft.folder / FILE, content)
+
+
+def load_effect(path: str | Path) -> Effect:
+    """Read an effect back; saving and loading is the identity.
+
+    Raises:
+        ArtifactError: not a finished effect.
+    """
+    artifact.open_artifact(path, step=STEP)
+    raw: Mapping[str, Any] = _tuples(artifact.read_json(Path(path) / FILE))
+    return Effect(
+        feature=raw["feature"],
+        scale=raw["scale"],
+        models=tuple(_model_effect(m) for m in raw["models"]),
+        agreements=tuple(Agreement(**a) for a in raw["agreements"]),
+        prompts=raw["prompts"],
+        evaluation_prompts=raw["evaluation_prompts"],
+        settings=SteerSettings(**raw["settings"]),
+        kl=raw["kl"],
+    )
+
+
+def _model_effect(raw: Mapping[str, Any]) -> ModelEffect:
+    control = raw["random"] and RandomControl(**{**raw["random"], "generations": _generations(raw["random"])})
+    return ModelEffect(**{**raw, "generations": _generations(raw), "random": control})
+
+
+def _generations(raw: Mapping[str, Any]) -> tuple[Generation, ...]:
+    return tuple(Generation(**g) for g in raw["generations"])
+
+
+def _tuples(value: Any) -> Any:
+    """JSON's lists as the tuples they were."""
+    if isinstance(value, list):
+        return tuple(_tuples(v) for v in value)
+    if isinstance(value, dict):
+        return {key: _tuples(v) for key, v in value.items()}
+    return value

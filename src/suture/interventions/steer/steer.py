@@ -1,0 +1,114 @@
+"""The step `steer`: features of a dictionary are steered in its models, and each feature's effect is one artifact.
+
+1. Scales (99.9 % activations) come from the feature table.
+2. Neutral texts and prompts are given, or cut from documents: whole ones are neutral text, others' openings prompts.
+3. All features share the plain passes (`steer_many`); each effect is saved to its own folder.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+from suture.activations.batches import split_rows
+from suture.activations.store import Store
+from suture.dictionary.dictionary import STEP as DICTIONARY
+from suture.dictionary.dictionary import Dictionary
+from suture.errors import ArtifactError, UserError
+from suture.features.describe import order_seed
+from suture.features.table import FeatureTable
+from suture.interventions.steer.effect import Effect, SteerSettings, save_effect
+from suture.interventions.steer.effects import steer_many
+from suture.interventions.steer.subject import OnProgress
+from suture.lm.load import LanguageModel
+from suture.pipeline import artifact
+
+
+def steer(
+    out: str | Path,
+    dictionary_path: str | Path,
+    features_path: str | Path,
+    chosen: Sequence[int],
+    *,
+    lms: Sequence[LanguageModel | None],
+    prompts: Sequence[str],
+    neutral: Sequence[str],
+    settings: SteerSettings | None = None,
+    on_progress: OnProgress | None = None,
+    overwrite: bool = False,
+    command: str | None = None,
+) -> list[Effect]:
+    """Steer each chosen feature in every model along its own direction, and save `out/feature-I` for each.
+
+    Raises:
+        UserError: an unknown, dead or repeated feature, models that are not the dictionary's, too few prompts.
+        ArtifactError: an input cannot be read, or an output is taken.
+    """
+    settings = settings or SteerSettings()
+    out_of = {feature: Path(out) / f"feature-{feature}" for feature in chosen}
+    if len(out_of) < len(chosen):
+        raise UserError("feature", list(chosen), "names one twice", "give each feature once")
+    for folder in out_of.values():  # found out now, not after minutes of steering
+        if folder.exists() and not overwrite:
+            raise ArtifactError("out", folder, "is there already", "name another folder, or pass --overwrite")
+    dictionary = Dictionary.load(dictionary_path)
+    scales = FeatureTable.load(features_path).columns["q999"].float()
+    effects = steer_many(
+        dictionary,
+        lms,
+        chosen,
+        scales=scales,
+        neutral=neutral,
+        prompts=prompts,
+        settings=settings,
+        on_progress=on_progress,
+    )
+    for effect in effects:
+        save_effect(
+            out_of[effect.feature],
+            effect,
+            parents=(Path(dictionary_path), Path(features_path)),
+            overwrite=overwrite,
+            command=command,
+        )
+    return effects
+
+
+def heldout_documents(dictionary_path: str | Path) -> Iterator[str]:
+    """The documents of the dictionary's own store that its training never saw.
+
+    Raises:
+        UserError: the store is not there any more, or is another one.
+    """
+    made = artifact.open_artifact(dictionary_path, step=DICTIONARY, setting="dictionary")
+    training = made.settings
+    manifest = Path(training["store"]) / artifact.MANIFEST
+    if not manifest.exists() or artifact.sha256_of(manifest) not in {p.manifest_sha256 for p in made.parents}:
+        problem = f"the dictionary's own store is not at {training['store']} any more"
+        raise UserError("corpus", "none", problem, "name neutral text with --corpus")
+    store = Store.open(training["store"])
+    _, heldout = split_rows(store, heldout=training["heldout"], seed=order_seed(training))
+    for document in store.documents[heldout].unique().tolist():
+        yield store.text(document)
+
+
+def texts_of(
+    documents: Iterable[str], *, n_neutral: int, n_prompts: int, prompt_words: int = 8
+) -> tuple[list[str], list[str]]:
+    """(neutral texts, prompts): whole documents, and the first words of others, so that none serves as both.
+
+    Raises:
+        UserError: too few documents.
+    """
+    taken = list(islice(documents, n_neutral + n_prompts))
+    n_neutral = min(n_neutral, max(1, len(taken) // 2)) if n_prompts else n_neutral
+    neutral, prompts = taken[:n_neutral], list(_openings(taken[n_neutral:], prompt_words))
+    if not neutral or (n_prompts and len(prompts) < 2):
+        raise UserError("corpus", f"{len(taken)} documents", "are too few to steer on", "name more text with --corpus")
+    return neutral, prompts
+
+
+def _openings(documents: Sequence[str], n_words: int) -> Iterator[str]:
+    for text in documents:
+        words = text.split()
+        if len(words) > n_words:
+            yield " ".join(words[:n_words])

@@ -1,0 +1,316 @@
+"""One training step of a dictionary: forward, loss, backward, Adam, decoder renormalisation.
+
+1. The encoder's input: centred rows, models masked by model dropout (or all but one: `universal`).
+2. One dense product and the selection of the active pairs, without gradient (kernels).
+3. Forward again on the active pairs alone, with gradient: values, decode, loss terms.
+4. AuxK: the features silent for long share out the error of some of the rows.
+5. Block by block of features: the gradient's rows are made, the decoder's part along each decoder row is taken out (the
+   norm is not theirs to spend), Adam steps, and decoder rows are renormalised over the CONCATENATION: norms per model
+   stay free, they carry the classification.
+
+Where a run has several ranks, each sees its rows and its features; what they need of one another is a sum (decoded rows
+over features; gradients over rows) or the selection's candidates.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from suture.activations.batches import Batch
+from suture.dictionary import kernels
+from suture.dictionary.dictionary import Dictionary
+from suture.dictionary.kernels import Chunks, Pattern, RowGradient
+from suture.dictionary.sparsity import Selection, select_training, top_k_rows
+from suture.training import objective
+from suture.training.adam import Adam
+from suture.training.objective import Objective, Terms
+from suture.training.start import owned_columns, tie
+
+FEATURE_ROWS = ("W_enc", "W_dec", "b_enc", "log_threshold", "silent")
+"""What has a row for every feature, and so is split where features are."""
+
+PRICES = ("l1", "l0")
+"""Terms that each rank sums over its own features; the others are the same on all that see the same rows."""
+
+CUTOFF_MEMORY = 0.99
+"""How slowly BatchTopK's running cut-off, its threshold at inference, follows the batches."""
+
+BLOCK_ELEMENTS = 2**20
+"""Numbers of a matrix that are updated together: their gradient, moments and weights stay in the cache."""
+GPU_BLOCK_ELEMENTS = 2**26
+"""The same on a GPU, where launching a kernel and waiting cost more than a pass over memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepResult:
+    """What a step measured, as tensors so that nothing waits for them."""
+
+    terms: dict[str, Tensor]
+    """Every addend of the loss."""
+    l0: Tensor
+    error: Float[Tensor, "space"]
+    """Sum of squared errors of the batch per space (`pooled`: per row's own space)."""
+    n_rows: Float[Tensor, "space"]
+
+    @property
+    def loss(self) -> Tensor:
+        """The sum of the terms: what was minimised."""
+        return torch.stack(list(self.terms.values())).sum()
+
+
+@dataclass
+class _Gradients:
+    """What a backward pass leaves for the two matrices, to be made row by row."""
+
+    enc: RowGradient = field(default_factory=RowGradient)
+    dec: RowGradient = field(default_factory=RowGradient)
+    norm: Tensor | None = None
+    """`relu+l1`: sum_m ||d_i^m|| of every feature, as a leaf of its own."""
+
+
+class TrainingState:
+    """A dictionary in training: weights, Adam's moments, dead-feature counters, BatchTopK's cut-off."""
+
+    def __init__(self, dictionary: Dictionary, objective: Objective, variance: Float[Tensor, "space"]) -> None:
+        device = dictionary.W_dec.device
+        self.dictionary, self.objective, self.grid = dictionary, objective, dictionary.grid
+        self.variance = variance.to(device)
+        self.silent = torch.zeros(dictionary.W_dec.shape[0], dtype=torch.int64, device=device)
+        self.cutoff = torch.zeros((), dtype=torch.float64)
+        owned = owned_columns(dictionary)
+        self.owned = None if owned is None else owned.to(device)
+        self.parameters = dict(dictionary.named_parameters())
+        if dictionary.sparsity.kind == "jumprelu":
+            self.log_threshold = torch.nn.Parameter(dictionary.threshold.log())
+            self.parameters["log_threshold"] = self.log_threshold
+        self.adam = Adam(self.parameters)
+        self._buffer = kernels.chunk_buffer(dictionary.W_enc.detach(), dictionary.precision)
+
+    @property
+    def dead(self) -> Bool[Tensor, "feature"]:
+        """Features (of this rank) silent for long."""
+        return self.silent >= self.objective.dead_after
+
+    def step(
+        self,
+        batch: Batch,
+        *,
+        k: float,
+        learning_rate: float,
+        available: Bool[Tensor, "row space"] | None,
+    ) -> StepResult:
+        """Take one step on a batch in scaled units (or on this rank's part of it, as many rows as every other's)."""
+        x, model = batch.activations, batch.model
+        with torch.no_grad():
+            encoder_input = self.dictionary.encoder_input(x, available=available, model=model)  # 1
+            selection = self._select(encoder_input, k)  # 2
+        gradients = _Gradients()
+        terms, values, squared, error = self._loss(encoder_input, x, model, selection, gradients)  # 3
+        aux = self._auxiliary(encoder_input, error, gradients)  # 4
+        if aux is not None:
+            terms["aux"] = self.objective.aux * aux
+        for parameter in self.parameters.values():
+            parameter.grad = None
+        torch.stack(list(terms.values())).sum().backward()
+        self._update(learning_rate, gradients)  # 5
+        pattern = selection.pattern
+        active = values.detach() > 0
+        fired = torch.zeros_like(self.silent, dtype=torch.bool)
+        fired[pattern.feature[active].long()] = True
+        self.silent += x.shape[0] * self.grid.data.size
+        self.silent[self.grid.data.any(fired)] = 0
+        return self._result(terms, active.sum(), squared, model)
+
+    def _select(self, encoder_input: Tensor, k: float) -> Selection:
+        dictionary = self.dictionary
+        sparsity = dictionary.sparsity
+        weight = dictionary.decoder_norms().sum(-1) if sparsity.kind == "batchtopk" else None
+        threshold = self.log_threshold.detach().exp() if sparsity.kind == "jumprelu" else dictionary.threshold
+        chunks = dictionary.chunks(encoder_input, self._buffer)
+        selection = select_training(chunks, sparsity, k=k, score_weight=weight, threshold=threshold, grid=self.grid)
+        if selection.cutoff is not None:
+            # while k comes down the cut-off rises: remembering lower ones would leave too many features active
+            memory = CUTOFF_MEMORY if bool(self.cutoff > 0) and k <= sparsity.k else 0.0
+            self.cutoff.mul_(memory).add_((1 - memory) * selection.cutoff)
+        return selection
+
+    def _loss(
+        self,
+        encoder_input: Tensor,
+        x: Tensor,
+        model: Tensor | None,
+        selection: Selection,
+        gradients: "_Gradients",
+    ) -> tuple[Terms, Tensor, Tensor, Tensor]:
+        """(terms, values at the selected pairs, squared error of every row in every space, error).
+
+        The terms are this rank's share: those of all rows add up to the loss of the whole batch.
+        """
+        dictionary, settings, pattern = self.dictionary, self.objective, selection.pattern
+        n_rows = x.shape[0] * self.grid.data.size
+        bias = kernels.per_feature(dictionary.b_enc, pattern)
+        known = selection.pre - bias.detach()
+        pre = kernels.preactivations(encoder_input, dictionary.W_enc, pattern, known, gradients.enc) + bias
+        terms: Terms = {}
+        if dictionary.sparsity.kind == "jumprelu":
+            threshold = kernels.per_feature(self.log_threshold.exp(), pattern)
+            values, gates = objective.jump_relu(pre, threshold, dictionary.sparsity.bandwidth)
+            terms["l0"] = settings.l0 * gates.sum() / n_rows
+        else:
+            values = pre.relu()
+        decoded = self.grid.features.sum(kernels.decode(values, dictionary.W_dec, pattern, gradients.dec))
+        mask = self._own_columns(model) if model is not None and dictionary.masks_padding else None
+        squared, error = objective.squared_errors(decoded, dictionary.b_dec, x, dictionary.cuts, mask)
+        terms["reconstruction"] = self._reconstruction(squared, model) / self.grid.data.size
+        if dictionary.sparsity.kind == "relu+l1":
+            gradients.norm = dictionary.decoder_norms().sum(-1).requires_grad_()
+            price = values * kernels.per_feature(gradients.norm, pattern)
+            terms["l1"] = settings.l1 * objective.l1_penalty(price, n_rows, self.variance)
+        return terms, values, squared.detach(), error
+
+    def _reconstruction(self, squared: Tensor, model: Tensor | None) -> Tensor:
+        loss = self.objective.loss
+        if model is None:
+            return objective.reconstruction(squared, self.variance, loss)
+        if loss == "per_model":  # each row by its own model's variance
+            return (squared.squeeze(1) / self.variance[model]).mean()
+        return objective.reconstruction(squared, self.variance.mean().unsqueeze(0), loss)
+
+    def _own_columns(self, model: Tensor) -> Tensor:
+        """1 where a pooled row has a column, 0 on its padding, which nobody has to reconstruct."""
+        widths = torch.tensor(self.dictionary.widths, device=model.device)[model]
+        columns = torch.arange(self.dictionary.width, device=model.device)
+        return (columns < widths.unsqueeze(1)).to(self.dictionary.W_dec.dtype)
+
+    def _auxiliary(self, encoder_input: Tensor, error: Tensor, gradients: _Gradients) -> Tensor | None:
+        """AuxK on a sample of the batch's rows, as many as make it cost about what the main loss costs.
+
+        The sample's loss is an unbiased estimate of the batch's, at k / k_aux of its price. None where nothing is dead.
+        """
+        if self.objective.aux == 0:
+            return None
+        dictionary, grid = self.dictionary, self.grid
+        dead = self.dead.nonzero().squeeze(1)
+        n_dead = int(grid.features.add_up(torch.tensor(dead.numel())))
+        if n_dead == 0:
+            return None
+        k_aux = min(self.objective.k_aux or max(1, dictionary.width // 2), n_dead)
+        n_rows = encoder_input.shape[0]
+        stride = max(1, min(k_aux // max(dictionary.sparsity.k, 1), n_rows * grid.data.size // 64))
+        first = -(grid.data.rank * n_rows) % stride  # the same rows of the batch, however it is split
+        encoder_input, error = encoder_input[first::stride].contiguous(), error[first::stride].contiguous()
+        with torch.no_grad():
+            chosen = top_k_rows(
+                Chunks(encoder_input, dictionary.W_enc[dead], dictionary.b_enc[dead]), k_aux, grid.features
+            ).pattern
+            pattern = Pattern(chosen.crow, dead[chosen.feature.long()].to(torch.int32), dictionary.W_enc.shape[0])
+        pre = kernels.preactivations(encoder_input, dictionary.W_enc, pattern, into=gradients.enc)
+        pre = pre + kernels.per_feature(dictionary.b_enc, pattern)
+        revived = kernels.decode(objective.revive(pre), dictionary.W_dec, pattern, gradients.dec)
+        energy = grid.data.add_up(error.square().sum())
+        return objective.auxiliary(error, grid.features.sum(revived), energy)
+
+    @torch.no_grad()
+    def _update(self, learning_rate: float, gradients: _Gradients) -> None:
+        W_enc, W_dec = self.dictionary.W_enc, self.dictionary.W_dec
+        size = max(1, (GPU_BLOCK_ELEMENTS if W_enc.is_cuda else BLOCK_ELEMENTS) // W_enc.shape[1])
+        for first in range(0, W_enc.shape[0], size):
+            rows = slice(first, min(first + size, W_enc.shape[0]))
+            self._adam("W_dec", self._decoder_gradient(gradients, rows), learning_rate, rows)
+            self._adam("W_enc", self._encoder_gradient(gradients, rows), learning_rate, rows)
+            if self._unit_norm:
+                W_dec[rows] /= W_dec[rows].norm(dim=1, keepdim=True).clamp_min(1e-12)
+        for name, parameter in self.parameters.items():
+            if name not in ("W_enc", "W_dec"):
+                assert parameter.grad is not None
+                gradient = self.grid.data.add_up(parameter.grad)
+                self._adam(name, gradient, learning_rate, slice(0, parameter.shape[0]))
+        self.adam.steps += 1
+
+    @property
+    def _unit_norm(self) -> bool:
+        """Whether decoder rows keep norm 1; an L1 penalty prices their norms instead."""
+        return self.dictionary.sparsity.kind != "relu+l1"
+
+    def _decoder_gradient(self, gradients: _Gradients, rows: slice) -> Tensor:
+        dictionary = self.dictionary
+        gradient, W = gradients.dec.rows(rows), dictionary.W_dec[rows]
+        if gradients.norm is not None:
+            assert gradients.norm.grad is not None
+            price = gradients.norm.grad[rows].unsqueeze(1)
+            for part, own in zip(gradient.split(dictionary.cuts, -1), W.split(dictionary.cuts, -1), strict=True):
+                part += price * own / own.norm(dim=1, keepdim=True).clamp_min(1e-12)
+        gradient = self.grid.data.add_up(gradient)
+        if self.owned is not None:
+            gradient *= self.owned[rows]
+        tie(dictionary, gradient, rows)
+        if self._unit_norm:
+            along = torch.linalg.vecdot(gradient, W).unsqueeze(1)
+            gradient.addcmul_(W, along, value=-1.0)
+        return gradient
+
+    def _encoder_gradient(self, gradients: _Gradients, rows: slice) -> Tensor:
+        gradient = self.grid.data.add_up(gradients.enc.rows(rows))
+        if self.owned is not None:
+            gradient[:, : self.dictionary.width] *= self.owned[rows]
+        return gradient
+
+    def _adam(self, name: str, gradient: Tensor, learning_rate: float, rows: slice) -> None:
+        self.adam.update(name, self.parameters[name], gradient, learning_rate=learning_rate, rows=rows)
+
+    def _result(self, terms: Terms, n_active: Tensor, squared: Tensor, model: Tensor | None) -> StepResult:
+        """The numbers of the whole batch."""
+        n_rows, n_spaces, grid = squared.shape[0], self.dictionary.n_spaces, self.grid
+        if model is None:
+            per_space = squared.sum(0)
+            counts = torch.full((n_spaces,), float(n_rows), device=squared.device)
+        else:
+            per_space = squared.new_zeros(n_spaces).index_add_(0, model, squared.squeeze(1))
+            counts = torch.bincount(model, minlength=n_spaces).to(squared.dtype)
+        return StepResult(
+            terms={
+                name: (grid.world if name in PRICES else grid.data).add_up(term.detach().clone())
+                for name, term in terms.items()
+            },
+            l0=grid.world.add_up(n_active.float()) / (n_rows * grid.data.size),
+            error=grid.data.add_up(per_space),
+            n_rows=grid.data.add_up(counts),
+        )
+
+    # --- what encode needs, and what the next step depends on -------------------------------------------------------
+
+    @torch.no_grad()
+    def finish_thresholds(self) -> None:
+        """Put the learned cut-offs where `encode` looks for them."""
+        dictionary = self.dictionary
+        if dictionary.sparsity.kind == "jumprelu":
+            dictionary.threshold.copy_(self.log_threshold.exp())
+        if dictionary.sparsity.kind == "batchtopk":
+            weight = dictionary.decoder_norms().sum(-1).clamp_min(1e-12)
+            dictionary.threshold.copy_(float(self.cutoff) / weight)
+
+    def per_feature(self) -> dict[str, Tensor]:
+        """What the next step depends on that has a row for every own feature."""
+        return {name: t for name, t in self._tensors().items() if name.split(".")[-1] in FEATURE_ROWS}
+
+    def common(self) -> dict[str, Tensor]:
+        """What the next step depends on besides: the same on every rank."""
+        out = {name: t for name, t in self._tensors().items() if name.split(".")[-1] not in FEATURE_ROWS}
+        return out | {"steps": torch.tensor(self.adam.steps)}
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Live tensors, under names that end in what they are of."""
+        out = {f"weights.{name}": p.detach() for name, p in self.parameters.items()}
+        for name, moments in self.adam.moments.items():
+            out |= {f"adam.first.{name}": moments.first, f"adam.second.{name}": moments.second}
+        return out | {"center": self.dictionary.center, "silent": self.silent, "cutoff": self.cutoff}
+
+    @torch.no_grad()
+    def load_tensors(self, per_feature: Mapping[str, Tensor], common: Mapping[str, Tensor]) -> None:
+        """The inverse of `per_feature` and `common`, into a state of the same settings."""
+        self.adam.steps = int(common["steps"])
+        for name, tensor in self._tensors().items():
+            tensor.copy_((per_feature if name in per_feature else common)[name])

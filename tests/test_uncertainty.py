@@ -1,0 +1,81 @@
+"""The bootstrap against theory and simulation, Benjamini-Hochberg against scipy."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from suture.uncertainty import Draws, Ratio, deal_groups, discoveries, hashed_rank, p_below
+
+
+def test_groups_keep_documents_whole_and_are_equal() -> None:
+    documents = torch.arange(103).repeat_interleave(3) * 7
+    group = deal_groups(documents, 10)
+    assert all(len(torch.unique(group[documents == d])) == 1 for d in documents.unique())
+    sizes = torch.bincount(group[::3], minlength=10)
+    assert sizes.max() - sizes.min() <= 1
+    assert not torch.equal(torch.sort(group[::3]).values, group[::3])  # neighbours are not dealt to neighbours
+
+
+def test_the_order_of_documents_depends_on_their_numbers_alone() -> None:
+    few, many = torch.tensor([3, 9, 50]), torch.arange(60)
+    assert torch.equal(torch.argsort(hashed_rank(few)), torch.argsort(hashed_rank(many)[few]))
+
+
+def test_the_spread_of_a_mean_is_its_standard_error() -> None:
+    x = torch.randn(40, 50, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 3 + 1
+    assert torch.allclose(Ratio(x, torch.ones_like(x)).spread, x.std(0) / 40**0.5)
+
+
+def test_draws_of_groups_spread_as_the_linearised_ratio_does() -> None:
+    generator = torch.Generator().manual_seed(1)
+    w = torch.rand(50, 100, generator=generator, dtype=torch.float64) + 0.5
+    x = w * 2 + 0.3 * torch.randn(50, 100, generator=generator, dtype=torch.float64)
+    draws = Draws.make(50, 4000, 0)
+    drawn = draws.sums(x) / draws.sums(w)
+    assert float((drawn.mean(0) / Ratio(x, w).value - 1).abs().max()) < 0.01
+    assert float((drawn.std(0) / Ratio(x, w).spread - 1).abs().max()) < 0.08
+
+
+@pytest.mark.parametrize("n_fired", [5, 15, 50])
+def test_p_values_of_true_nulls_are_uniform_even_with_few_groups(n_fired: int) -> None:
+    """The normal in place of Student's t has 3 % of them below 0.005 at five groups."""
+    generator = torch.Generator().manual_seed(2)
+    n_groups, n_features = 50, 20_000
+    fired = torch.rand(n_groups, n_features, generator=generator).argsort(0) < n_fired
+    w = fired.double() * (torch.rand(n_groups, n_features, generator=generator, dtype=torch.float64) + 0.5)
+    x = w.sqrt() * torch.randn(n_groups, n_features, generator=generator, dtype=torch.float64)
+    p = p_below(Ratio(x, w))
+    assert float((p < 0.05).double().mean()) == pytest.approx(0.05, abs=0.006)
+    assert float((p < 0.005).double().mean()) == pytest.approx(0.005, abs=0.002)
+    assert float((p > 0.95).double().mean()) == pytest.approx(0.05, abs=0.006)
+
+
+def test_p_is_one_without_evidence() -> None:
+    nothing = torch.zeros(10, 3, dtype=torch.float64)
+    one_group = nothing.clone()
+    one_group[4] = -1.0
+    assert p_below(Ratio(nothing, nothing)).tolist() == [1, 1, 1]
+    assert p_below(Ratio(one_group, one_group.abs())).tolist() == [1, 1, 1]
+
+
+def test_draws_are_fixed_by_their_seed() -> None:
+    assert torch.equal(Draws.make(9, 30, 4).counts, Draws.make(9, 30, 4).counts)
+    assert not torch.equal(Draws.make(9, 30, 4).counts, Draws.make(9, 30, 5).counts)
+    assert Draws.make(9, 30, 4).counts.sum(1).tolist() == [9.0] * 30
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=40), st.sampled_from([0.01, 0.05, 0.3]), st.integers(0, 10**6))
+def test_discoveries_are_scipys(p: list[float], q: float, seed: int) -> None:
+    among = np.random.default_rng(seed).random(len(p)) < 0.7
+    values = np.array(p) ** 3  # more small ones
+    expected = np.zeros(len(p), dtype=bool)
+    if among.any():
+        adjusted = stats.false_discovery_control(values[among])
+        if (abs(adjusted - q) < 1e-9).any():
+            return
+        expected[among] = adjusted <= q
+    found = discoveries(torch.from_numpy(values), torch.from_numpy(among), q)
+    assert found.tolist() == expected.tolist()
