@@ -200,7 +200,7 @@ def test_the_store_reads_without_suture_as_the_formats_say(readme_run: Path) -> 
 
 
 def test_the_guide_runs(guide_run: Path) -> None:
-    steps = sorted(open_artifact(f).step for f in find_artifacts(guide_run / "run"))
+    steps = sorted(open_artifact(f).stage for f in find_artifacts(guide_run / "run"))
     assert steps == ["dictionary"] * 3 + ["effect"] * 2 + ["features"] * 3 + ["store"]
     assert (guide_run / "run" / "report.html").is_file()
     assert (guide_run / "tuned" / "model.safetensors").is_file()

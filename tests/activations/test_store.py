@@ -79,7 +79,7 @@ def test_shard_size_changes_neither_rows_nor_statistics(tmp_path: Path, store: S
 
 def test_the_way_rows_are_appended_changes_no_byte(tmp_path: Path, store: Store, data) -> None:
     names = [SpaceName(model=s.model, hookpoint=s.hookpoint, width=s.width, fingerprint="") for s in store.spaces]
-    with artifact.create(tmp_path / "s", step="store", settings={}) as draft:
+    with artifact.create(tmp_path / "s", stage="store", settings={}) as draft:
         writer = ShardWriter(draft.folder, spaces=names, dtype="bfloat16", shard_rows=128)
         first = 0
         for n in (1, 127, 300, 5, 0, N_ROWS - 433):
@@ -171,7 +171,7 @@ def test_a_truncated_shard_another_version_and_another_step_are_refused(tmp_path
     (path / "manifest.json").write_text(json.dumps(manifest | {"format": 99}))
     with pytest.raises(ArtifactError, match="format version 99"):
         Store.open(path)
-    with artifact.create(tmp_path / "d", step="dictionary", settings={}):
+    with artifact.create(tmp_path / "d", stage="dictionary", settings={}):
         pass
     with pytest.raises(ArtifactError, match="is a dictionary, not a store"):
         Store.open(tmp_path / "d")

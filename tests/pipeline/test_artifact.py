@@ -11,7 +11,7 @@ from suture.pipeline import artifact
 
 
 def make(path: Path, text: str = "hello", **options: object) -> Path:
-    with artifact.create(path, step="probe", settings={"k": 3}, seed=1, **options) as draft:  # pyright: ignore[reportArgumentType]
+    with artifact.create(path, stage="probe", settings={"k": 3}, seed=1, **options) as draft:  # pyright: ignore[reportArgumentType]
         (draft.folder / "inner").mkdir(exist_ok=True)
         (draft.folder / "inner" / "data.txt").write_text(text)
     return path
@@ -22,16 +22,18 @@ class PowerCutError(Exception):
 
 
 def cut_short(path: Path, **options: bool) -> None:
-    with artifact.create(path, step="probe", settings={}, **options) as draft:
+    with artifact.create(path, stage="probe", settings={}, **options) as draft:
         (draft.folder / "half").write_text("x")
         raise PowerCutError
 
 
 def test_a_finished_folder_reads_back_with_what_it_was_made_of(tmp_path: Path) -> None:
     first = make(tmp_path / "first")
-    with artifact.create(tmp_path / "second", step="child", settings={}, parents=(first,), command="suture x") as draft:
+    with artifact.create(
+        tmp_path / "second", stage="child", settings={}, parents=(first,), command="suture x"
+    ) as draft:
         draft.settings["counted"] = 7
-    manifest = artifact.open_artifact(tmp_path / "second", step="child")
+    manifest = artifact.open_artifact(tmp_path / "second", stage="child")
     assert manifest.settings == {"counted": 7}
     assert manifest.command == "suture x"
     assert manifest.parents[0].manifest_sha256 == artifact.sha256_of(first / "manifest.json")
@@ -53,9 +55,9 @@ def test_a_failed_step_that_may_resume_keeps_its_files_and_goes_on(tmp_path: Pat
         cut_short(path, resume=True)
     with pytest.raises(ArtifactError, match=r"unfinished.*--resume"):
         artifact.open_artifact(path)
-    with artifact.create(path, step="probe", settings={}, resume=True) as draft:
+    with artifact.create(path, stage="probe", settings={}, resume=True) as draft:
         assert (draft.folder / "half").read_text() == "x"
-    assert artifact.verify(path).step == "probe"
+    assert artifact.verify(path).stage == "probe"
 
 
 def test_an_unfinished_folder_is_emptied_without_resume(tmp_path: Path) -> None:
@@ -81,7 +83,7 @@ def test_another_steps_result_is_not_replaced_even_when_asked(tmp_path: Path) ->
     path = make(tmp_path / "a", "old")
     with (
         pytest.raises(ArtifactError, match="is a probe, which a store does not replace"),
-        artifact.create(path, step="store", settings={}, overwrite=True),
+        artifact.create(path, stage="store", settings={}, overwrite=True),
     ):
         pass
     assert (path / "inner" / "data.txt").read_text() == "old"
@@ -112,8 +114,8 @@ def _edit_manifest(path: Path, **changes: object) -> None:
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (lambda p: _edit_manifest(p, format=artifact.FORMAT_VERSION + 1), "format version 2"),
-        (lambda p: _edit_manifest(p, step="store"), "is a store, not a probe"),
+        (lambda p: _edit_manifest(p, format=artifact.FORMAT_VERSION + 1), "format version 3"),
+        (lambda p: _edit_manifest(p, stage="store"), "is a store, not a probe"),
         (lambda p: _edit_manifest(p, surprise=1), "not ours"),
         (lambda p: (p / "manifest.json").write_text("{"), "not JSON"),
         (lambda p: (p / "manifest.json").write_text("[]"), "format version None"),
@@ -126,7 +128,7 @@ def test_a_wrong_folder_is_refused_in_one_line(tmp_path: Path, damage, said: str
     path = make(tmp_path / "a")
     damage(path)
     with pytest.raises(ArtifactError, match=said) as caught:
-        artifact.open_artifact(path, step="probe")
+        artifact.open_artifact(path, stage="probe")
     assert "\n" not in str(caught.value)
 
 
@@ -138,7 +140,7 @@ def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
 def test_verify_sees_a_changed_byte_that_open_cannot(tmp_path: Path) -> None:
     path = make(tmp_path / "a")
     (path / "inner" / "data.txt").write_text("jello")
-    assert asdict(artifact.open_artifact(path))["step"] == "probe"
+    assert asdict(artifact.open_artifact(path))["stage"] == "probe"
     with pytest.raises(ArtifactError, match="damaged"):
         artifact.verify(path)
 
@@ -152,11 +154,23 @@ def test_json_refuses_what_is_no_json(tmp_path: Path) -> None:
 
 def test_nothing_is_made_inside_a_finished_artifact(tmp_path: Path) -> None:
     """Replacing the outer one would take it along."""
-    with artifact.create(tmp_path / "outer", step="store", settings={}):
+    with artifact.create(tmp_path / "outer", stage="store", settings={}):
         pass
     with (
         pytest.raises(ArtifactError, match=r"lies inside .*outer, which is finished"),
-        artifact.create(tmp_path / "outer" / "deep" / "inner", step="dictionary", settings={}),
+        artifact.create(tmp_path / "outer" / "deep" / "inner", stage="dictionary", settings={}),
     ):
         pass
     assert [f.name for f in (tmp_path / "outer").iterdir()] == ["manifest.json"]
+
+
+def test_folders_of_the_first_format_still_open(tmp_path: Path) -> None:
+    """What is called a stage was called a step then."""
+    path = make(tmp_path / "a")
+    file = path / "manifest.json"
+    raw = json.loads(file.read_text())
+    file.write_text(json.dumps(raw | {"format": 1, "step": raw.pop("stage")} | {"stage": None}))
+    raw = json.loads(file.read_text())
+    del raw["stage"]
+    file.write_text(json.dumps(raw))
+    assert artifact.open_artifact(path, stage="probe").settings == {"k": 3}

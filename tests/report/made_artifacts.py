@@ -52,7 +52,7 @@ def make_store(path: Path) -> None:
     ]
     alignment = [{"n_tokens": 100_000, "n_kept": 98_000, "n_special": 900}] * 2
     settings = {"corpus": "stories <b>.txt", "block": 128, "dtype": "bfloat16"}
-    with artifact.create(path, step="store", settings=settings, command="suture collect store") as draft:
+    with artifact.create(path, stage="store", settings=settings, command="suture collect store") as draft:
         index = {"spaces": spaces, "alignment": alignment, "dtype": "bfloat16", "shards": [65_536, 32_464]}
         artifact.write_json(draft.folder / "store.json", index)
 
@@ -62,7 +62,7 @@ def make_dictionary(path: Path, store: Path | None, *, design: str, n_features: 
     settings = {"design": {"kind": design, "n_features": n_features, "sparsity": {"kind": "batchtopk", "k": 24}}}
     with artifact.create(
         path,
-        step="dictionary",
+        stage="dictionary",
         settings=settings | {"n_steps": 2000, "lr": 3e-4},
         seed=1,
         parents=(store,) if store else (),
@@ -111,7 +111,7 @@ def make_features(
     if null:
         summary["false_positive_rate"] = 0.0123
     parents = (root / dictionary, root / "store")
-    with artifact.create(path, step="features", settings={"null": null}, seed=0, parents=parents) as draft:
+    with artifact.create(path, stage="features", settings={"null": null}, seed=0, parents=parents) as draft:
         content = {"n_features": n_features, "models": MODELS, "columns": columns}
         for name, value in (("columns", content), ("examples", examples), ("logits", logits), ("summary", summary)):
             (draft.folder / f"{name}.json").write_text(json.dumps(value))  # ASCII: keeps the lone surrogate
@@ -211,7 +211,7 @@ def make_effect(path: Path, dictionary: Path, *, models: Sequence[str] = MODELS)
         "agreement": agreement,
     }
     with artifact.create(
-        path, step="effect", settings={"feature": 3}, seed=0, parents=(dictionary,), command="suture steer crosscoder"
+        path, stage="effect", settings={"feature": 3}, seed=0, parents=(dictionary,), command="suture steer crosscoder"
     ) as draft:
         (draft.folder / "effects.json").write_text(json.dumps(effect))
 
@@ -228,7 +228,7 @@ def make_three_models(folder: Path, *, n_features: int = 80, kind: str = "refit"
     settings = {"design": {"kind": "crosscoder", "n_features": n_features}}
     r2 = [[0.81, 0.42, 0.3], [0.47, 0.78, 0.35], [0.4, 0.5, 0.7], [0.88, 0.86, 0.83]]
     evaluation = {"fvu": [0.12, 0.14, 0.17], "l0": 23.7, "dead": 0.05, "r2": r2}
-    with artifact.create(folder / "dictionary", step="dictionary", settings=settings, seed=1) as draft:
+    with artifact.create(folder / "dictionary", stage="dictionary", settings=settings, seed=1) as draft:
         artifact.write_json(draft.folder / "dictionary.json", {**settings, "spaces": []})
         artifact.write_json(draft.folder / "evaluation.json", evaluation)
     labels = rng.choices(THREE_LABELS, (10, 8, 9, 6, 4, 5, 60, 8, 3), k=n_features)
@@ -252,7 +252,7 @@ def make_three_models(folder: Path, *, n_features: int = 80, kind: str = "refit"
     clusters = {"entropy_histogram": [rng.randint(0, 9) for _ in range(20)], "private_share": 0.2}
     summary = {"design": "crosscoder", "counts": counts, **evaluation, "two_clusters": clusters, "null": False}
     parents = (folder / "dictionary",)
-    with artifact.create(folder / "features", step="features", settings={}, seed=0, parents=parents) as draft:
+    with artifact.create(folder / "features", stage="features", settings={}, seed=0, parents=parents) as draft:
         content = {"n_features": n_features, "models": THREE, "columns": columns}
         for name, value in (("columns", content), ("examples", examples), ("logits", logits), ("summary", summary)):
             (draft.folder / f"{name}.json").write_text(json.dumps(value))
@@ -293,7 +293,7 @@ def make_behaviour(folder: Path) -> Path:
         for m, name in enumerate(MODELS)
     ]
     parents = (folder / "dictionary",)
-    with artifact.create(folder / "splice", step="splice", settings={"n_documents": 64}, parents=parents) as draft:
+    with artifact.create(folder / "splice", stage="splice", settings={"n_documents": 64}, parents=parents) as draft:
         artifact.write_json(draft.folder / "splice.json", {"models": models, "n_documents": 64, "n_rows": 7_900})
     features = [
         {
@@ -314,7 +314,7 @@ def make_behaviour(folder: Path) -> Path:
         "A": {"confirms": 1, "contradicts": 0, "undecided": 0},
         NASTY[0]: {"confirms": 0, "contradicts": 0, "undecided": 1},
     }
-    with artifact.create(folder / "causal", step="causal", settings={}, seed=0, parents=parents) as draft:
+    with artifact.create(folder / "causal", stage="causal", settings={}, seed=0, parents=parents) as draft:
         artifact.write_json(draft.folder / "causal.json", {"models": MODELS, "features": features, "verdicts": tally})
     return folder
 
@@ -403,7 +403,7 @@ def make_study(path: Path, *, truth: str = "planted", seeds: tuple[int, ...] = (
         "summary": {d: _study_summary(d, rows, [c["key"] for c in columns]) for d in names},
         "notes": ["Tied features were skipped: the models have unequal widths.", NASTY[1]],
     }
-    with artifact.create(path, step="study", settings={"seeds": list(seeds)}, command="suture study designs") as draft:
+    with artifact.create(path, stage="study", settings={"seeds": list(seeds)}, command="suture study designs") as draft:
         (draft.folder / "study.json").write_text(json.dumps(content))
     return content
 

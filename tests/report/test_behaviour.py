@@ -40,7 +40,7 @@ def test_of_three_models_pairs_are_named(tmp_path: Path) -> None:
     ]
     feature = {"feature": 1, "label": "AB", "n_positions": 30, "kl": [0.1, 0.2, 0.0], "ratio": None, "pairs": pairs}
     content = {"models": ["x", "y", "z"], "features": [feature | {"verdict": "undecided"}], "verdicts": {"AB": {}}}
-    with artifact.create(tmp_path / "causal", step="causal", settings={}) as draft:
+    with artifact.create(tmp_path / "causal", stage="causal", settings={}) as draft:
         artifact.write_json(draft.folder / "causal.json", content)
     page = Page(report(tmp_path / "r.html", [tmp_path / "causal"]).read_text(encoding="utf-8"))
     assert "B and C: 0.50" in page.text

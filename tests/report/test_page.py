@@ -164,7 +164,7 @@ def test_a_null_is_set_beside_its_own_design_only(folder: Path) -> None:
 def test_null_is_seen_without_features_by_equal_fingerprints(tmp_path: Path) -> None:
     make_store(tmp_path / "store")
     space = {"model": "m", "hookpoint": "mlp0.out", "width": 8, "fingerprint": "same"}
-    with artifact.create(tmp_path / "dict", step="dictionary", settings={}, parents=(tmp_path / "store",)) as draft:
+    with artifact.create(tmp_path / "dict", stage="dictionary", settings={}, parents=(tmp_path / "store",)) as draft:
         artifact.write_json(draft.folder / "dictionary.json", {"design": "crosscoder", "spaces": [space, space]})
     gathered = gather([tmp_path / "dict", tmp_path / "store"])
     assert not gathered.comparisons
@@ -227,7 +227,7 @@ def test_wrong_input_is_one_line(folder: Path, tmp_path: Path) -> None:
 
 
 def test_broken_json_is_named(tmp_path: Path) -> None:
-    with artifact.create(tmp_path / "features", step="features", settings={}) as draft:
+    with artifact.create(tmp_path / "features", stage="features", settings={}) as draft:
         (draft.folder / "columns.json").write_text("{ half")
     with pytest.raises(ArtifactError, match=r"columns\.json is not JSON"):
         report(tmp_path / "r.html", [tmp_path / "features"], title="x", commands=[])

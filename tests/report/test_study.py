@@ -242,7 +242,7 @@ def test_what_a_study_lacks_is_left_out(content: dict[str, Any], tmp_path: Path)
     bare["summary"] = {d: {"macro_f1": one["macro_f1"], "l0": None} for d, one in bare["summary"].items()}
     bare |= {"notes": [], "matched": None, "models": []}
     bare["summary"]["pooled"]["macro_f1"] = {"mean": float("nan"), "low": None, "high": None, "n": 1}
-    with artifact.create(tmp_path / "study", step="study", settings={}) as draft:
+    with artifact.create(tmp_path / "study", stage="study", settings={}) as draft:
         (draft.folder / "study.json").write_text(json.dumps(bare))
     page = Page(report(tmp_path / "r.html", [tmp_path / "study"]).read_text(encoding="utf-8"))
     assert sections(page) == {"study", "provenance"}
@@ -252,7 +252,7 @@ def test_what_a_study_lacks_is_left_out(content: dict[str, Any], tmp_path: Path)
 
 
 def test_a_study_without_its_file_is_only_provenance(tmp_path: Path) -> None:
-    with artifact.create(tmp_path / "study", step="study", settings={}):
+    with artifact.create(tmp_path / "study", stage="study", settings={}):
         pass
     page = Page(report(tmp_path / "r.html", [tmp_path / "study"]).read_text(encoding="utf-8"))
     assert sections(page) == {"provenance"}
@@ -280,7 +280,7 @@ def test_a_study_of_three_models(content: dict[str, Any], tmp_path: Path) -> Non
         row["r2"] = [[0.8, 0.3, 0.2], [0.4, 0.7, 0.1], [0.2, 0.3, 0.9], [0.9, 0.9, -0.1]]
         names = ["A", "AC", "shared"]
         row["confusion"] = {"rows": names, "columns": [*names, "missed"], "counts": [[3, 1, 0, 2]] * 3}
-    with artifact.create(tmp_path / "study", step="study", settings={}) as draft:
+    with artifact.create(tmp_path / "study", stage="study", settings={}) as draft:
         (draft.folder / "study.json").write_text(json.dumps(wide))
     html = report(tmp_path / "r.html", [tmp_path / "study"]).read_text(encoding="utf-8")
     text = Page(html).text

@@ -28,7 +28,7 @@ import torch
 from suture.activations.batches import read_ahead
 from suture.activations.rows import Plan, plan_rows, rows_of
 from suture.activations.shards import ShardWriter, write_index
-from suture.activations.store import STEP, STORAGE, Alignment, Precision, Store
+from suture.activations.store import STAGE, STORAGE, Alignment, Precision, Store
 from suture.activations.windows import State, check_enough, windows
 from suture.errors import DiskSpaceError, UserError
 from suture.lm.corpus import Corpus
@@ -127,7 +127,7 @@ def collect(
     partial = artifact.partial_path(path)
     disk = _prepare(path, job, settings, free_bytes or _free_bytes, resume=resume) if ranks.leads else None  # 1
     # The draft is always one to be resumed: what was computed before a kill or Ctrl-C stays.
-    create = artifact.create(path, step=STEP, settings=settings, resume=True, overwrite=overwrite, command=command)
+    create = artifact.create(path, stage=STAGE, settings=settings, resume=True, overwrite=overwrite, command=command)
     with create if ranks.leads else nullcontext() as draft:
         if draft is not None:
             artifact.write_json(partial / SETTINGS, settings)
@@ -176,7 +176,7 @@ def _is_made(path: Path, settings: dict[str, Any]) -> bool:
     """Whether a store of these settings is finished."""
     if not (path / artifact.MANIFEST).is_file():
         return False
-    made = artifact.open_artifact(path, step=STEP, setting="out").settings
+    made = artifact.open_artifact(path, stage=STAGE, setting="out").settings
     return all(made.get(name) == value for name, value in settings.items())
 
 

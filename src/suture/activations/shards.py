@@ -26,7 +26,7 @@ from torch import Tensor
 from suture.activations.store import (
     INDEX,
     MEANS,
-    STEP,
+    STAGE,
     STORAGE,
     Alignment,
     Precision,
@@ -270,7 +270,7 @@ def write_store(
     )
     alignment = [Alignment(n_tokens=n_rows, n_kept=n_rows, n_special=0)] * len(activations)
     made = {"n_rows": n_rows, "dtype": dtype, **(settings or {})}
-    with artifact.create(path, step=STEP, settings=made, seed=seed, overwrite=overwrite) as draft:
+    with artifact.create(path, stage=STAGE, settings=made, seed=seed, overwrite=overwrite) as draft:
         writer = ShardWriter(draft.folder, spaces=spaces, dtype=dtype, shard_rows=shard_rows)
         writer.append(rows, state={})
         writer.finish({})

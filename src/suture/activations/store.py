@@ -30,7 +30,7 @@ from torch import Tensor
 from suture.errors import ArtifactError, UserError
 from suture.pipeline import artifact
 
-STEP = "store"
+STAGE = "store"
 INDEX = "store.json"
 MEANS = "means.safetensors"
 STORAGE = {"bfloat16": np.dtype("<u2"), "float32": np.dtype("<f4")}
@@ -134,7 +134,7 @@ class Store:
             ArtifactError: missing, unfinished, of another step or version, truncated, or inconsistent.
         """
         path = Path(path)
-        manifest = artifact.open_artifact(path, step=STEP, setting="store")
+        manifest = artifact.open_artifact(path, stage=STAGE, setting="store")
         try:
             index = artifact.read_json(path / INDEX)
             means = load_file(path / MEANS)

@@ -22,7 +22,7 @@ import torch
 
 from suture.activations.rows import Plan, plan_rows, rows_of
 from suture.activations.shards import Rows, scale_and_mean, stored_bytes, sums_of
-from suture.activations.store import STEP, STORAGE, Alignment, Held, Space, Store
+from suture.activations.store import STAGE, STORAGE, Alignment, Held, Space, Store
 from suture.activations.windows import State, Window, check_enough, windows
 from suture.errors import UserError
 from suture.lm.corpus import Corpus
@@ -223,7 +223,7 @@ class Stream:
         settings = {**self.settings, "fill": number}
         return Store(
             path=Path(f"{self.corpus.source} (fill {number}, in memory)"),
-            manifest=artifact.Manifest(step=STEP, settings=settings, suture=artifact.package_version()),
+            manifest=artifact.Manifest(stage=STAGE, settings=settings, suture=artifact.package_version()),
             spaces=self._spaces,
             alignment=alignment,
             dtype=self.plan.dtype,

@@ -32,7 +32,7 @@ from suture.errors import ArtifactError, UserError
 from suture.parallel import ALONE, Grid
 from suture.pipeline import artifact
 
-STEP = "dictionary"
+STAGE = "dictionary"
 WEIGHTS, DESCRIPTION = "dictionary.safetensors", "dictionary.json"
 
 
@@ -358,7 +358,7 @@ class Dictionary(nn.Module):
         Raises:
             ArtifactError: `path` is taken.
         """
-        with artifact.create(path, step=STEP, settings=settings or {}, overwrite=overwrite) as draft:
+        with artifact.create(path, stage=STAGE, settings=settings or {}, overwrite=overwrite) as draft:
             self.write(draft.folder)
 
     @staticmethod
@@ -369,7 +369,7 @@ class Dictionary(nn.Module):
             ArtifactError: missing, unfinished, damaged or of another version.
         """
         path = Path(path)
-        artifact.open_artifact(path, step=STEP, setting="dictionary")
+        artifact.open_artifact(path, stage=STAGE, setting="dictionary")
         dictionary = Dictionary.read(path)
         dictionary.precision = kernels.resolve_precision(precision, torch.device(device))
         return dictionary.to(device).requires_grad_(requires_grad=False)

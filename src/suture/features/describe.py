@@ -28,7 +28,7 @@ from suture.features.clusters import two_clusters
 from suture.features.examples import ContextSettings, examples
 from suture.features.logits import direct_path, spelled
 from suture.features.stats import FeatureStats, StatsSettings, describe
-from suture.features.table import STEP, FeatureTable, columns_of
+from suture.features.table import STAGE, FeatureTable, columns_of
 from suture.lm.load import LanguageModel
 from suture.lm.unembedding import unembedding
 from suture.pipeline import artifact
@@ -86,7 +86,7 @@ def features(
     recorded: dict[str, Any] = asdict(settings) | {"store": str(store.path), "view": view.view, "null": null}
     with artifact.create(
         out,
-        step=STEP,
+        stage=STAGE,
         settings=recorded,
         seed=settings.labels.seed,
         parents=(dictionary_path, store.path),

@@ -32,7 +32,7 @@ from suture.features.refit import mean_norms
 from suture.features.stats import FeatureStats
 from suture.pipeline import artifact
 
-STEP = "features"
+STAGE = "features"
 NUMBERS, COLUMNS, EXAMPLES, LOGITS, SUMMARY = (
     "features.safetensors",
     "columns.json",
@@ -101,7 +101,7 @@ class FeatureTable:
         Raises:
             ArtifactError: `path` is taken.
         """
-        with artifact.create(path, step=STEP, settings=settings or {}, overwrite=overwrite) as draft:
+        with artifact.create(path, stage=STAGE, settings=settings or {}, overwrite=overwrite) as draft:
             self.write(draft.folder)
 
     @staticmethod
@@ -112,7 +112,7 @@ class FeatureTable:
             ArtifactError: missing, unfinished, damaged or of another version.
         """
         path = Path(path)
-        artifact.open_artifact(path, step=STEP, setting="features")
+        artifact.open_artifact(path, stage=STAGE, setting="features")
         try:
             written = artifact.read_json(path / COLUMNS)
             order = [name for name in written["columns"] if name not in ("label", "reason")]

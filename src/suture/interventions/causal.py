@@ -37,7 +37,7 @@ from suture.interventions.splice import refuse_null
 from suture.lm.load import LanguageModel
 from suture.pipeline import artifact
 
-STEP = "causal"
+STAGE = "causal"
 RESULT = "causal.json"
 MOVES = 0.1
 """A model that moves by less than this part of the most moved one stays still. The label's own boundary, a share of
@@ -168,7 +168,7 @@ def causal(
     if not wanted:
         raise UserError("feature", "none", "nothing is chosen", "name features, or ask for some of each label")
     with artifact.create(
-        out, step=STEP, settings=asdict(settings), seed=settings.seed, overwrite=overwrite, command=command,
+        out, stage=STAGE, settings=asdict(settings), seed=settings.seed, overwrite=overwrite, command=command,
         parents=(Path(dictionary_path), Path(table_path)),
     ) as draft:  # fmt: skip
         labels = {feature: table.labels[feature] for feature in wanted}

@@ -23,7 +23,7 @@ from suture.lm.load import LanguageModel
 from suture.pipeline import artifact
 from suture.uncertainty import Ratio
 
-STEP = "splice"
+STAGE = "splice"
 RESULT = "splice.json"
 CLEAN, SPLICED, MEAN = "clean", "spliced", "mean"
 OnProgress = Callable[[int, int], None]
@@ -157,7 +157,7 @@ def splice(
     dictionary = Dictionary.load(dictionary_path)
     refuse_null(dictionary_path)
     with artifact.create(
-        out, step=STEP, settings=asdict(settings), parents=(Path(dictionary_path),), overwrite=overwrite,
+        out, stage=STAGE, settings=asdict(settings), parents=(Path(dictionary_path),), overwrite=overwrite,
         command=command,
     ) as draft:  # fmt: skip
         result = spliced_losses(dictionary, lms, documents, settings, on_progress=on_progress)

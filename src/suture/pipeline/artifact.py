@@ -1,8 +1,8 @@
-"""A step's result on disk: a folder written to NAME.partial, its manifest last, then renamed once.
+"""A stage's result on disk: a folder written to NAME.partial, its manifest last, then renamed once.
 
-1. `create` opens `NAME.partial`; a step writes its files there.
+1. `create` opens `NAME.partial`; a stage writes its files there.
 2. On success every file is checksummed, `manifest.json` is written last and the folder is renamed to NAME.
-3. `open_artifact` believes a folder only if its manifest is there, of this format version, of the step asked for, and
+3. `open_artifact` believes a folder only if its manifest is there, of this format version, of the stage asked for, and
    every file it lists has the size it lists.
 """
 
@@ -20,8 +20,8 @@ from typing import Any
 
 from suture.errors import ArtifactError
 
-FORMAT_VERSION = 1
-"""Raised whenever a folder written before could be misread; readers refuse any other."""
+FORMAT_VERSION = 2
+"""Raised whenever a reader must tell folders written before apart; version 1 is read, any other is refused."""
 
 MANIFEST = "manifest.json"
 
@@ -48,15 +48,15 @@ class Parent:
 class Manifest:
     """What a finished folder is, how it was made and from what."""
 
-    step: str
-    """The step that wrote it: `store`, `dictionary`, `features`, ..."""
+    stage: str
+    """The stage that wrote it: `store`, `dictionary`, `features`, ..."""
     settings: dict[str, Any]
     """Everything that decided the result, as plain JSON values."""
     seed: int | None = None
     parents: tuple[Parent, ...] = ()
     files: tuple[FileEntry, ...] = ()
     seconds: float = 0.0
-    """Wall time of the step."""
+    """Wall time of the stage."""
     suture: str = ""
     """The version of suture that wrote it."""
     format: int = FORMAT_VERSION
@@ -71,8 +71,8 @@ class Draft:
     """A folder being written. `parents` and `settings` may still grow until the block ends."""
 
     folder: Path
-    """NAME.partial, where the step writes."""
-    step: str
+    """NAME.partial, where the stage writes."""
+    stage: str
     settings: dict[str, Any]
     seed: int | None = None
     parents: list[Parent] = field(default_factory=list)
@@ -98,7 +98,7 @@ def partial_path(path: Path) -> Path:
 def create(
     path: str | Path,
     *,
-    step: str,
+    stage: str,
     settings: Mapping[str, Any],
     seed: int | None = None,
     parents: tuple[Path, ...] = (),
@@ -117,21 +117,21 @@ def create(
 
     Raises:
         ArtifactError: `path` is finished already and `overwrite` is off, or it is something else than an artifact of
-            this step.
+            this stage.
     """
     path = Path(path)
     partial = partial_path(path)
     if not leads:
-        yield Draft(partial, step, dict(settings), seed)
+        yield Draft(partial, stage, dict(settings), seed)
         return
     if path.exists():
         if not (path / MANIFEST).exists() and (path.is_file() or any(path.iterdir())):
             raise ArtifactError("out", path, "exists and was not made by suture", "name another folder")
         if not overwrite and (path / MANIFEST).exists():
             raise ArtifactError("out", path, "is finished already", "name another folder, or pass --overwrite")
-        if (path / MANIFEST).exists() and (made_by := _read_manifest(path, "out").step) != step:
+        if (path / MANIFEST).exists() and (made_by := _read_manifest(path, "out").stage) != stage:
             # A slip of the keyboard, such as the store's name given twice, must not cost the store.
-            problem = f"is {_a(made_by)}, which {_a(step)} does not replace"
+            problem = f"is {_a(made_by)}, which {_a(stage)} does not replace"
             raise ArtifactError("out", path, problem, "name another folder")
     for above in path.absolute().parents:
         if (above / MANIFEST).is_file():
@@ -140,7 +140,7 @@ def create(
     if partial.exists() and not resume:
         shutil.rmtree(partial)
     partial.mkdir(parents=True, exist_ok=True)
-    draft = Draft(partial, step, dict(settings), seed, [parent(p) for p in parents], command)
+    draft = Draft(partial, stage, dict(settings), seed, [parent(p) for p in parents], command)
     started = time.monotonic()
     try:
         yield draft
@@ -154,22 +154,22 @@ def create(
     os.replace(partial, path)
 
 
-def open_artifact(path: str | Path, *, step: str | None = None, setting: str = "path") -> Manifest:
+def open_artifact(path: str | Path, *, stage: str | None = None, setting: str = "path") -> Manifest:
     """Read and check the manifest of a finished folder (sizes, not checksums: those take a read of everything).
 
     Raises:
-        ArtifactError: missing, unfinished, of another step or format version, or a file is absent or truncated.
+        ArtifactError: missing, unfinished, of another stage or format version, or a file is absent or truncated.
     """
     path = Path(path)
     if not path.exists():
         if partial_path(path).exists():
-            raise ArtifactError(setting, path, "is unfinished", "run the step that makes it again, with --resume")
-        raise ArtifactError(setting, path, "does not exist", "check the path, or run the step that makes it first")
+            raise ArtifactError(setting, path, "is unfinished", "run the stage that makes it again, with --resume")
+        raise ArtifactError(setting, path, "does not exist", "check the path, or run the stage that makes it first")
     if not (path / MANIFEST).is_file():
-        raise ArtifactError(setting, path, "has no manifest.json", "name a folder that a suture step finished")
+        raise ArtifactError(setting, path, "has no manifest.json", "name a folder that a suture stage finished")
     manifest = _read_manifest(path, setting)
-    if step is not None and manifest.step != step:
-        raise ArtifactError(setting, path, f"is {_a(manifest.step)}, not {_a(step)}", f"name {_a(step)}'s folder")
+    if stage is not None and manifest.stage != stage:
+        raise ArtifactError(setting, path, f"is {_a(manifest.stage)}, not {_a(stage)}", f"name {_a(stage)}'s folder")
     for entry in manifest.files:
         file = path / entry.name
         if not file.is_file():
@@ -226,9 +226,9 @@ def as_json(value: Any) -> Any:
     return json.loads(json.dumps(value, allow_nan=False))
 
 
-def _a(step: str) -> str:
-    """What a step makes, in words."""
-    return {"features": "a feature table", "effect": "an effect"}.get(step, f"a {step}")
+def _a(stage: str) -> str:
+    """What a stage makes, in words."""
+    return {"features": "a feature table", "effect": "an effect"}.get(stage, f"a {stage}")
 
 
 def _write_manifest(draft: Draft, seconds: float) -> None:
@@ -238,7 +238,7 @@ def _write_manifest(draft: Draft, seconds: float) -> None:
         if f.is_file() and f.name != MANIFEST
     ]
     manifest = Manifest(
-        step=draft.step,
+        stage=draft.stage,
         settings=draft.settings,
         seed=draft.seed,
         parents=tuple(draft.parents),
@@ -257,7 +257,9 @@ def _read_manifest(path: Path, setting: str) -> Manifest:
     except ValueError as error:
         raise ArtifactError(setting, path, f"manifest.json is not JSON ({error})", "make it again") from None
     found = raw.get("format") if isinstance(raw, dict) else None
-    if found != FORMAT_VERSION:
+    if found == 1:
+        raw["stage"] = raw.pop("step", None)
+    elif found != FORMAT_VERSION:
         problem = f"was written in format version {found}, this suture reads version {FORMAT_VERSION}"
         raise ArtifactError(setting, path, problem, "make it again, or use the suture that wrote it")
     try:

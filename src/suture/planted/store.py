@@ -13,7 +13,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from suture.activations.shards import Rows, ShardWriter, SpaceName, write_index
-from suture.activations.store import STEP, Alignment, Precision, Store
+from suture.activations.store import STAGE, Alignment, Precision, Store
 from suture.errors import UserError
 from suture.pipeline import artifact
 from suture.planted.generator import BLOCK, PlantedModels, PlantedRows
@@ -44,7 +44,7 @@ def planted_store(
     made = {"planted": asdict(settings), "start": start, "n_rows": n_rows, "dtype": dtype}
     per_document = settings.rows_per_document
     piece = per_document * max(8 * BLOCK // per_document, 1)
-    with artifact.create(path, step=STEP, settings=made, seed=settings.seed, overwrite=overwrite) as draft:
+    with artifact.create(path, stage=STAGE, settings=made, seed=settings.seed, overwrite=overwrite) as draft:
         writer = ShardWriter(draft.folder, spaces=space_names(settings), dtype=dtype, shard_rows=shard_rows)
         for first in range(0, n_rows, piece):  # 1
             planted = models.rows(start + first, start + min(first + piece, n_rows))

@@ -13,8 +13,8 @@ _VERDICTS = (("confirms", "confirmed"), ("contradicts", "contradicted"), ("undec
 
 def behaviour(gathered: Gathered) -> Html | None:
     """Both kinds of interventions; None where neither was made."""
-    spliced = [a for a in gathered.artifacts if a.manifest.step == "splice" and "splice" in a.json]
-    causes = [a for a in gathered.artifacts if a.manifest.step == "causal" and "causal" in a.json]
+    spliced = [a for a in gathered.artifacts if a.manifest.stage == "splice" and "splice" in a.json]
+    causes = [a for a in gathered.artifacts if a.manifest.stage == "causal" and "causal" in a.json]
     if not spliced and not causes:
         return None
     return section(

@@ -21,8 +21,8 @@ DESIGN_ORDER = ("crosscoder", "pooled", "universal", "sae")
 """Designs in the order in which a report shows them; the first one with features answers the question."""
 
 
-READ_STEPS = ("store", "dictionary", "features", "effect", "study", "splice", "causal")
-"""Steps whose JSON a report shows; of others it shows the manifest alone."""
+READ_STAGES = ("store", "dictionary", "features", "effect", "study", "splice", "causal")
+"""Stages whose JSON a report shows; of others it shows the manifest alone."""
 
 CELLS = "cells"
 """The folder beside a study in which its runs lie."""
@@ -160,12 +160,12 @@ class Gathered:
     @property
     def stores(self) -> list[Artifact]:
         """The stores, in the order given."""
-        return [a for a in self.artifacts if a.manifest.step == "store"]
+        return [a for a in self.artifacts if a.manifest.stage == "store"]
 
     @property
     def studies(self) -> list[Artifact]:
         """The studies, in the order given."""
-        return [a for a in self.artifacts if a.manifest.step == "study" and "study" in a.json]
+        return [a for a in self.artifacts if a.manifest.stage == "study" and "study" in a.json]
 
 
 def find_artifacts(folder: str | Path) -> list[Path]:
@@ -209,7 +209,7 @@ def gather(folders: Iterable[str | Path]) -> Gathered:
     nulls = [c for c in every if c.is_null]
     real = [_with_null(c, nulls) for c in every if not c.is_null]
     real.sort(key=lambda c: (c.features is None, DESIGN_ORDER.index(c.design) if c.design in DESIGN_ORDER else 9))
-    effects = [a for a in artifacts if a.manifest.step == "effect"]
+    effects = [a for a in artifacts if a.manifest.stage == "effect"]
     return Gathered(artifacts=artifacts, comparisons=real, nulls=nulls, effects=effects)
 
 
@@ -240,7 +240,7 @@ def _read(path: Path, name: str) -> Artifact:
     content: dict[str, Any] = {}
     for entry in manifest.files:
         file = path / entry.name
-        if "/" in entry.name or manifest.step not in READ_STEPS:
+        if "/" in entry.name or manifest.stage not in READ_STAGES:
             continue
         try:
             if file.suffix == ".json":
@@ -254,13 +254,13 @@ def _read(path: Path, name: str) -> Artifact:
     return Artifact(folder=path, name=name, manifest=manifest, manifest_sha256=sha256_of(path / MANIFEST), json=content)
 
 
-def parent_of(artifact: Artifact, step: str, among: Sequence[Artifact]) -> Artifact | None:
-    """The parent of `artifact` that was made by `step`, if it is among those read.
+def parent_of(artifact: Artifact, stage: str, among: Sequence[Artifact]) -> Artifact | None:
+    """The parent of `artifact` that was made by `stage`, if it is among those read.
 
     Content decides, not the path: folders may have been moved. The path settles it between equal copies.
     """
     for parent in artifact.manifest.parents:
-        same = [a for a in among if a.manifest.step == step and a.manifest_sha256 == parent.manifest_sha256]
+        same = [a for a in among if a.manifest.stage == stage and a.manifest_sha256 == parent.manifest_sha256]
         if same:
             return min(same, key=lambda a: a.folder.name != Path(parent.path).name)
     return None
@@ -268,12 +268,12 @@ def parent_of(artifact: Artifact, step: str, among: Sequence[Artifact]) -> Artif
 
 def _comparisons(artifacts: list[Artifact]) -> list[Comparison]:
     found: list[Comparison] = []
-    for features in (a for a in artifacts if a.manifest.step == "features"):
+    for features in (a for a in artifacts if a.manifest.stage == "features"):
         dictionary = parent_of(features, "dictionary", artifacts)
         store = parent_of(features, "store", artifacts) or (dictionary and parent_of(dictionary, "store", artifacts))
         found.append(Comparison(dictionary=dictionary, features=features, store=store))
     described = [c.dictionary for c in found]
-    for dictionary in (a for a in artifacts if a.manifest.step == "dictionary"):
+    for dictionary in (a for a in artifacts if a.manifest.stage == "dictionary"):
         if not any(dictionary is d for d in described):
             store = parent_of(dictionary, "store", artifacts)
             found.append(Comparison(dictionary=dictionary, features=None, store=store))

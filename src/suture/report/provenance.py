@@ -20,7 +20,7 @@ def provenance(gathered: Gathered, *, commands: Sequence[str], versions: Sequenc
         rows.append(
             [
                 tag("a", a.name, href=f"#{a.anchor}"),
-                a.manifest.step,
+                a.manifest.stage,
                 join([join([", " if i else "", p]) for i, p in enumerate(parents)]) if parents else words.DASH,
                 words.DASH if a.manifest.seed is None else str(a.manifest.seed),
                 words.seconds(a.manifest.seconds),
@@ -61,7 +61,7 @@ def _artifact(a: Artifact) -> Html:
     left = len(a.manifest.files) - _MAX_FILES
     return tag(
         "details",
-        tag("summary", tag("b", a.name), f" – {a.manifest.step}: settings and checksums"),
+        tag("summary", tag("b", a.name), f" – {a.manifest.stage}: settings and checksums"),
         tag("p", "Manifest SHA-256 ", tag("code", a.manifest_sha256, class_="checksum")),
         table(["Setting", "Value"], settings, label=f"Settings of {a.name}", numeric=False) if settings else None,
         table(["File", "Size", "SHA-256"], files, label=f"Files of {a.name}", numeric=False) if files else None,

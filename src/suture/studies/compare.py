@@ -33,8 +33,8 @@ from suture.studies.grounds import Ground, LanguageGround, PlantedGround, Tell
 from suture.studies.intervals import MeanInterval, mean_interval
 from suture.studies.measures import prices
 
-STEP, FILE, MARK = "study", "study.json", "settings.json"
-MADE = ("cells", "stores", "store", STEP)
+STAGE, FILE, MARK = "study", "study.json", "settings.json"
+MADE = ("cells", "stores", "store", STAGE)
 """The folders that a study makes in its own."""
 TITLE = "Which joint design finds out?"
 
@@ -150,15 +150,15 @@ def study_designs(
     measured = list(_run_all(cells, workers, tell))  # 3
     content = table(study, designs, widths, rows[0].open(), seeds, measured)
     with artifact.create(
-        out / STEP,
-        step=STEP,
+        out / STAGE,
+        stage=STAGE,
         settings=_recorded(study) | {"only": list(only), "n_seeds": n_seeds},
         parents=tuple(dict.fromkeys(r.store for r in rows.values())),
         overwrite=True,
         command=command,
     ) as draft:
         artifact.write_json(draft.folder / FILE, artifact.as_json(content))  # 5
-    page = report(out / "report.html", [out / STEP], title=TITLE, commands=[command] if command else [])  # 6
+    page = report(out / "report.html", [out / STAGE], title=TITLE, commands=[command] if command else [])  # 6
     tell("study", 1, 1, f"{time.monotonic() - started:.0f} s")
     return StudyResult(out=out, report=page, study=content)
 

@@ -27,7 +27,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from suture.activations.batches import Batch
-from suture.dictionary.dictionary import STEP
+from suture.dictionary.dictionary import STAGE
 from suture.dictionary.evaluate import evaluate
 from suture.dictionary.kernels import resolve_precision
 from suture.errors import DiskSpaceError, NumericalError, UserError
@@ -124,7 +124,7 @@ class Run:
         with ExitStack() as opening:  # closed again where anything here fails
             draft = opening.enter_context(
                 artifact.create(
-                    out, step=STEP, settings=recorded, seed=settings.seed, parents=parents, resume=resume,
+                    out, stage=STAGE, settings=recorded, seed=settings.seed, parents=parents, resume=resume,
                     resumable=True, overwrite=overwrite, command=command, leads=grid.world.leads,
                 )
             )  # fmt: skip
@@ -306,7 +306,7 @@ def is_finished(out: Path, settings: TrainSettings, made_from: dict[str, Any]) -
     """Whether `out` is the finished dictionary of these settings."""
     if not (out / artifact.MANIFEST).is_file():
         return False
-    made = artifact.open_artifact(out, step=STEP, setting="out").settings
+    made = artifact.open_artifact(out, stage=STAGE, setting="out").settings
     return made == artifact.as_json(recorded_settings(settings, made_from, before=made))
 
 

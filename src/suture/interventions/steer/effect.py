@@ -10,7 +10,7 @@ from suture.errors import UserError
 from suture.interventions.measures import Interval
 from suture.pipeline import artifact
 
-STEP = "effect"
+STAGE = "effect"
 FILE = "effects.json"
 
 Weighted = tuple[tuple[str, float], ...]
@@ -206,7 +206,7 @@ def save_effect(
     settings = {"feature": effect.feature, "scale": effect.scale, **asdict(effect.settings)}
     seed = effect.settings.seed
     with artifact.create(
-        Path(path), step=STEP, settings=settings, seed=seed, parents=parents, overwrite=overwrite, command=command
+        Path(path), stage=STAGE, settings=settings, seed=seed, parents=parents, overwrite=overwrite, command=command
     ) as draft:
         artifact.write_json(draft.folder / FILE, content)
 
@@ -217,7 +217,7 @@ def load_effect(path: str | Path) -> Effect:
     Raises:
         ArtifactError: not a finished effect.
     """
-    artifact.open_artifact(path, step=STEP)
+    artifact.open_artifact(path, stage=STAGE)
     raw: Mapping[str, Any] = _tuples(artifact.read_json(Path(path) / FILE))
     return Effect(
         feature=raw["feature"],

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from suture.activations.batches import split_rows
 from suture.activations.store import Store
-from suture.dictionary.dictionary import STEP as DICTIONARY
+from suture.dictionary.dictionary import STAGE as DICTIONARY
 from suture.dictionary.dictionary import Dictionary
 from suture.errors import ArtifactError, UserError
 from suture.features.describe import order_seed
@@ -79,7 +79,7 @@ def heldout_documents(dictionary_path: str | Path) -> Iterator[str]:
     Raises:
         UserError: the store is not there any more, or is another one.
     """
-    made = artifact.open_artifact(dictionary_path, step=DICTIONARY, setting="dictionary")
+    made = artifact.open_artifact(dictionary_path, stage=DICTIONARY, setting="dictionary")
     training = made.settings
     manifest = Path(training["store"]) / artifact.MANIFEST
     if not manifest.exists() or artifact.sha256_of(manifest) not in {p.manifest_sha256 for p in made.parents}:
