@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from suture.activations.collect import collect
     from suture.activations.store import Store
     from suture.activations.stream import Stream
+    from suture.dictionary.codes import Codes
     from suture.dictionary.design import Design
-    from suture.dictionary.dictionary import Codes, Dictionary
+    from suture.dictionary.dictionary import Dictionary
     from suture.dictionary.sparsity import Sparsity
     from suture.errors import UserError
     from suture.estimate.estimate import Estimate, estimate
@@ -39,7 +40,7 @@ _HOMES = {
     "collect": "activations.collect",
     "Store": "activations.store",
     "Stream": "activations.stream",
-    "Codes": "dictionary.dictionary",
+    "Codes": "dictionary.codes",
     "Design": "dictionary.design",
     "Dictionary": "dictionary.dictionary",
     "Objective": "training.objective",

@@ -7,7 +7,8 @@ import torch
 from sklearn.linear_model import Ridge
 
 from features.conftest import Case, scaled
-from suture.features.mapped import RIDGE, Moments, mapped_cosines
+from suture.activations.moments import RIDGE, Moments
+from suture.features.mapped import mapped_cosines
 from suture.planted.generator import PlantedModels
 from suture.planted.settings import PlantedSettings
 from suture.planted.store import planted_store

@@ -8,7 +8,7 @@ import pytest
 import torch
 from sklearn.metrics import confusion_matrix, f1_score, roc_auc_score
 
-from suture.features.nonzeros import Nonzeros
+from suture.dictionary.codes import Codes
 from suture.planted.generator import PlantedModels
 from suture.planted.scores import found_columns, true_labels
 from suture.planted.settings import PlantedSettings
@@ -36,13 +36,12 @@ def the_truth(settings: PlantedSettings) -> tuple[PlantedModels, Findings]:
     scales = tuple(1.0 + m for m in range(n_models))
     rows = torch.arange(500, 900)
     codes = models.rows(500, 900).codes
-    active = Nonzeros.from_pairs(codes.row, codes.concept, codes.value, n_rows=400, n_features=60)
     clusters = {"private_share": 0.1, "shared_energy": 0.8, "silhouette": None, "entropy_histogram": [0] * 20}
     found = Findings(
         labels=tuple(models.labels()),
         directions=tuple(models.directions(m) * scales[m] for m in range(n_models)),
         scales=scales,
-        active=active,
+        active=codes,
         rows=rows,
         shares=models.presence.double() / models.presence.sum(1, keepdim=True),
         fvu=[0.1 * (m + 1) for m in range(n_models)],
@@ -96,7 +95,7 @@ def test_a_dictionary_with_private_halves_finds_directions_but_not_concepts() ->
     models, found = the_truth(PlantedSettings(n_concepts=60, exclusive=0.0))
     a, b = found.directions
     halves = (torch.cat([a, torch.zeros_like(a)]), torch.cat([torch.zeros_like(b), b]))
-    codes = Nonzeros(torch.tensor([0]), torch.tensor([1.0]), 400, 120)
+    codes = Codes.from_pairs(torch.tensor([0]), torch.tensor([0]), torch.tensor([1.0]), n_rows=400, n_features=120)
     numbers, _ = truth_numbers(
         replace(
             found,
@@ -117,8 +116,7 @@ def test_a_dictionary_with_private_halves_finds_directions_but_not_concepts() ->
 def test_detection_counts_the_rows_where_a_feature_is_active() -> None:
     models, found = the_truth(PAIR)
     kept = found.active.feature != 0  # the feature of concept 0 never fires
-    late = found.active.position >= 0
-    silent = Nonzeros(found.active.key[kept & late], found.active.value[kept & late], 400, 60)
+    silent = found.active.kept(kept)
     numbers, _ = truth_numbers(replace(found, active=silent), models)
     assert numbers["detection_f1"] == pytest.approx(59 / 60)
 

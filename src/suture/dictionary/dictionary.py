@@ -14,7 +14,7 @@ until `fold`.
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,8 +25,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from suture.dictionary import kernels
+from suture.dictionary.codes import Codes
 from suture.dictionary.design import Design, SpaceInfo
-from suture.dictionary.kernels import Chunks, Pattern, Precision
+from suture.dictionary.kernels import Chunks, Precision
 from suture.dictionary.sparsity import Sparsity, select_inference
 from suture.errors import ArtifactError, UserError
 from suture.parallel import ALONE, Grid
@@ -34,46 +35,6 @@ from suture.pipeline import artifact
 
 STAGE = "dictionary"
 WEIGHTS, DESCRIPTION = "dictionary.safetensors", "dictionary.json"
-
-
-@dataclass(frozen=True)
-class Codes:
-    """The feature values of some rows: only those that are not zero, row by row (CSR)."""
-
-    pattern: Pattern
-    value: Float[Tensor, "active"]
-
-    @property
-    def crow(self) -> Int[Tensor, "row_plus_one"]:
-        return self.pattern.crow
-
-    @property
-    def row(self) -> Int[Tensor, "active"]:
-        return self.pattern.row
-
-    @property
-    def feature(self) -> Int[Tensor, "active"]:
-        return self.pattern.feature
-
-    @property
-    def n_rows(self) -> int:
-        return self.pattern.n_rows
-
-    @property
-    def n_features(self) -> int:
-        return self.pattern.n_features
-
-    def dense(self) -> Float[Tensor, "row feature"]:
-        """All values, zeros included: n_rows · n_features numbers."""
-        out = self.value.new_zeros(self.n_rows, self.n_features)
-        out[self.row.long(), self.feature.long()] = self.value
-        return out
-
-    @staticmethod
-    def from_dense(dense: Float[Tensor, "row feature"]) -> "Codes":
-        """The non-zero entries of a matrix."""
-        row, feature = torch.nonzero(dense, as_tuple=True)
-        return Codes(Pattern.from_pairs(row, feature, *dense.shape), dense[row, feature])
 
 
 class Dictionary(nn.Module):
@@ -230,12 +191,9 @@ class Dictionary(nn.Module):
             self.threshold,
             self.grid,
         )
-        kept = selection.pre > 0
-        pattern = selection.pattern
-        if bool(kept.all()):
-            return Codes(pattern, selection.pre)
-        positive = Pattern.from_pairs(pattern.row[kept], pattern.feature[kept], pattern.n_rows, pattern.n_features)
-        return Codes(positive, selection.pre[kept])
+        codes = Codes(selection.pattern, selection.pre)
+        positive = codes.value > 0
+        return codes if bool(positive.all()) else codes.kept(positive)
 
     @torch.no_grad()
     def decode(self, codes: Codes) -> Float[Tensor, "row D"]:

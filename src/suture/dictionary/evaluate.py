@@ -14,7 +14,8 @@ from torch import Tensor
 
 from suture.activations.batches import sequential
 from suture.activations.store import Store
-from suture.dictionary.dictionary import Codes, Dictionary
+from suture.dictionary.codes import Codes
+from suture.dictionary.dictionary import Dictionary
 
 BATCH_ROWS = 2048
 

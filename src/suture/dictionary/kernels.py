@@ -3,10 +3,9 @@
 1. `top_k`, `Chunks`: the one dense product x · W_enc^T, in row chunks that stay in cache, and the selection of what is
    active in it. In bf16 a few candidates too many are chosen and re-scored in fp32, so that the chosen set and its
    values are those of fp32 at the speed of bf16.
-2. `Pattern`: the active (row, feature) pairs, row-major, and the same pairs sorted by feature (made on demand, once).
-3. `sampled_product`: <a[row], b[feature]> at the active pairs only.
-4. `decode`: sum of value · W_dec[feature] over a row's active features, a weighted embedding-bag.
-5. Backward: the gradient of the values is a sampled product; those of W_dec and W_enc are `transpose_times`, one
+2. `sampled_product`: <a[row], b[feature]> at the active pairs only.
+3. `decode`: sum of value · W_dec[feature] over a row's active features, a weighted embedding-bag.
+4. Backward: the gradient of the values is a sampled product; those of W_dec and W_enc are `transpose_times`, one
    embedding-bag per feature over the rows where it is active: no atomics, and no [row, feature] matrix, ever.
 """
 
@@ -14,7 +13,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -23,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from suture.dictionary import triton_kernels
+from suture.dictionary.codes import Pattern
 from suture.errors import UserError
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -35,55 +35,6 @@ GPU_CHUNK_ELEMENTS = 2**29
 
 MARGIN = 8
 """Candidates beyond k that a bf16 product offers to the exact fp32 re-scoring."""
-
-
-@dataclass(frozen=True)
-class Pattern:
-    """Which (row, feature) pairs are active, row by row (CSR)."""
-
-    crow: Int[Tensor, "row_plus_one"]
-    """Where each row's pairs begin; one more entry ends the last."""
-    feature: Int[Tensor, "active"]
-    n_features: int
-
-    @property
-    def n_rows(self) -> int:
-        return self.crow.numel() - 1
-
-    @property
-    def n_active(self) -> int:
-        return self.feature.numel()
-
-    @cached_property
-    def row(self) -> Int[Tensor, "active"]:
-        """The row of each pair."""
-        rows = torch.arange(self.n_rows, dtype=self.feature.dtype, device=self.feature.device)
-        return rows.repeat_interleave(self.crow.diff(), output_size=self.n_active)
-
-    @cached_property
-    def by_feature(self) -> tuple[Int[Tensor, "active"], Int[Tensor, "active"], Int[Tensor, "feature_plus_one"]]:
-        """The pairs sorted by feature: (order, row of each, where each feature's pairs begin)."""
-        ordered, order = torch.sort(self.feature, stable=True)
-        edges = torch.arange(self.n_features + 1, dtype=ordered.dtype, device=ordered.device)
-        begins = torch.searchsorted(ordered, edges, out_int32=ordered.dtype == torch.int32)
-        return order, self.row[order], begins
-
-    @staticmethod
-    def fixed(feature: Int[Tensor, "row k"], n_features: int) -> "Pattern":
-        """Every row has the same number of pairs."""
-        n_rows, k = feature.shape
-        crow = torch.arange(0, (n_rows + 1) * k, k, dtype=feature.dtype, device=feature.device)
-        return Pattern(crow[: n_rows + 1], feature.reshape(-1), n_features)
-
-    @staticmethod
-    def from_pairs(
-        row: Int[Tensor, "active"], feature: Int[Tensor, "active"], n_rows: int, n_features: int
-    ) -> "Pattern":
-        """Pairs given in row order."""
-        counts = torch.bincount(row, minlength=n_rows)
-        crow = torch.zeros(n_rows + 1, dtype=torch.int32, device=row.device)
-        crow[1:] = counts.cumsum(0)
-        return Pattern(crow, feature.to(torch.int32), n_features)
 
 
 # --- sparse products ------------------------------------------------------------------------------------------------

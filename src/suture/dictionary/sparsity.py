@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from suture.dictionary.kernels import MARGIN, Chunks, Pattern, above, top_k
+from suture.dictionary.codes import Pattern
+from suture.dictionary.kernels import MARGIN, Chunks, above, top_k
 from suture.errors import UserError
 from suture.parallel import ALONE, Grid, Ranks
 

@@ -18,8 +18,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from suture.activations.store import Store
+from suture.dictionary.codes import Codes
 from suture.errors import UserError
-from suture.features.nonzeros import Nonzeros
 from suture.features.stats import FeatureStats
 
 
@@ -77,7 +77,7 @@ def examples(stats: FeatureStats, store: Store, settings: ContextSettings | None
 
 
 def _lookup(
-    codes: Nonzeros, rows: Int[Tensor, "row"], window: Int[Tensor, "example token"], feature: Int[Tensor, "example"]
+    codes: Codes, rows: Int[Tensor, "row"], window: Int[Tensor, "example token"], feature: Int[Tensor, "example"]
 ) -> Float[Tensor, "example token"]:
     """The code of each example's feature on its window; 0 on rows that were not encoded."""
     position = torch.searchsorted(rows, window).clamp_max(len(rows) - 1)

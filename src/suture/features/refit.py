@@ -26,7 +26,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from suture.dictionary.dictionary import Codes, Dictionary
+from suture.dictionary.codes import Codes
+from suture.dictionary.dictionary import Dictionary
 from suture.dictionary.kernels import transpose_times
 
 

@@ -4,7 +4,7 @@
 2. Held-out rows come group by group (documents dealt into groups); each batch is encoded from all models together and
    from each model alone, the non-zeros are kept, and the group's sparse-transposed products are added up.
 3. Per group, the products become what the bootstrap needs: a weight and the amounts along each model's directions.
-4. Firing, quantiles, co-firing and top rows come from the kept non-zeros (`nonzeros`).
+4. Firing, quantiles, co-firing and top rows come from the kept non-zeros (`activity`).
 
 A pooled dictionary has one code per (row, model) and no code of all models together: its feature's share of a model is
 that model's share of the energy it spends; step 1 and the products are left out.
@@ -13,18 +13,20 @@ that model's share of the energy it spends; step 1 and the products are left out
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from suture.activations.moments import Moments
 from suture.activations.store import Store
-from suture.dictionary.dictionary import Codes, Dictionary
+from suture.dictionary.codes import Codes, union
+from suture.dictionary.dictionary import Dictionary
 from suture.errors import UserError
 from suture.features import refit
-from suture.features.mapped import Moments, mapped_cosines
-from suture.features.nonzeros import Cofiring, Firing, Nonzeros, TopRows, firing, mean_cofiring, top_rows, union
+from suture.features.activity import Cofiring, Firing, TopRows, firing, mean_cofiring, top_rows
+from suture.features.mapped import mapped_cosines
 from suture.uncertainty import deal_groups
 
 
@@ -88,8 +90,8 @@ class FeatureStats:
     top: TopRows
     rows: Int[Tensor, "row"]
     """The held-out rows, ascending; positions in `joint`, `solo` and `top` count these."""
-    joint: Nonzeros
-    solo: tuple[Nonzeros, ...]
+    joint: Codes
+    solo: tuple[Codes, ...]
 
     @property
     def n_features(self) -> int:
@@ -130,7 +132,7 @@ def describe(
         seen = walk.held_out(rows, group, None)
     squared = seen.joint.sums(2) if dictionary.design.joint else sum(s.sums(2) for s in seen.solo)
     norms = dictionary.W_dec.detach().double().cpu().square().sum(-1)
-    fires = firing(seen.joint) if dictionary.design.joint else firing(_stacked(seen.solo))
+    fires = firing(seen.joint) if dictionary.design.joint else firing(Codes.concatenate(seen.solo))
     return FeatureStats(
         models=tuple(s.label for s in store.spaces),
         n_rows=len(rows),
@@ -152,8 +154,8 @@ def describe(
 
 @dataclass(frozen=True, kw_only=True)
 class _HeldOut:
-    joint: Nonzeros
-    solo: tuple[Nonzeros, ...]
+    joint: Codes
+    solo: tuple[Codes, ...]
     shares: Shares
     attribution: Tensor
     scaling: refit.Scaling | None
@@ -268,20 +270,20 @@ class _Kept:
         row = codes.row.long().cpu()
         self.parts.append((position[row], codes.feature.cpu(), codes.value.cpu()))
 
-    def finish(self) -> Nonzeros:
+    def finish(self) -> Codes:
         columns = [torch.cat(c) for c in zip(*self.parts, strict=True)]
         position, feature, value = columns
-        return Nonzeros.from_pairs(position, feature, value, n_rows=self.n_rows, n_features=self.n_features)
+        return Codes.from_pairs(position, feature, value, n_rows=self.n_rows, n_features=self.n_features)
 
 
-def _by_group(codes: Nonzeros, group: Tensor, n_groups: int, weight: Tensor | None = None) -> Tensor:
+def _by_group(codes: Codes, group: Tensor, n_groups: int, weight: Tensor | None = None) -> Tensor:
     """Rows fired on, or the sum of a weight of each firing, [group, feature]."""
     n_features = codes.n_features
-    at = group[codes.position] * n_features + codes.feature
+    at = group[codes.row] * n_features + codes.feature
     return torch.bincount(at, weights=weight, minlength=n_groups * n_features).view(n_groups, n_features)
 
 
-def _usage(solo: tuple[Nonzeros, ...], group: Tensor, n_groups: int) -> Shares:
+def _usage(solo: tuple[Codes, ...], group: Tensor, n_groups: int) -> Shares:
     """A pooled feature's amounts: the energy sum f^2 that it spends on each model's rows, over all rows.
 
     Not the number of firings: where k exceeds what a row holds, top-k fills up with weak activations of features that
@@ -297,10 +299,3 @@ def _usage(solo: tuple[Nonzeros, ...], group: Tensor, n_groups: int) -> Shares:
         fired=torch.stack([_by_group(s, group, n_groups) for s in solo]).sum(0),
         noise=None,
     )
-
-
-def _stacked(solo: tuple[Nonzeros, ...]) -> Nonzeros:
-    """Every model's rows one after the other, as a pooled dictionary sees them."""
-    n_rows, n_features = solo[0].n_rows, solo[0].n_features
-    keys = [s.key + m * n_rows * n_features for m, s in enumerate(solo)]
-    return replace(solo[0], key=torch.cat(keys), value=torch.cat([s.value for s in solo]), n_rows=n_rows * len(solo))

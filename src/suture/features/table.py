@@ -25,9 +25,9 @@ from torch import Tensor
 
 from suture.dictionary.dictionary import Dictionary
 from suture.errors import ArtifactError
+from suture.features.activity import QUANTILES
 from suture.features.classify import Labels
 from suture.features.clusters import usage_entropy
-from suture.features.nonzeros import QUANTILES
 from suture.features.refit import mean_norms
 from suture.features.stats import FeatureStats
 from suture.pipeline import artifact

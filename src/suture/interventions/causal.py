@@ -27,7 +27,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from suture.dictionary.dictionary import Codes, Dictionary
+from suture.dictionary.dictionary import Dictionary
 from suture.errors import UserError
 from suture.features.refit import mean_norms
 from suture.features.table import FeatureTable
@@ -224,12 +224,12 @@ class _Shifts:
 def _watch(text: PairedText, batch: PairedBatch, others: Mapping[int, int], shifts: Mapping[int, _Shifts]) -> None:
     """1 and 2 for a batch."""
     dictionary = text.dictionary
-    codes = [column_reader(own) for own in text.codes(batch)]
+    codes = text.codes(batch)
     where = [rows_predicted(batch, m) for m in range(dictionary.n_spaces)]
     both = torch.stack([w >= 0 for w in where]).all(0)
     clean = [text.log_probs(batch, m, None) for m in range(dictionary.n_spaces)]
     for feature, own in shifts.items():
-        values = [read(feature) for read in codes]
+        values = [own.column(feature).cpu() for own in codes]
         fires = torch.stack([v > 0 for v in values]).any(0) & both
         if not bool(fires.any()):
             continue
@@ -258,18 +258,6 @@ def _as_long(dictionary: Dictionary, space: int, feature: int, *, like: int) -> 
     length = (dictionary.decoder_norms()[like] / units).max() * units[space] / dictionary.spaces[space].scale
     direction = dictionary.raw_decoder(space)[feature]
     return direction * (length / direction.norm().clamp_min(1e-12))
-
-
-def column_reader(codes: Codes) -> Callable[[int], Float[Tensor, "row"]]:
-    """A function that gives one feature's value on every row."""
-
-    def read(feature: int) -> Tensor:
-        found = torch.zeros(codes.n_rows, dtype=codes.value.dtype)
-        here = codes.feature == feature
-        found[codes.row[here].long().cpu()] = codes.value[here].cpu()
-        return found
-
-    return read
 
 
 def rows_predicted(batch: PairedBatch, model: int) -> Int[Tensor, "row"]:

@@ -18,7 +18,8 @@ from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
 from suture.activations.rows import group_by_length
-from suture.dictionary.dictionary import Codes, Dictionary
+from suture.dictionary.codes import Codes
+from suture.dictionary.dictionary import Dictionary
 from suture.errors import NumericalError, UserError
 from suture.interventions.edits import check_models
 from suture.interventions.steer.probe import LOGITS_AT_ONCE

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from suture.dictionary.codes import Codes
 from suture.errors import UserError
 from suture.planted.settings import PlantedSettings
 
@@ -27,30 +28,13 @@ _TRUTH, _ROWS = 0, 1
 
 
 @dataclass(frozen=True)
-class ConceptCodes:
-    """Which concepts fire where, and how strongly: coordinates, sorted by row."""
-
-    row: Int[Tensor, "active"]
-    concept: Int[Tensor, "active"]
-    value: Float[Tensor, "active"]
-    n_rows: int
-    n_concepts: int
-
-    def dense(self) -> Float[Tensor, "row concept"]:
-        """The same as a matrix."""
-        full = torch.zeros(self.n_rows, self.n_concepts)
-        full[self.row, self.concept] = self.value
-        return full
-
-
-@dataclass(frozen=True)
 class PlantedRows:
     """A range of rows and what is true of them."""
 
     activations: list[Float[Tensor, "row _"]]
     """One matrix per model, raw units."""
-    codes: ConceptCodes
-    """What the text says at each row, whether or not a model has the concept (as model 0 sees it)."""
+    codes: Codes
+    """Of concepts, not features: what the text says at each row, whether or not a model has it (as model 0 sees it)."""
     misaligned: Bool[Tensor, "row"]
     """Rows on which the models after the first show another text position."""
 
@@ -122,9 +106,7 @@ class PlantedModels:
         activations = [torch.cat([b[0][m] for b in blocks])[inside] for m in range(self.settings.n_models)]
         codes = torch.cat([b[1] for b in blocks])[inside]
         misaligned = torch.cat([b[2] for b in blocks])[inside]
-        row, concept = codes.nonzero(as_tuple=True)
-        n_rows, n_concepts = codes.shape
-        return PlantedRows(activations, ConceptCodes(row, concept, codes[row, concept], n_rows, n_concepts), misaligned)
+        return PlantedRows(activations, Codes.from_dense(codes), misaligned)
 
     def _block(
         self, number: int

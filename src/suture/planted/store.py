@@ -71,7 +71,7 @@ def space_names(settings: PlantedSettings) -> list[SpaceName]:
 def strongest_concepts(planted: PlantedRows) -> Int[Tensor, "row"]:
     """The concept that fires most strongly in each row; n_concepts where none does."""
     value, concept = planted.codes.dense().max(dim=1)
-    return torch.where(value > 0, concept, planted.codes.n_concepts)
+    return torch.where(value > 0, concept, planted.codes.n_features)
 
 
 def _as_rows(planted: PlantedRows, settings: PlantedSettings, first: int) -> Rows:

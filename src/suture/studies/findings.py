@@ -11,15 +11,16 @@ from torch import Tensor
 
 from suture.activations.batches import sequential, split_rows
 from suture.activations.store import Store
-from suture.dictionary.dictionary import Codes, Dictionary
+from suture.dictionary.codes import Codes, union
+from suture.dictionary.dictionary import Dictionary
 from suture.dictionary.evaluate import BATCH_ROWS
+from suture.features.classify import AMBIGUOUS, DEAD, SHARED
 from suture.features.clusters import two_clusters
 from suture.features.describe import whole_documents
-from suture.features.nonzeros import Nonzeros, union
 from suture.features.table import FeatureTable
+from suture.matching.pairs import MIN_ROWS, Matched, match
 from suture.pipeline import artifact
 from suture.studies.measures import Findings
-from suture.studies.separate import Matched, match
 
 
 def described_rows(store: Store, *, heldout: float, seed: int, at_most: int) -> Int[Tensor, "row"]:
@@ -33,10 +34,10 @@ def of_dictionary(folder: Path, table: FeatureTable, store: Store, rows: Int[Ten
     evaluation = artifact.read_json(folder / "evaluation.json")
     n_models, joint = dictionary.n_spaces, dictionary.design.joint
     if joint:
-        active = _nonzeros(dictionary, store, rows, None)
+        active = _encoded(dictionary, store, rows, None)
         strength = torch.ones(dictionary.n_features, n_models)
     else:
-        own = [_nonzeros(dictionary, store, rows, m) for m in range(n_models)]
+        own = [_encoded(dictionary, store, rows, m) for m in range(n_models)]
         active = union(own)
         strength = torch.stack([_root_mean_square(codes) for codes in own], dim=1)
     return Findings(
@@ -57,7 +58,7 @@ def of_dictionary(folder: Path, table: FeatureTable, store: Store, rows: Int[Ten
 def of_separate(folders: Sequence[Path], store: Store, rows: Int[Tensor, "row"]) -> Findings:
     """Of one dictionary per model, in the store's order, with their features matched."""
     saes = [Dictionary.load(folder) for folder in folders]
-    codes = [_nonzeros(sae, store.select((m,)), rows, None) for m, sae in enumerate(saes)]
+    codes = [_encoded(sae, store.select((m,)), rows, None) for m, sae in enumerate(saes)]
     matched = match(codes, store.documents[rows])
     directions, counts, energy = [], [], torch.zeros(len(matched.members), dtype=torch.float64)
     for m, (sae, own) in enumerate(zip(saes, codes, strict=True)):
@@ -67,9 +68,10 @@ def of_separate(folders: Sequence[Path], store: Store, rows: Int[Tensor, "row"])
         energy += _of_members(own.sums(2) * sae.decoder(0).double().square().sum(1), matched, m)
     evaluations = [artifact.read_json(folder / "evaluation.json") for folder in folders]
     solo_counts, shares = torch.stack(counts, dim=1), _norm_shares(directions)
-    clusters = two_clusters(solo_counts, energy, torch.cat(directions, dim=1), matched.labels)
+    labels = labels_of(matched)
+    clusters = two_clusters(solo_counts, energy, torch.cat(directions, dim=1), labels)
     return Findings(
-        labels=matched.labels,
+        labels=labels,
         directions=tuple(directions),
         scales=tuple(space.scale for space in store.spaces),
         active=_joined(codes, matched),
@@ -84,26 +86,16 @@ def of_separate(folders: Sequence[Path], store: Store, rows: Int[Tensor, "row"])
     )
 
 
-def _nonzeros(dictionary: Dictionary, store: Store, rows: Tensor, space: int | None) -> Nonzeros:
+def _encoded(dictionary: Dictionary, store: Store, rows: Tensor, space: int | None) -> Codes:
     """The codes of rows: from all models together, or from one alone."""
-    parts: list[tuple[Tensor, Codes]] = []
-    first = 0
-    for _, batch in sequential(store, rows, batch_size=BATCH_ROWS):
-        x = batch.activations
-        parts.append(
-            (torch.tensor(first), dictionary.encode(x) if space is None else dictionary.encode_alone(x, space))
-        )
-        first += len(x)
-    return Nonzeros.from_pairs(
-        torch.cat([start + codes.row.long() for start, codes in parts]),
-        torch.cat([codes.feature for _, codes in parts]),
-        torch.cat([codes.value for _, codes in parts]),
-        n_rows=len(rows),
-        n_features=dictionary.n_features,
-    )
+    parts = [
+        dictionary.encode(batch.activations) if space is None else dictionary.encode_alone(batch.activations, space)
+        for _, batch in sequential(store, rows, batch_size=BATCH_ROWS)
+    ]
+    return Codes.concatenate(parts)
 
 
-def _root_mean_square(codes: Nonzeros) -> Float[Tensor, "feature"]:
+def _root_mean_square(codes: Codes) -> Float[Tensor, "feature"]:
     return (codes.sums(2) / codes.n_rows).sqrt().float()
 
 
@@ -114,7 +106,27 @@ def _of_members(values: Tensor, matched: Matched, model: int) -> Tensor:
     return values[index.clamp_min(0)] * kept
 
 
-def _joined(codes: Sequence[Nonzeros], matched: Matched) -> Nonzeros:
+def labels_of(matched: Matched) -> tuple[str, ...]:
+    """A joined feature's models, `shared` if those are all; one that never fired is `dead`.
+
+    One alone that fired on too few rows to be matched is `ambiguous`.
+    """
+    n_models = matched.members.shape[1]
+    labels = []
+    for row, fired, scored in zip(
+        matched.members.tolist(), matched.fired.tolist(), matched.scored.tolist(), strict=True
+    ):
+        name = "".join(letter for letter, i in zip(ascii_uppercase, row, strict=False) if i >= 0)
+        if fired == 0:
+            labels.append(DEAD)
+        elif len(name) == n_models:
+            labels.append(SHARED)
+        else:
+            labels.append(AMBIGUOUS if len(name) == 1 and scored < MIN_ROWS else name)
+    return tuple(labels)
+
+
+def _joined(codes: Sequence[Codes], matched: Matched) -> Codes:
     """Codes of the joined features, active where any member is."""
     n = len(matched.members)
     parts = []
@@ -122,7 +134,7 @@ def _joined(codes: Sequence[Nonzeros], matched: Matched) -> Nonzeros:
         name = torch.full((own.n_features,), -1)
         has = matched.members[:, m] >= 0
         name[matched.members[has, m]] = has.nonzero()[:, 0]
-        parts.append(Nonzeros.from_pairs(own.position, name[own.feature], own.value, n_rows=own.n_rows, n_features=n))
+        parts.append(Codes.from_pairs(own.row, name[own.feature.long()], own.value, n_rows=own.n_rows, n_features=n))
     return union(parts)
 
 

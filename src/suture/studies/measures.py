@@ -20,9 +20,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from suture.dictionary.codes import Codes
 from suture.features.classify import AMBIGUOUS, DEAD, SHARED
 from suture.features.clusters import N_BINS
-from suture.features.nonzeros import Nonzeros
 from suture.planted import scores
 from suture.planted.generator import PlantedModels
 
@@ -43,7 +43,7 @@ class Findings:
     """Effective directions per model, scaled units; zero where the feature is not of that model."""
     scales: tuple[float, ...]
     """Activations in a model's own units times this are scaled units."""
-    active: Nonzeros
+    active: Codes
     """The features' codes on `rows`; of designs with a code per model, a feature is active where any of them is."""
     rows: Int[Tensor, "row"]
     shares: Float[Tensor, "feature model"]
@@ -166,9 +166,9 @@ def _detection(found: Findings, models: PlantedModels, assignment: Int[Tensor, "
     place = torch.full((codes.n_rows,), -1)
     place[rows] = torch.arange(n)
     here = place[codes.row] >= 0
-    fired = torch.zeros(n, codes.n_concepts, dtype=torch.bool)
-    fired[place[codes.row[here]], codes.concept[here]] = True
-    early = found.active.position < n
+    fired = torch.zeros(n, codes.n_features, dtype=torch.bool)
+    fired[place[codes.row[here]], codes.feature[here].long()] = True
+    early = found.active.row < n
     active = torch.zeros(n, found.active.n_features, dtype=torch.bool)
-    active[found.active.position[early], found.active.feature[early]] = True
+    active[found.active.row[early].long(), found.active.feature[early].long()] = True
     return float(scores.detection_f1(active, fired, assignment).mean())

@@ -21,8 +21,9 @@ from torch import Tensor
 
 from suture.activations.batches import Batch
 from suture.dictionary import kernels
+from suture.dictionary.codes import Pattern
 from suture.dictionary.dictionary import Dictionary
-from suture.dictionary.kernels import Chunks, Pattern, RowGradient
+from suture.dictionary.kernels import Chunks, RowGradient
 from suture.dictionary.sparsity import Selection, select_training, top_k_rows
 from suture.training import objective
 from suture.training.adam import Adam

@@ -7,15 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from suture.features.nonzeros import QUANTILES, Nonzeros, cofiring, firing, mean_cofiring, top_rows, union
+from suture.dictionary.codes import Codes
+from suture.features.activity import QUANTILES, cofiring, firing, mean_cofiring, top_rows
 
 
-def sparse(dense: Tensor) -> Nonzeros:
+def sparse(dense: Tensor) -> Codes:
     """The list of a dense matrix's positive entries, given in shuffled order."""
     row, feature = torch.nonzero(dense, as_tuple=True)
     order = torch.randperm(len(row), generator=torch.Generator().manual_seed(0))
     row, feature = row[order], feature[order]
-    return Nonzeros.from_pairs(row, feature, dense[row, feature], n_rows=dense.shape[0], n_features=dense.shape[1])
+    return Codes.from_pairs(row, feature, dense[row, feature], n_rows=dense.shape[0], n_features=dense.shape[1])
 
 
 def random_codes(seed: int, n_rows: int = 60, n_features: int = 7, rate: float = 0.3) -> Tensor:
@@ -80,15 +81,6 @@ def test_of_three_models_the_pairs_are_averaged() -> None:
     codes = [sparse(random_codes(s)) for s in range(3)]
     pairs = [cofiring(codes[i], codes[j]).jaccard for i, j in ((0, 1), (0, 2), (1, 2))]
     assert torch.allclose(mean_cofiring(codes).jaccard[2:], torch.stack(pairs).mean(0)[2:])
-
-
-@given(st.integers(0, 10**6))
-def test_lookup_and_union_are_the_dense_ones(seed: int) -> None:
-    a, b = random_codes(seed), random_codes(seed + 1)
-    rows, features = torch.meshgrid(torch.arange(60), torch.arange(7), indexing="ij")
-    assert torch.equal(sparse(a).lookup(rows, features), a)
-    assert torch.equal(union([sparse(a), sparse(b)]).lookup(rows, features), torch.maximum(a, b))
-    assert torch.equal(sparse(torch.zeros(60, 7)).lookup(rows, features), torch.zeros(60, 7))
 
 
 @given(st.integers(0, 10**6), st.integers(1, 5), st.integers(1, 3), st.integers(1, 20))

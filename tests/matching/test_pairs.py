@@ -6,15 +6,11 @@ import torch
 from scipy.sparse import csr_matrix
 from torch import Tensor
 
-from suture.features.nonzeros import Nonzeros
-from suture.studies.separate import MIN_TOGETHER, correlations, match
+from suture.dictionary.codes import Codes
+from suture.matching.pairs import MIN_TOGETHER, correlations, match
+from suture.studies.findings import labels_of
 
 ROWS = 4_000
-
-
-def nonzeros(dense: Tensor) -> Nonzeros:
-    row, feature = dense.nonzero(as_tuple=True)
-    return Nonzeros.from_pairs(row, feature, dense[row, feature], n_rows=dense.shape[0], n_features=dense.shape[1])
 
 
 def activity(n: int, seed: int) -> Tensor:
@@ -43,23 +39,25 @@ def test_planted_partners_are_found_and_the_others_stay_alone() -> None:
     order = torch.randperm(36, generator=torch.Generator().manual_seed(3))
     a = torch.cat([shared, only_a, torch.zeros(ROWS, 1)], dim=1)
     b = torch.cat([shared * 3, only_b], dim=1)[:, order]
-    found = match([nonzeros(a), nonzeros(b)], DOCUMENTS)
+    found = match([Codes.from_dense(a), Codes.from_dense(b)], DOCUMENTS)
+    labels = labels_of(found)
     for i in range(30):
         assert int(found.members[i, 1]) == int((order == i).nonzero())
         assert float(found.score[i]) > 0.99
-        assert found.labels[i] == "shared"
-    wrong = sum(name == "shared" for name in found.labels[30:38])
+        assert labels[i] == "shared"
+    wrong = sum(name == "shared" for name in labels[30:38])
     assert wrong <= 1  # one pair of chance in a hundred is above the bar
-    assert found.labels.count("dead") == 1
-    assert found.labels.count("A") == 8 - wrong
-    assert found.labels.count("B") == 6 - wrong
+    assert labels.count("dead") == 1
+    assert labels.count("A") == 8 - wrong
+    assert labels.count("B") == 6 - wrong
     assert 0 <= found.bars[0] < 0.2
 
 
 def test_of_rows_that_do_not_belong_together_hardly_anything_is_joined() -> None:
-    found = match([nonzeros(activity(80, 4)), nonzeros(activity(80, 5))], DOCUMENTS)
-    assert found.labels.count("shared") <= 4
-    assert found.labels.count("A") == found.labels.count("B") >= 76
+    found = match([Codes.from_dense(activity(80, 4)), Codes.from_dense(activity(80, 5))], DOCUMENTS)
+    labels = labels_of(found)
+    assert labels.count("shared") <= 4
+    assert labels.count("A") == labels.count("B") >= 76
 
 
 def test_three_models_are_joined_one_after_the_other() -> None:
@@ -67,10 +65,11 @@ def test_three_models_are_joined_one_after_the_other() -> None:
     a = torch.cat([everyone, pair], dim=1)
     b = torch.cat([late, everyone], dim=1)
     c = torch.cat([pair, everyone.flip(1), late], dim=1)
-    found = match([nonzeros(x) for x in (a, b, c)], DOCUMENTS)
-    counts = {name: found.labels.count(name) for name in sorted(set(found.labels))}
+    found = match([Codes.from_dense(x) for x in (a, b, c)], DOCUMENTS)
+    labels = labels_of(found)
+    counts = {name: labels.count(name) for name in sorted(set(labels))}
     assert counts == {"AC": 5, "BC": 4, "shared": 10}
-    for row, name in zip(found.members.tolist(), found.labels, strict=True):
+    for row, name in zip(found.members.tolist(), labels, strict=True):
         if name == "shared":
             assert (row[1], row[2]) == (row[0] + 4, 5 + 9 - row[0])
     # every feature of every model is in one joined feature
@@ -82,11 +81,15 @@ def test_three_models_are_joined_one_after_the_other() -> None:
 def test_a_feature_too_rare_to_be_matched_is_undecided() -> None:
     rare = torch.zeros(ROWS, 1)
     rare[:60:20] = 1.0
-    found = match([nonzeros(torch.cat([activity(5, 0), rare], dim=1)), nonzeros(activity(5, 0))], DOCUMENTS)
-    assert list(found.labels) == ["shared"] * 5 + ["ambiguous"]
+    found = match(
+        [Codes.from_dense(torch.cat([activity(5, 0), rare], dim=1)), Codes.from_dense(activity(5, 0))], DOCUMENTS
+    )
+    labels = labels_of(found)
+    assert list(labels) == ["shared"] * 5 + ["ambiguous"]
 
 
 @pytest.mark.parametrize("n_models", [2, 3])
 def test_codes_against_themselves_are_all_shared(n_models: int) -> None:
-    found = match([nonzeros(activity(40, 6))] * n_models, DOCUMENTS)
-    assert set(found.labels) == {"shared"}
+    found = match([Codes.from_dense(activity(40, 6))] * n_models, DOCUMENTS)
+    labels = labels_of(found)
+    assert set(labels) == {"shared"}

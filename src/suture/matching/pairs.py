@@ -1,4 +1,4 @@
-"""Separate dictionaries, matched afterwards: which features of one model's own dictionary are another's, by activity.
+"""Pairs by activity: which features of one model's own dictionary are another's, joined over two models or more.
 
 1. Held-out documents are dealt into two halves: on one pairs are made, on the other they are scored. (The largest of
    many correlations is too large where it was found.)
@@ -6,13 +6,10 @@
    models each in turn meets what those before it have been joined into, by the mean correlation with its members.
 3. The bar: the same with the new model's rows shifted by half the documents, so that nothing belongs together; the
    99th percentile of its pairs' scores. Pairs above the bar are joined, the others stay each model's own.
-4. A joined feature is labelled by its models, `shared` if those are all. One alone that fired on too few rows to be
-   matched is `ambiguous`; one that never fired is `dead`.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from string import ascii_uppercase
 
 import numpy as np
 import torch
@@ -21,8 +18,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.sparse import csr_matrix
 from torch import Tensor
 
-from suture.features.classify import AMBIGUOUS, DEAD, SHARED
-from suture.features.nonzeros import Nonzeros
+from suture.dictionary.codes import Codes
 from suture.uncertainty import deal_groups
 
 MIN_TOGETHER = 5
@@ -42,10 +38,13 @@ class Matched:
     """Correlation on the scoring half with which the last member was joined; NaN where there is one only."""
     bars: tuple[float, ...]
     """The null's bar for each model after the first."""
-    labels: tuple[str, ...]
+    fired: Int[Tensor, "feature"]
+    """Rows on which each member is active, added up."""
+    scored: Int[Tensor, "feature"]
+    """The same on the scoring half."""
 
 
-def match(codes: Sequence[Nonzeros], documents: Int[Tensor, "row"]) -> Matched:
+def match(codes: Sequence[Codes], documents: Int[Tensor, "row"]) -> Matched:
     """Join the features of several models' dictionaries, from their codes of the same rows."""
     half = deal_groups(documents, 2)  # 1
     pairing, scoring = ([_sparse(c, half == side) for c in codes] for side in (0, 1))
@@ -68,10 +67,14 @@ def match(codes: Sequence[Nonzeros], documents: Int[Tensor, "row"]) -> Matched:
         members = torch.cat([members, new])
         score = torch.cat([score, torch.full((len(new),), torch.nan, dtype=torch.float64)])
         bars.append(bar)
-    counts = torch.stack([_of_members(c.counts, members[:, m]) for m, c in enumerate(codes)], dim=1)
     scored = [torch.from_numpy(np.diff(s.tocsc().indptr)).long() for s in scoring]
-    fired = torch.stack([_of_members(n, members[:, m]) for m, n in enumerate(scored)], dim=1)
-    return Matched(members=members, score=score, bars=tuple(bars), labels=_labels(members, counts, fired))
+    return Matched(
+        members=members,
+        score=score,
+        bars=tuple(bars),
+        fired=_over_members([c.counts for c in codes], members),
+        scored=_over_members(scored, members),
+    )
 
 
 def correlations(a: csr_matrix, b: csr_matrix) -> Float[Tensor, "left right"]:
@@ -120,30 +123,16 @@ def _shifted(parts: Sequence[csr_matrix], m: int) -> list[csr_matrix]:
     return [part[order] if i == m else part for i, part in enumerate(parts)]
 
 
-def _labels(members: Tensor, counts: Tensor, fired: Tensor) -> tuple[str, ...]:
-    """4; `counts` and `fired` are rows on which each member is active, of all and of the scoring half."""
-    n_models = members.shape[1]
-    labels = []
-    for row, n, seen in zip(members.tolist(), counts.sum(1).tolist(), fired.sum(1).tolist(), strict=True):
-        name = "".join(letter for letter, i in zip(ascii_uppercase, row, strict=False) if i >= 0)
-        if n == 0:
-            labels.append(DEAD)
-        elif len(name) == n_models:
-            labels.append(SHARED)
-        else:
-            labels.append(AMBIGUOUS if len(name) == 1 and seen < MIN_ROWS else name)
-    return tuple(labels)
+def _over_members(counts: Sequence[Int[Tensor, "_"]], members: Int[Tensor, "feature model"]) -> Int[Tensor, "feature"]:
+    """The sum of a count of each model's features over the members of every joined feature."""
+    parts = [torch.where(at >= 0, own[at.clamp_min(0)], 0) for own, at in zip(counts, members.unbind(1), strict=True)]
+    return torch.stack(parts).sum(0)
 
 
-def _of_members(values: Tensor, index: Int[Tensor, "feature"]) -> Tensor:
-    """A model's numbers at the members; 0 where there is none."""
-    return torch.where(index >= 0, values[index.clamp_min(0)], torch.zeros_like(values[:1]))
-
-
-def _sparse(codes: Nonzeros, chosen: Bool[Tensor, "row"]) -> csr_matrix:
+def _sparse(codes: Codes, chosen: Bool[Tensor, "row"]) -> csr_matrix:
     """The chosen rows' codes."""
     shape = (codes.n_rows, codes.n_features)
-    whole = csr_matrix((codes.value.double().numpy(), (codes.position.numpy(), codes.feature.numpy())), shape=shape)
+    whole = csr_matrix((codes.value.double().numpy(), codes.feature.numpy(), codes.crow.numpy()), shape=shape)
     return whole[torch.nonzero(chosen)[:, 0].numpy()]
 
 

@@ -1,0 +1,116 @@
+"""Second moments of all spaces side by side, summed in float64, and the ridge maps that follow from them.
+
+1. Sums of rows and of products of their coordinates, about a pivot (the first batch's mean): a mean that holds nearly
+   all of the rows' norm then costs no digits.
+2. Covariances of all spaces with each other, from the sums alone.
+3. The ridge map from any spaces to any others, P = (C_ss + lambda I)^-1 C_st, in closed form: what the targets' rows
+   are on average, given the sources'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from suture.activations.batches import sequential
+from suture.activations.store import Store
+
+RIDGE = 1e-3
+"""lambda, as a part of the mean variance of a coordinate of the spaces mapped from."""
+
+BATCH_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class AffineMap:
+    """Rows of some spaces from rows of others: mean_t + (x_s - mean_s) P."""
+
+    matrix: Float[Tensor, "source target"]
+    source_mean: Float[Tensor, "source"]
+    target_mean: Float[Tensor, "target"]
+
+    def __call__(self, x: Float[Tensor, "row source"]) -> Float[Tensor, "row target"]:
+        """The rows carried over, in the precision and on the device of `x`."""
+        matrix, source, target = (t.to(x) for t in (self.matrix, self.source_mean, self.target_mean))
+        return torch.addmm(target, x - source, matrix)
+
+
+class Moments:
+    """Sums over rows from which means and covariances of all spaces with each other follow."""
+
+    def __init__(self, widths: Sequence[int], device: torch.device | str = "cpu") -> None:
+        D = sum(widths)
+        self.widths, self.n_rows = tuple(widths), 0
+        self.pivot: Float[Tensor, "D"] | None = None
+        self.total = torch.zeros(D, dtype=torch.float64, device=device)
+        self.products = torch.zeros(D, D, dtype=torch.float64, device=device)
+
+    @staticmethod
+    def of_store(store: Store, rows: Int[Tensor, "row"], device: torch.device | str = "cpu") -> Moments:
+        """Of rows of a store, all its spaces side by side, in scaled units."""
+        moments = Moments([s.width for s in store.spaces], device)
+        for _, batch in sequential(store, rows, batch_size=BATCH_ROWS):
+            moments.add(batch.activations.to(device))
+        return moments
+
+    def add(self, x: Float[Tensor, "row D"]) -> None:
+        """Add a batch of rows (1)."""
+        x = x.to(self.total)
+        if self.pivot is None:
+            self.pivot = x.mean(0)
+        x = x - self.pivot
+        self.total += x.sum(0)
+        self.products.addmm_(x.T, x)
+        self.n_rows += x.shape[0]
+
+    def mean(self, spaces: int | Sequence[int] | None = None) -> Float[Tensor, "columns"]:
+        """Of these spaces side by side; of all when not given."""
+        assert self.pivot is not None, "no rows"
+        return (self.pivot + self.total / self.n_rows)[self.columns(spaces)]
+
+    def covariance(
+        self, left: int | Sequence[int] | None = None, right: int | Sequence[int] | None = None
+    ) -> Float[Tensor, "left right"]:
+        """Of some spaces' coordinates with others' (2); of all with all when not given."""
+        mean = self.total / self.n_rows
+        rows, columns = self.columns(left), self.columns(right)
+        return self.products[rows][:, columns] / self.n_rows - torch.outer(mean[rows], mean[columns])
+
+    def columns(self, spaces: int | Sequence[int] | None = None) -> Int[Tensor, "columns"]:
+        """Where these spaces' coordinates lie in a row that holds every space."""
+        wanted = range(len(self.widths)) if spaces is None else [spaces] if isinstance(spaces, int) else spaces
+        parts = torch.arange(sum(self.widths), device=self.total.device).split(self.widths)
+        return torch.cat([parts[m] for m in wanted])
+
+    def map(
+        self, source: int | Sequence[int], target: int | Sequence[int], *, penalty: float = RIDGE
+    ) -> Float[Tensor, "source target"]:
+        """The ridge map of centred rows from some spaces to others (3).
+
+        Args:
+            source: the space, or the spaces, mapped from.
+            target: those mapped to.
+            penalty: lambda, as a part of the mean variance of a source coordinate.
+        """
+        own = self.covariance(source, source)
+        floor = penalty * own.diagonal().mean().clamp_min(1e-12)
+        own = own + floor * torch.eye(len(own), dtype=own.dtype, device=own.device)
+        return torch.linalg.solve(own, self.covariance(source, target))
+
+    def affine(self, source: int | Sequence[int], target: int | Sequence[int], *, penalty: float = RIDGE) -> AffineMap:
+        """The same with the means around it: from rows to rows."""
+        matrix = self.map(source, target, penalty=penalty)
+        return AffineMap(matrix, source_mean=self.mean(source), target_mean=self.mean(target))
+
+    def explained(self, fitted: AffineMap, source: int | Sequence[int], target: int | Sequence[int]) -> float:
+        """R2 of a map (fitted on other rows) on the rows of these moments: the share of the targets' variance."""
+        spread = self.covariance(target, target).diagonal().sum()
+        P, cross = fitted.matrix.to(spread), self.covariance(source, target)
+        offset = self.mean(target) - fitted.target_mean.to(spread)
+        offset = offset - (self.mean(source) - fitted.source_mean.to(spread)) @ P
+        error = spread - 2 * (P * cross).sum() + ((self.covariance(source, source) @ P) * P).sum() + offset @ offset
+        return float(1 - error / spread)
