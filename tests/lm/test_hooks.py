@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from lm.tiny import FAMILIES, N_LAYERS, WIDTH
+from lm.tiny import FAMILIES, N_LAYERS, STATEFUL, WIDTH
 from suture.errors import UserError
-from suture.lm.generate import generate, samples
+from suture.lm.generate import cache_argument, generate, samples
 from suture.lm.hookpoints import BLOCK_SITES, available, resolve
 from suture.lm.hooks import edit, logits, record
 from suture.lm.load import LanguageModel
@@ -150,17 +150,66 @@ def test_generation_with_cache_equals_generation_without_under_an_edit(tiny: Tin
 
     ids = IDS[:1].repeat(1, 3)  # longer than GPT-Neo's and Gemma's local windows
     plain = logits(lm, ids)
+    argument = cache_argument(lm.model)
+    assert argument is not None
     with edit(lm, "mlp1.out", steer), torch.no_grad():
         whole, cache = logits(lm, ids), None
         for n in range(ids.shape[1]):
-            step = lm.model(ids[:, n : n + 1], past_key_values=cache, use_cache=True)
-            cache = step.past_key_values
+            step = lm.model(ids[:, n : n + 1], use_cache=True, **{argument: cache})
+            cache = step[argument]
             torch.testing.assert_close(step.logits[:, 0], whole[:, n], rtol=1e-4, atol=1e-4)
         lengths.clear()
         cached = generate(lm, "The cat", max_new_tokens=20)
         assert lengths[1:] == [1] * (len(lengths) - 1)  # the edit meets every new token alone
         assert cached == generate(lm, "The cat", max_new_tokens=20, use_cache=False)
     assert (whole - plain).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("family", FAMILIES + STATEFUL)
+@pytest.mark.parametrize("prompt", ["The cat", "Once upon a time, there was a little dog named Max."])
+def test_text_is_the_same_with_and_without_a_cache(tiny: Tiny, family: str, prompt: str) -> None:
+    lm = tiny(family)
+    text = generate(lm, prompt, max_new_tokens=24)
+    assert text == generate(lm, prompt, max_new_tokens=24, use_cache=False)
+    # A greedy tiny model may repeat itself, where a wrong cache would not show.
+    drawn = samples(lm, prompt, n_samples=2, max_new_tokens=24, seed=3)
+    assert drawn[0] != drawn[1]
+    assert drawn == samples(lm, prompt, n_samples=2, max_new_tokens=24, seed=3, use_cache=False)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_models_own_cache_argument_is_used_and_no_other(tiny: Tiny, family: str) -> None:
+    lm = tiny(family)
+    handed: list[dict[str, object]] = []
+    lm.model.register_forward_pre_hook(lambda _m, _a, given: handed.append(dict(given)), with_kwargs=True)
+    generate(lm, "The cat", max_new_tokens=4)
+    argument = cache_argument(lm.model)
+    first, *later = [set(given) for given in handed]
+    assert first == {"use_cache"}
+    assert later == [{"use_cache", argument, "position_ids"}] * 3
+
+
+def test_a_model_that_keeps_no_cache_reads_its_sequence_anew(tiny: Tiny) -> None:
+    lm = tiny("openai-gpt")
+    lengths: list[int] = []
+    lm.model.register_forward_pre_hook(lambda _m, given: lengths.append(given[0].shape[1]))
+    generate(lm, "The cat", max_new_tokens=4)
+    assert lengths == [lengths[0] + n for n in range(4)]
+
+
+def test_a_cache_argument_that_comes_back_empty_is_none(tiny: Tiny) -> None:
+    lm = tiny("llama")
+    argument = cache_argument(lm.model)
+    lengths: list[int] = []
+
+    def without(_module: object, given: tuple[Tensor, ...], output: dict[str, object]) -> dict[str, object]:
+        lengths.append(given[0].shape[1])
+        return type(output)({name: value for name, value in output.items() if name != argument})
+
+    expected = generate(lm, "The cat", max_new_tokens=4)
+    lm.model.register_forward_hook(without)
+    assert generate(lm, "The cat", max_new_tokens=4) == expected
+    assert lengths == [lengths[0] + n for n in range(4)]
 
 
 def test_greedy_generation_is_transformers_own(tiny: Tiny) -> None:
@@ -195,14 +244,12 @@ def test_generation_stops_at_eos_and_at_the_context(tiny: Tiny) -> None:
             torch.nn.functional.one_hot(torch.tensor(token), out.shape[-1]).expand_as(out).float()
         )
 
-    handle = head.register_forward_hook(only(0))  # end of text
-    assert generate(lm, "The cat", max_new_tokens=10) == "The cat"
-    handle.remove()
+    with head.register_forward_hook(only(0)):  # end of text
+        assert generate(lm, "The cat", max_new_tokens=10) == "The cat"
     letter = lm.tokenizer.convert_tokens_to_ids("a")
     assert isinstance(letter, int)
-    handle = head.register_forward_hook(only(letter))
-    text = generate(lm, "", max_new_tokens=1000)
-    handle.remove()
+    with head.register_forward_hook(only(letter)):
+        text = generate(lm, "", max_new_tokens=1000)
     assert text == "a" * (lm.context - 1)
 
 

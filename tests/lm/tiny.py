@@ -1,4 +1,4 @@
-"""Tiny random language models of every supported family, with tiny tokenizers, saved as Hugging Face folders."""
+"""Tiny random language models of many families, with tiny tokenizers, saved as Hugging Face folders."""
 
 from __future__ import annotations
 
@@ -62,6 +62,24 @@ for _family, _prefix in {
     _SIZES[_family] = (_prefix, _MODERN)
 FAMILIES = tuple(_SIZES)
 
+# Families without hookpoint names of their own, here for what they carry from token to token: a state instead of a
+# cache of keys and values, both of them, or nothing at all.
+_STATE = {"num_hidden_layers": N_LAYERS, "hidden_size": WIDTH, "max_position_embeddings": CONTEXT}
+_MAMBA2 = {"chunk_size": 8, "expand": 2, "num_heads": 4, "head_dim": 8, "n_groups": 1, "state_size": 4}
+_OTHERS = {
+    "mamba": ("Mamba", _STATE | {"state_size": 4, "time_step_rank": 2}),
+    "mamba2": ("Mamba2", _STATE | _MAMBA2),
+    "rwkv": ("Rwkv", {"num_hidden_layers": N_LAYERS, "hidden_size": WIDTH, "context_length": CONTEXT}),
+    "bamba": (
+        "Bamba",
+        _MODERN
+        | {"attn_layer_indices": [1], "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 4}
+        | {"mamba_chunk_size": 8},
+    ),
+    "openai-gpt": ("OpenAIGPT", {"n_layer": N_LAYERS, "n_embd": WIDTH, "n_head": 2, "n_positions": CONTEXT}),
+}
+STATEFUL = tuple(_OTHERS)
+
 
 def byte_level_tokenizer(vocab_size: int = 320) -> transformers.PreTrainedTokenizerFast:
     """GPT-2's kind: bytes as characters, merges inside words, `<|endoftext|>` as its only special token."""
@@ -106,7 +124,7 @@ def sentencepiece_tokenizer() -> transformers.PreTrainedTokenizerFast:
 def save_tiny(folder: Path, family: str = "gpt2", *, tokenizer: str = "byte-level", seed: int = 0) -> Path:
     """Write a random model of `family` (3 blocks, width 16, context 64) and its tokenizer; returns the folder."""
     words = {"byte-level": byte_level_tokenizer, "sentencepiece": sentencepiece_tokenizer}[tokenizer]()
-    prefix, sizes = _SIZES[family]
+    prefix, sizes = (_SIZES | _OTHERS)[family]
     config_class = getattr(transformers, f"{prefix}TextConfig" if family == "gemma3" else f"{prefix}Config")
     ids = {"bos_token_id": words.bos_token_id, "eos_token_id": words.eos_token_id, "pad_token_id": None}
     # Untied: with the input table as unembedding a random model repeats its last token whatever is done to it.

@@ -1,19 +1,28 @@
 """Continue a prompt, token by token with a KV cache, under whatever edits are in force.
 
 1. The prompt is BOS and its tokens, one row per wanted sample.
-2. Temperature 0 takes the likeliest token; otherwise tokens are drawn on the CPU from the seed, alike on every device.
-3. A row ends at EOS, all rows at `max_new_tokens` or where the model's context is full.
+2. What a pass returns as its cache is handed to the next under the model's own argument, which names it differently
+   from release to release; a model that returns none reads its whole sequence anew.
+3. Temperature 0 takes the likeliest token; otherwise tokens are drawn on the CPU from the seed, alike on every device.
+4. A row ends at EOS, all rows at `max_new_tokens` or where the model's context is full.
 """
 
 from __future__ import annotations
 
+import inspect
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from suture.errors import UserError
 from suture.lm.load import LanguageModel
 from suture.lm.tokens import tokenize, with_bos
+
+# One argument, after and before its renaming. State-space models of older releases name theirs otherwise and want more
+# beside it: they go without.
+_CACHE_ARGUMENTS = ("cache", "past_key_values")
 
 
 def generate(
@@ -66,12 +75,16 @@ def samples(
     generator = torch.Generator().manual_seed(seed)
     stops = _stops(lm).to(lm.device)
     ended = torch.zeros(n_samples, dtype=torch.bool, device=lm.device)
+    argument = cache_argument(lm.model) if use_cache else None
     cache = None
-    for _ in range(min(max_new_tokens, lm.context - ids.shape[1])):  # 3
-        fresh = ids if cache is None else ids[:, -1:]
-        output = lm.model(fresh, past_key_values=cache, use_cache=use_cache)
-        cache = output.past_key_values if use_cache else None
-        token = _next_token(output.logits[:, -1].float(), temperature, top_k, generator)  # 2
+    for _ in range(min(max_new_tokens, lm.context - ids.shape[1])):  # 4
+        if argument is None or cache is None:
+            output = lm.model(ids, use_cache=argument is not None)
+        else:
+            output = lm.model(ids[:, -1:], use_cache=True, **{argument: cache}, **_last_position(lm.model, ids))
+        # An argument alone promises nothing: some models take a cache that only their own `generate` prepares.
+        cache = output.get(argument) if argument is not None else None  # 2
+        token = _next_token(output.logits[:, -1].float(), temperature, top_k, generator)  # 3
         # An ended row repeats a stop token, which its text leaves out, until the others have ended too.
         token = torch.where(ended, ids[:, -1], token)
         ids = torch.cat([ids, token[:, None]], dim=1)
@@ -80,6 +93,19 @@ def samples(
             break
     stop_set = set(stops.tolist())
     return [_text(lm, row, len(prompt_ids), stop_set) for row in ids.tolist()]
+
+
+def cache_argument(model: PreTrainedModel) -> str | None:
+    """The argument of `model`'s forward pass, and entry of its outputs, that holds a cache; None where none does."""
+    arguments = inspect.signature(model.forward).parameters
+    return next((name for name in _CACHE_ARGUMENTS if name in arguments), None)
+
+
+def _last_position(model: PreTrainedModel, ids: Int[Tensor, "batch token"]) -> dict[str, Tensor]:
+    """Where the last token stands, for a model that can be told: not every family asks its cache, some count from 0."""
+    if "position_ids" not in inspect.signature(model.forward).parameters:
+        return {}
+    return {"position_ids": torch.full_like(ids[:, -1:], ids.shape[1] - 1)}
 
 
 def _check(max_new_tokens: int, temperature: float, top_k: int | None) -> None:
