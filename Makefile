@@ -3,15 +3,22 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PIP_INSTALL := pip install --quiet --disable-pip-version-check
 
-.PHONY: install demo test check fix clean
+# For maintainers, see CONTRIBUTING.md: environments of other versions than the pins', made anew at every call.
+TRIED := .tried
+EXTRAS := dev,tensorboard,wandb
+UV := $(TRIED)/uv/bin/uv
+RESOLVE := $(UV) pip compile --quiet --all-extras --python-version 3.11 --constraint constraints-torch.txt
+
+.PHONY: install demo test check fix clean pins test-lowest test-newest
 
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "suture needs Python 3.11 or newer: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/$(PIP_INSTALL) -c constraints.txt -e '.[dev]'
 	@touch $@
 
 demo: install  ## the whole story on two shipped models, offline: ends with demo/report.html
@@ -29,5 +36,30 @@ fix: install  ## what can be mended by itself
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# One pin for all platforms and Pythons where there can be one, markers where there cannot.
+pins: $(UV)  ## constraints.txt anew: the newest of everything but torch
+	$(RESOLVE) --universal --fork-strategy fewest --upgrade \
+		--annotation-style line --custom-compile-command 'make pins' --output-file constraints.txt pyproject.toml
+
+# What pyproject.toml names at its lower bound, and what that needs as new as it can be.
+test-lowest: $(UV)  ## suite and demo with the oldest versions that pyproject.toml admits
+	$(RESOLVE) --resolution lowest-direct --output-file $(TRIED)/lowest.txt pyproject.toml
+	$(call try,lowest,$(TRIED)/lowest.txt)
+
+test-newest:  ## suite and demo with the newest of everything but torch
+	$(call try,newest,constraints-torch.txt)
+
+define try
+$(PYTHON) -m venv --clear $(TRIED)/$(1)
+$(TRIED)/$(1)/bin/$(PIP_INSTALL) -c $(2) -e '.[$(EXTRAS)]'
+$(TRIED)/$(1)/bin/pip freeze --exclude-editable > $(TRIED)/$(1)-installed.txt
+$(TRIED)/$(1)/bin/pytest
+$(TRIED)/$(1)/bin/suture demo --out $(TRIED)/$(1)-demo --overwrite
+endef
+
+$(UV):
+	$(PYTHON) -m venv $(TRIED)/uv
+	$(TRIED)/uv/bin/$(PIP_INSTALL) uv
+
 clean:
-	rm -rf $(VENV) .bench demo build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(TRIED) .bench demo build dist .pytest_cache .ruff_cache .hypothesis

@@ -91,7 +91,7 @@ class Model:
 def environment(name: str, requirements: tuple[str, ...], *, root: Path = ENVIRONMENTS) -> Path:
     """The Python of a virtual environment that holds `requirements`, made when there is none yet.
 
-    Torch is held to `constraints.txt`: a plain installation would fetch gigabytes of CUDA libraries, and every library
+    Torch is held to `constraints-torch.txt`: a plain installation would fetch gigabytes of CUDA libraries, and every library
     should run on the same one.
 
     Raises:
@@ -102,7 +102,7 @@ def environment(name: str, requirements: tuple[str, ...], *, root: Path = ENVIRO
     if record.exists() and json.loads(record.read_text()) == list(requirements):
         return python
     subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
-    command = [str(python), "-m", "pip", "install", "--quiet", "-c", str(ROOT / "constraints.txt"), *requirements]
+    command = [str(python), "-m", "pip", "install", "--quiet", "-c", str(ROOT / "constraints-torch.txt"), *requirements]
     installed = subprocess.run(command, capture_output=True, text=True)
     if installed.returncode:
         raise Unavailable(last_words(installed.stderr))
