@@ -27,7 +27,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from suture.activations.batches import Batch
-from suture.dictionary.design import Design, SpaceInfo
+from suture.activations.space import Space
+from suture.dictionary.design import Design
 from suture.dictionary.dictionary import Dictionary
 from suture.dictionary.kernels import resolve_precision
 from suture.dictionary.sparsity import Sparsity
@@ -103,7 +104,7 @@ def start(shape: Shape, device: torch.device) -> Tensor:
 
 def suture_step(shape: Shape, device: torch.device, batches: Iterator[Tensor]) -> Callable[[], Tensor]:
     """What `suture train` does to a batch."""
-    spaces = [SpaceInfo(model=name, hookpoint="resid0.post", width=shape.width) for name in "AB"]
+    spaces = [Space(model=name, hookpoint="resid0.post", width=shape.width) for name in "AB"]
     design = Design(n_features=shape.n_features, sparsity=Sparsity(k=shape.k))
     dictionary = Dictionary(spaces, design).to(device)
     dictionary.precision = resolve_precision("auto", device)

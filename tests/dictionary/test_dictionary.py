@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from suture.dictionary.design import Design, DesignKind, SpaceInfo
+from suture.activations.space import Space
+from suture.dictionary.design import Design, DesignKind
 from suture.dictionary.dictionary import Codes, Dictionary
 from suture.dictionary.sparsity import Sparsity, SparsityKind
 from suture.errors import ArtifactError, UserError
@@ -19,7 +20,7 @@ def a_dictionary(
     widths: tuple[int, ...] = (6, 4), scales: tuple[float, ...] = (2.0, 0.5),
 ) -> Dictionary:  # fmt: skip
     spaces = [
-        SpaceInfo(model=f"m{i}", hookpoint="mlp0.out", width=w, scale=s)
+        Space(model=f"m{i}", hookpoint="mlp0.out", width=w, scale=s)
         for i, (w, s) in enumerate(zip(widths, scales, strict=False))
     ]
     spaces = spaces[:1] if kind == "sae" else spaces
@@ -127,7 +128,7 @@ def test_a_narrow_pooled_row_is_read_in_its_own_columns_only() -> None:
 
 
 def test_where_padding_is_data_it_is_read_like_any_other_column() -> None:
-    spaces = [SpaceInfo(model=f"m{w}", hookpoint="x", width=w) for w in (6, 4)]
+    spaces = [Space(model=f"m{w}", hookpoint="x", width=w) for w in (6, 4)]
     dictionary = Dictionary(spaces, Design(kind="pooled", n_features=9, pad="zeros", sparsity=Sparsity(k=5)))
     with torch.no_grad():
         dictionary.center.fill_(0.5)

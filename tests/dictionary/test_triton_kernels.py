@@ -19,8 +19,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from suture.activations.batches import Batch
+from suture.activations.space import Space
 from suture.dictionary import triton_kernels
-from suture.dictionary.design import Design, SpaceInfo
+from suture.dictionary.design import Design
 from suture.dictionary.dictionary import Dictionary
 from suture.dictionary.sparsity import Sparsity, SparsityKind
 from suture.training.objective import Objective
@@ -193,7 +194,7 @@ class TestAgainstTorch:
 
     @staticmethod
     def trained(kind: SparsityKind) -> dict[str, Tensor]:
-        spaces = [SpaceInfo(model=m, hookpoint="x", width=6) for m in "ab"]
+        spaces = [Space(model=m, hookpoint="x", width=6) for m in "ab"]
         dictionary = Dictionary(spaces, Design(n_features=24, sparsity=Sparsity(kind=kind, k=4))).to(DEVICE)
         with torch.no_grad():
             dictionary.W_dec.copy_(functional.normalize(normal(24, 12, seed=1), dim=1))

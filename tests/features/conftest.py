@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from suture.activations.store import Store
-from suture.dictionary.design import Design, SpaceInfo
+from suture.dictionary.design import Design
 from suture.dictionary.dictionary import Dictionary
 from suture.dictionary.sparsity import Sparsity
 from suture.features.stats import FeatureStats, StatsSettings, describe
@@ -32,7 +32,7 @@ class Case:
         x = scaled(self.store, rows)
         codes = self.dictionary.encode(x)
         solo = [self.dictionary.encode_alone(x, m).dense().double() for m in range(2)]
-        mean = torch.cat([s.mean.float() * s.scale for s in self.store.spaces])
+        mean = torch.cat([s.known_mean.float() * s.scale for s in self.store.spaces])
         f = codes.dense().double()
         rebuilt = f @ self.dictionary.W_dec.detach().double() + self.dictionary.b_dec.detach().double()
         return x.double(), mean.double(), x.double() - rebuilt, f, solo
@@ -43,15 +43,10 @@ def scaled(store: Store, rows: Tensor) -> Tensor:
     return torch.cat([a * s.scale for a, s in zip(store.read(rows), store.spaces, strict=True)], dim=-1)
 
 
-def infos(store: Store) -> list[SpaceInfo]:
-    """A dictionary's view of the store's spaces."""
-    return [SpaceInfo(model=s.model, hookpoint=s.hookpoint, width=s.width, scale=s.scale) for s in store.spaces]
-
-
 def random_dictionary(store: Store, kind: str = "crosscoder", *, n_features: int = N_FEATURES) -> Dictionary:
     """Random directions, every weight in use."""
     design = Design(kind=kind, n_features=n_features, sparsity=Sparsity(kind="topk", k=3))  # pyright: ignore[reportArgumentType]
-    dictionary = Dictionary(infos(store), design)
+    dictionary = Dictionary(store.spaces, design)
     generator = torch.Generator().manual_seed(5)
     D = dictionary.width
     W = torch.randn(n_features, D, generator=generator)

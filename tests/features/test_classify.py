@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from features.conftest import infos, random_dictionary
+from features.conftest import random_dictionary
 from suture.activations.store import Store
 from suture.dictionary.design import Design
 from suture.dictionary.dictionary import Dictionary
@@ -155,7 +155,7 @@ def test_a_direction_lost_in_noise_is_not_absence() -> None:
 def exact_dictionary(store: Store, models: PlantedModels, features: list[tuple[int, str]]) -> Dictionary:
     """Features that read and write planted concepts exactly, in the models named by their letters."""
     design = Design(kind="crosscoder", n_features=len(features), sparsity=Sparsity(kind="jumprelu"))
-    dictionary = Dictionary(infos(store), design)
+    dictionary = Dictionary(store.spaces, design)
     dictionary.threshold.fill_(0.5)  # between silence and the smallest magnitude, 1
     for m, space in enumerate(store.spaces):
         columns = dictionary.columns(m)

@@ -19,7 +19,6 @@ from suture.features.describe import (
     advice,
     chosen_rows,
     features,
-    is_null,
     matching_view,
     whole_documents,
 )
@@ -118,13 +117,6 @@ def test_spaces_are_found_by_name(planted: Store) -> None:
     assert all(torch.equal(a, b) for a, b in zip(swapped.read(rows), planted.read(rows), strict=True))
     with pytest.raises(UserError, match="has no space planted-A"):
         matching_view(both, planted.select([1]))
-
-
-def test_only_a_model_with_itself_is_a_null(planted: Store) -> None:
-    assert not is_null(planted)
-    assert is_null(self_pair(planted, 1, rotation_seed=None))
-    nameless = replace(planted, spaces=tuple(replace(s, fingerprint="") for s in planted.spaces))
-    assert not is_null(nameless)
 
 
 def test_rows_are_those_that_training_kept_back(planted: Store) -> None:

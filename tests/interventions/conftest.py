@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from suture.dictionary.design import Design, SpaceInfo
+from suture.activations.space import Space
+from suture.dictionary.design import Design
 from suture.dictionary.dictionary import Dictionary
 from suture.dictionary.sparsity import Sparsity
 from suture.lm.create import LMShape, new_lm, train_tokenizer
@@ -52,7 +53,7 @@ def models() -> list[LanguageModel]:
 def known_dictionary(models: list[LanguageModel], kind: str = "crosscoder", k: int = 8) -> Dictionary:
     """Features 0..2 point at the unembedding rows of `PROMOTED` in every model; the others anywhere."""
     spaces = [
-        SpaceInfo(
+        Space(
             model=lm.name,
             hookpoint=f"resid{lm.n_layers - 1}.post",
             width=lm.d_model,

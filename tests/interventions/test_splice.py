@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from interventions.conftest import SENTENCES, known_dictionary, language_model
-from suture.dictionary.design import Design, SpaceInfo
+from suture.activations.space import Copy, Space
+from suture.dictionary.design import Design
 from suture.dictionary.dictionary import Codes, Dictionary
 from suture.dictionary.sparsity import Sparsity
 from suture.errors import UserError
@@ -35,7 +36,7 @@ class Copying(Dictionary):
 
 
 def blank(lms: Sequence[LanguageModel], cls: type[Dictionary] = Dictionary) -> Dictionary:
-    spaces = [SpaceInfo(model=lm.name, hookpoint="resid0.post", width=lm.d_model, scale=1.5) for lm in lms]
+    spaces = [Space(model=lm.name, hookpoint="resid0.post", width=lm.d_model, scale=1.5) for lm in lms]
     kind = "crosscoder" if len(lms) > 1 else "sae"
     return cls(spaces, Design(kind=kind, n_features=4, sparsity=Sparsity(k=2)))  # pyright: ignore[reportArgumentType]
 
@@ -140,7 +141,9 @@ def test_refusals(models: list[LanguageModel], tmp_path: Path) -> None:
         spliced_losses(dictionary, models, [])
     with pytest.raises(UserError, match="block = 0"):
         SpliceSettings(block=0)
-    dictionary.save(tmp_path / "null", settings={"view": {"null": True}})
+    first = dictionary.spaces[0]
+    copy = replace(first, copy_of=Copy(original=first.label, rotated=True, seed=0))
+    Dictionary([first, copy], dictionary.design).save(tmp_path / "null")
     with pytest.raises(UserError, match="a copy of it"):
         splice(tmp_path / "out", tmp_path / "null", models, SENTENCES)
     assert not (tmp_path / "out").exists()

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from suture.activations.space import are_null
 from suture.errors import ArtifactError, UserError
 from suture.planted.generator import PlantedModels
 from suture.planted.settings import PlantedSettings
@@ -47,7 +48,8 @@ def test_scales_bring_the_mean_norm_to_the_root_of_the_width(tmp_path: Path) -> 
 
 def test_a_null_store_says_so(tmp_path: Path) -> None:
     store = planted_store(tmp_path / "store", SETTINGS.as_null("rotated"), 100)
-    assert [space.model for space in store.spaces] == ["planted-A", "planted-A (rotated copy)"]
+    assert [s.label for s in store.spaces] == ["planted-A @ planted", "planted-A (rotated copy) @ planted"]
+    assert are_null(store.spaces)
     assert store.spaces[0].fingerprint == store.spaces[1].fingerprint
 
 

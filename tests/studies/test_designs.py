@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from suture.dictionary.design import SpaceInfo
+from suture.dictionary.design import Space
 from suture.dictionary.dictionary import Dictionary
 from suture.errors import UserError
 from suture.studies.designs import Recipe, chosen_designs, designs_for, n_weights
@@ -33,7 +33,7 @@ def counted(options: dict[str, Any], widths: tuple[int, ...], dictionaries: list
 @pytest.mark.parametrize("widths", WIDTHS)
 def test_all_designs_have_as_many_free_weights(widths: tuple[int, ...]) -> None:
     wanted = 2 * RECIPE.n_features * sum(widths)
-    spaces = [SpaceInfo(model=f"m{i}", hookpoint="x", width=w) for i, w in enumerate(widths)]
+    spaces = [Space(model=f"m{i}", hookpoint="x", width=w) for i, w in enumerate(widths)]
     for design in designs_for(len(widths)):
         if design.skipped(widths):
             continue

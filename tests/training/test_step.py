@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from suture.activations.batches import Batch
-from suture.dictionary.design import Design, SpaceInfo
+from suture.activations.space import Space
+from suture.dictionary.design import Design
 from suture.dictionary.dictionary import Dictionary
 from suture.dictionary.sparsity import Sparsity
 from suture.training.objective import Objective
@@ -21,7 +22,7 @@ WIDTHS, F, ROWS, K = (6, 6), 24, 40, 5
 def a_state(design: Design, objective: Objective, widths: tuple[int, ...] = WIDTHS) -> TrainingState:
     """A dictionary in float64 with nothing at a special value."""
     draw = torch.Generator().manual_seed(1)
-    spaces = [SpaceInfo(model=f"m{i}", hookpoint="mlp0.out", width=w) for i, w in enumerate(widths)]
+    spaces = [Space(model=f"m{i}", hookpoint="mlp0.out", width=w) for i, w in enumerate(widths)]
     dictionary = Dictionary(spaces, design, flag_scale=1.7 if design.flag else 0.0).double()
     with torch.no_grad():
         for tensor in (*dictionary.parameters(), dictionary.center):
@@ -205,7 +206,7 @@ def test_dedicated_features_touch_their_own_space_only_and_tied_ones_stay_tied()
     design = Design(n_features=F, dedicated=(0.25, 0.25), tied=0.25, sparsity=Sparsity(k=K))
     from suture.training.start import owned_columns, tie
 
-    dictionary = Dictionary([SpaceInfo(model=m, hookpoint="x", width=6) for m in "ab"], design)
+    dictionary = Dictionary([Space(model=m, hookpoint="x", width=6) for m in "ab"], design)
     owned = owned_columns(dictionary)
     assert owned is not None
     with torch.no_grad():
@@ -229,7 +230,7 @@ def test_a_planted_dead_feature_revives() -> None:
     draw = torch.Generator().manual_seed(0)
     directions = torch.linalg.qr(torch.randn(12, 12, generator=draw))[0][:6]
     dictionary = Dictionary(
-        [SpaceInfo(model=m, hookpoint="x", width=6) for m in "ab"], Design(n_features=6, sparsity=Sparsity(k=2))
+        [Space(model=m, hookpoint="x", width=6) for m in "ab"], Design(n_features=6, sparsity=Sparsity(k=2))
     )
     with torch.no_grad():
         dictionary.W_dec.copy_(directions)
@@ -254,7 +255,7 @@ def test_a_planted_dead_feature_revives() -> None:
 def test_a_step_is_the_same_every_time_with_several_threads() -> None:
     """Gradients are summed in a fixed order, also where a batch has enough pairs to be split among threads."""
     draw = torch.Generator().manual_seed(0)
-    spaces = [SpaceInfo(model=m, hookpoint="x", width=16) for m in "ab"]
+    spaces = [Space(model=m, hookpoint="x", width=16) for m in "ab"]
     x = torch.randn(6000, 32, generator=draw)
     threads, weights = torch.get_num_threads(), torch.randn(64, 32, generator=draw)
     try:
@@ -302,13 +303,13 @@ def test_settings_are_checked() -> None:
     with pytest.raises(UserError, match="pad = zeros: means nothing for the design crosscoder"):
         Design(pad="zeros")
     with pytest.raises(UserError, match="pad = zeros: means nothing for spaces of one width"):
-        Design(kind="pooled", pad="zeros").check_spaces([SpaceInfo(model="a", hookpoint="x", width=4)] * 2)
+        Design(kind="pooled", pad="zeros").check_spaces([Space(model="a", hookpoint="x", width=4)] * 2)
     with pytest.raises(UserError, match="must be shares that sum to at most 1"):
         Design(dedicated=(0.6, 0.6))
     with pytest.raises(UserError, match=r"tied = 0\.5: needs equal widths"):
-        Design(tied=0.5).check_spaces([SpaceInfo(model="a", hookpoint="x", width=w) for w in (4, 6)])
+        Design(tied=0.5).check_spaces([Space(model="a", hookpoint="x", width=w) for w in (4, 6)])
     with pytest.raises(UserError, match="is for one space, the store has 2"):
-        Design(kind="sae").check_spaces([SpaceInfo(model="a", hookpoint="x", width=4)] * 2)
+        Design(kind="sae").check_spaces([Space(model="a", hookpoint="x", width=4)] * 2)
     with pytest.raises(UserError, match="aux = -1"):
         Objective(aux=-1.0)
     assert replace(Objective(), loss="l2norm").loss == "l2norm"

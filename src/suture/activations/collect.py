@@ -156,12 +156,8 @@ def store_bytes(widths: Sequence[int], n_rows: int, dtype: Precision) -> int:
 def _settings(job: _Job) -> dict[str, Any]:
     """Everything that decides the store's bytes, as JSON values."""
     plan = job.plan
-    owners = (plan.models[m] for m in plan.model_of)
     return {
-        "spaces": [
-            {**asdict(name), "revision": lm.revision, "dtype": str(lm.dtype), "device": lm.device.type}
-            for name, lm in zip(plan.names, owners, strict=True)
-        ],
+        "spaces": plan.sources,
         "corpus": str(job.corpus.source),
         "corpus_description": job.corpus.description,
         "n_rows_wanted": job.n_rows,
@@ -187,7 +183,7 @@ def _prepare(
     partial = artifact.partial_path(path)
     _clear_or_check(partial, settings, resume=resume)
     n_free = free_bytes(path)
-    n_bytes = max(store_bytes([s.width for s in job.plan.names], job.n_rows, job.plan.dtype) - _bytes_in(partial), 0)
+    n_bytes = max(store_bytes([s.width for s in job.plan.spaces], job.n_rows, job.plan.dtype) - _bytes_in(partial), 0)
     if n_bytes > n_free:
         problem = f"needs {n_bytes / 1e9:.3g} GB of disk, {n_free / 1e9:.3g} GB are free"
         raise DiskSpaceError("out", path, problem, "collect fewer tokens, or name a folder on another disk")
@@ -215,7 +211,7 @@ def _run(
     plan = job.plan
     writer = ShardWriter(
         folder,
-        spaces=plan.names,
+        spaces=plan.spaces,
         dtype=plan.dtype,
         shard_rows=job.shard_rows,
         rank=ranks.rank,

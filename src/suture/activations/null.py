@@ -14,26 +14,27 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from suture.activations.store import Space, Store
+from suture.activations.space import Copy
+from suture.activations.store import Store
 
 
 def self_pair(store: Store, space: int, *, rotation_seed: int | None, n_copies: int = 1) -> Store:
     """A view of the store that pairs `space` with a copy of itself; rotated when a seed is given. No data is copied.
 
-    The second space's model is called "NAME (copy)" or "NAME (rotated copy)"; of several copies, each has that name and
-    a rotation of its own.
+    Of several copies each has a rotation of its own.
     """
     own = store.spaces[space]
-    kind = "copy" if rotation_seed is None else "rotated copy"
+    kind = Copy(original=own.label, rotated=rotation_seed is not None).kind
     parts = [(space, own, store.maps[space])]
     for number in range(n_copies):
-        change, mean = store.maps[space], own.mean
+        change, mean = store.maps[space], own.known_mean
+        copy_of = Copy(original=own.label)
         if rotation_seed is not None:  # 2
+            copy_of = Copy(original=own.label, rotated=True, seed=rotation_seed + number)
             rotation = random_rotation(own.width, seed=rotation_seed + number)
             change = rotation if change is None else change @ rotation
             mean = mean @ rotation
-        copy: Space = replace(own, model=f"{own.model} ({kind})", mean=mean)
-        parts.append((space, copy, change))
+        parts.append((space, replace(own, mean=mean, copy_of=copy_of), change))
     seed = "" if rotation_seed is None else f", seed {rotation_seed}"
     how_many = f"a {kind}" if n_copies == 1 else f"{n_copies} {kind.replace('copy', 'copies')}"
     return store.derive(parts, view=f"{own.label} against {how_many} of itself{seed}")

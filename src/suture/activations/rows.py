@@ -14,6 +14,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,8 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from suture.activations.shards import Rows, SpaceName
+from suture.activations.shards import Rows
+from suture.activations.space import Space, mark_copies
 from suture.activations.store import Precision
 from suture.activations.windows import Window
 from suture.errors import NumericalError, UserError
@@ -47,10 +49,27 @@ class Plan:
     """Per model, its spaces."""
     model_of: tuple[int, ...]
     """Per space, its model."""
-    names: tuple[SpaceName, ...]
+    spaces: tuple[Space, ...]
+    """Before anything is measured."""
     block: int
     batch_tokens: int
     dtype: Precision
+
+    @property
+    def sources(self) -> list[dict[str, Any]]:
+        """Per space, what decides its activations, as JSON values."""
+        return [
+            {
+                "model": lm.name,
+                "hookpoint": space.hookpoint,
+                "width": space.width,
+                "fingerprint": lm.fingerprint,
+                "revision": lm.revision,
+                "dtype": str(lm.dtype),
+                "device": lm.device.type,
+            }
+            for space, lm in zip(self.spaces, (self.models[m] for m in self.model_of), strict=True)
+        ]
 
     @property
     def window_tokens(self) -> int:
@@ -87,8 +106,14 @@ def plan_rows(
         models=tuple(models),
         spaces_of=tuple(tuple(s for s, own in enumerate(model_of) if own == m) for m in range(len(models))),
         model_of=model_of,
-        names=tuple(
-            SpaceName(model=lm.name, hookpoint=hookpoint, width=width_of(lm, hookpoint), fingerprint=lm.fingerprint)
+        spaces=mark_copies(
+            Space(
+                model=lm.name,
+                hookpoint=hookpoint,
+                width=width_of(lm, hookpoint),
+                fingerprint=lm.fingerprint,
+                revision=lm.revision,
+            )
             for lm, hookpoint in sources
         ),
         block=block,
@@ -103,7 +128,7 @@ def rows_of(plan: Plan, window: Window, wanted: Bool[Tensor, "row"]) -> Rows:
     starts = [0, *accumulate(n_kept)]
     n_rows = len(wanted)
     stored = getattr(torch, plan.dtype)
-    activations = [torch.empty(starts[-1], name.width, dtype=stored) for name in plan.names]
+    activations = [torch.empty(starts[-1], space.width, dtype=stored) for space in plan.spaces]
     n_before = [0, *wanted.cumsum(0).tolist()]  # wanted rows before each row
     has_wanted = [n_before[min(end, n_rows)] > n_before[min(begin, n_rows)] for begin, end in pairwise(starts)]
     for m in range(len(plan.models)):
@@ -130,7 +155,7 @@ def _run_model(
     """Fill in the rows of one model's spaces.  (2)"""
     lm, pieces = plan.models[m], window.pieces
     n_bos = int(lm.bos is not None)
-    points = [resolve(lm.model, plan.names[space].hookpoint) for space in plan.spaces_of[m]]
+    points = [resolve(lm.model, plan.spaces[space].hookpoint) for space in plan.spaces_of[m]]
     keep, every_row = torch.cat([piece.keep[m] for piece in pieces]), torch.arange(starts[-1])
     # A piece of which no model shares a position is not run.
     lengths = {i: n_bos + len(piece.ids[m]) for i, piece in enumerate(pieces) if len(piece.ends)}
@@ -152,7 +177,7 @@ def _run_model(
                 piece = next(p for p in group if starts[p] <= row < starts[p + 1])
                 problem = f"of {lm.name} is NaN or infinite in document {window.documents[piece]}"
                 fix = "load the model in float32, or leave the document out"
-                raise NumericalError("at", plan.names[space].hookpoint, problem, fix)
+                raise NumericalError("at", plan.spaces[space].hookpoint, problem, fix)
             activations[space].index_copy_(0, target, kept.cpu())
 
 

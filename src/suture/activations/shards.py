@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,6 +23,7 @@ from jaxtyping import Bool, Float, Float32, Int32, Int64
 from safetensors.torch import save_file
 from torch import Tensor
 
+from suture.activations.space import Space, mark_copies
 from suture.activations.store import (
     INDEX,
     MEANS,
@@ -41,16 +42,6 @@ from suture.pipeline import artifact
 SHARD = "shard.json"
 SUM_ROWS = 1024
 """Rows per block of the sums: fixed, because the order of additions decides the last bits."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SpaceName:
-    """What identifies a space before anything is measured."""
-
-    model: str
-    hookpoint: str
-    width: int
-    fingerprint: str
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -76,7 +67,7 @@ class ShardWriter:
         self,
         folder: Path,
         *,
-        spaces: Sequence[SpaceName],
+        spaces: Sequence[Space],
         dtype: Precision,
         shard_rows: int,
         rank: int = 0,
@@ -201,7 +192,7 @@ def write_index(writer: ShardWriter, alignment: Sequence[Alignment]) -> None:
         total = np.sum([shard["sum"][m] for shard in shards], axis=0)
         norms = sum(shard["sum_of_norms"][m] for shard in shards)
         scale, means[str(m)] = scale_and_mean(space, total, norms, n_rows)
-        spaces.append({**asdict(space), "scale": scale})
+        spaces.append(replace(space, scale=scale).to_json())
     save_file(means, writer.folder / MEANS)
     index = {
         "dtype": writer.dtype,
@@ -255,10 +246,10 @@ def write_store(
     lengths = torch.diff(torch.cat([starts, torch.tensor([n_rows])]))
     within = torch.arange(n_rows) - torch.repeat_interleave(starts, lengths)
     names = names or [(f"model {m}", "planted") for m in range(len(activations))]
-    spaces = [
-        SpaceName(model=model, hookpoint=hookpoint, width=values.shape[1], fingerprint="")
+    spaces = mark_copies(
+        Space(model=model, hookpoint=hookpoint, width=values.shape[1])
         for (model, hookpoint), values in zip(names, activations, strict=True)
-    ]
+    )
     rows = Rows(
         activations=activations,
         documents=documents.to(torch.int32),
@@ -296,7 +287,7 @@ def sums_of(stored: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def scale_and_mean(
-    name: SpaceName, total: np.ndarray, sum_of_norms: float, n_rows: int
+    space: Space, total: np.ndarray, sum_of_norms: float, n_rows: int
 ) -> tuple[float, Float32[Tensor, "width"]]:
     """A space's scale and mean from the sums over its rows.
 
@@ -305,5 +296,5 @@ def scale_and_mean(
     """
     mean_norm = sum_of_norms / n_rows
     if mean_norm == 0:
-        raise NumericalError("at", name.hookpoint, f"is zero on every row in {name.model}", "choose another")
-    return float(np.sqrt(name.width) / mean_norm), torch.from_numpy((total / n_rows).astype(np.float32))
+        raise NumericalError("at", space.hookpoint, f"is zero on every row in {space.model}", "choose another")
+    return float(np.sqrt(space.width) / mean_norm), torch.from_numpy((total / n_rows).astype(np.float32))

@@ -27,6 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from suture.activations.space import Space, spaces_from_json
 from suture.errors import ArtifactError, UserError
 from suture.pipeline import artifact
 
@@ -37,27 +38,6 @@ STORAGE = {"bfloat16": np.dtype("<u2"), "float32": np.dtype("<f4")}
 """How each precision lies on disk; bfloat16 as its bits, which numpy has no type for."""
 
 Precision = Literal["bfloat16", "float32"]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Space:
-    """One model at one hookpoint, with the statistics of the store's rows."""
-
-    model: str
-    """The model's name as it was given to `load_model`."""
-    hookpoint: str
-    width: int
-    scale: float
-    """Factor that brings the mean norm of the activations to sqrt(width)."""
-    mean: Float[Tensor, "width"]
-    """Mean of the raw (unscaled) activations."""
-    fingerprint: str
-    """The model's fingerprint: a hash of its configuration and weights."""
-
-    @property
-    def label(self) -> str:
-        """How the space is called in tables and figures."""
-        return f"{self.model} @ {self.hookpoint}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +118,7 @@ class Store:
         try:
             index = artifact.read_json(path / INDEX)
             means = load_file(path / MEANS)
-            spaces = tuple(Space(**space, mean=means[str(m)]) for m, space in enumerate(index["spaces"]))
+            spaces = spaces_from_json(index["spaces"], means)
             store = Store(
                 path=path,
                 manifest=manifest,

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -22,7 +22,8 @@ import torch
 
 from suture.activations.rows import Plan, plan_rows, rows_of
 from suture.activations.shards import Rows, scale_and_mean, stored_bytes, sums_of
-from suture.activations.store import STAGE, STORAGE, Alignment, Held, Space, Store
+from suture.activations.space import Space
+from suture.activations.store import STAGE, STORAGE, Alignment, Held, Store
 from suture.activations.windows import State, Window, check_enough, windows
 from suture.errors import UserError
 from suture.lm.corpus import Corpus
@@ -123,10 +124,7 @@ class Stream:
         plan = self.plan
         return artifact.as_json(
             {
-                "spaces": [
-                    {**asdict(name), "dtype": str(plan.models[m].dtype), "device": plan.models[m].device.type}
-                    for name, m in zip(plan.names, plan.model_of, strict=True)
-                ],
+                "spaces": plan.sources,
                 "corpus": str(self.corpus.source),
                 "block": plan.block,
                 "dtype": plan.dtype,
@@ -143,15 +141,15 @@ class Stream:
                 raise UserError(name, value, problem, "give the same setting, or start anew")
         self._positions[number] = {key: position[key] for key in ("row", "passed", "state")}
         self._spaces = tuple(
-            Space(**asdict(name), scale=units["scale"], mean=torch.tensor(units["mean"], dtype=torch.float32))
-            for name, units in zip(self.plan.names, position["units"], strict=True)
+            replace(space, scale=units["scale"], mean=torch.tensor(units["mean"], dtype=torch.float32))
+            for space, units in zip(self.plan.spaces, position["units"], strict=True)
         )
 
     def _whole_position(self, number: int) -> dict[str, Any]:
         if self._spaces is None:
             self._compute(0)
         assert self._spaces is not None
-        units = [{"scale": space.scale, "mean": space.mean.tolist()} for space in self._spaces]
+        units = [{"scale": space.scale, "mean": space.known_mean.tolist()} for space in self._spaces]
         return {**self._find(number), "units": units, "settings": self.settings}
 
     def _windows(self, position: Mapping[str, Any]) -> Iterator[tuple[int, Window]]:
@@ -242,7 +240,7 @@ class _Filling:
         self._n = 0
         self._wraps_at = 0
         self._passed: int | None = None
-        self._activations = [np.empty((n_rows, name.width), dtype=STORAGE[plan.dtype]) for name in plan.names]
+        self._activations = [np.empty((n_rows, space.width), dtype=STORAGE[plan.dtype]) for space in plan.spaces]
         self._sides: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
         self._n_tokens = np.zeros((2, len(plan.models)), dtype=np.int64)
         self._n_kept = 0
@@ -282,7 +280,7 @@ class _Filling:
 def _spaces(plan: Plan, held: Held) -> tuple[Space, ...]:
     """The spaces in the units of these rows."""
     spaces = []
-    for name, values in zip(plan.names, held.activations, strict=True):
-        scale, mean = scale_and_mean(name, *sums_of(values), len(values))
-        spaces.append(Space(**asdict(name), scale=scale, mean=mean))
+    for space, values in zip(plan.spaces, held.activations, strict=True):
+        scale, mean = scale_and_mean(space, *sums_of(values), len(values))
+        spaces.append(replace(space, scale=scale, mean=mean))
     return tuple(spaces)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from suture.dictionary.design import SpaceInfo
+from suture.activations.space import Space
 from suture.errors import UserError
 from suture.lm.load import LanguageModel, load_model
 
@@ -36,25 +36,16 @@ def one_each(setting: str, values: list[str], n: int) -> list[str]:
 
 
 def models_of(
-    spaces: Sequence[SpaceInfo], revisions: list[str] | None, *, device: str, offline: bool, trust: bool
+    spaces: Sequence[Space], revisions: list[str] | None, *, device: str, offline: bool, trust: bool
 ) -> list[LanguageModel]:
     """The models behind a dictionary's spaces, which must be the very ones it was trained on."""
-    names = [base_model(space.model) for space in spaces]
+    names = [space.model for space in spaces]
     lms = load_models(names, revisions, device=device, dtype="auto", offline=offline, trust=trust)
     for lm, space in zip(lms, spaces, strict=True):
         if space.fingerprint and lm.fingerprint != space.fingerprint:
             problem = "has other weights than the model of this name that the activations came from"
             raise UserError("model", lm.name, problem, "put the same model there, or give its --revision")
     return lms
-
-
-def base_model(name: str) -> str:
-    """The model behind a space of a null, whose copy is named `NAME (copy)`.
-
-    >>> base_model("gpt2 (rotated copy)")
-    'gpt2'
-    """
-    return name.removesuffix(" (copy)").removesuffix(" (rotated copy)")
 
 
 def accelerator() -> str:

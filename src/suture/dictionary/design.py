@@ -2,40 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal
 
+from suture.activations.space import Space
 from suture.dictionary.sparsity import Sparsity
 from suture.errors import UserError
 
 DesignKind = Literal["sae", "crosscoder", "pooled", "universal"]
 DESIGNS: tuple[DesignKind, ...] = ("sae", "crosscoder", "pooled", "universal")
 Pad = Literal["native", "zeros"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SpaceInfo:
-    """One model at one hookpoint, as a dictionary remembers it."""
-
-    model: str
-    hookpoint: str
-    width: int
-    scale: float = 1.0
-    """Activations are multiplied by it before they enter."""
-    fingerprint: str = ""
-    """Of the model's weights, to tell whether it is still the same model."""
-
-    @property
-    def label(self) -> str:
-        """`model @ hookpoint`, for people."""
-        return f"{self.model} @ {self.hookpoint}"
-
-
-@runtime_checkable
-class HasWidth(Protocol):
-    """A space, a store's or a dictionary's."""
-
-    @property
-    def width(self) -> int: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +67,7 @@ class Design:
         """Whether a row holds every space's activation (side by side), not one (stacked)."""
         return self.kind != "pooled"
 
-    def check_spaces(self, spaces: Sequence[HasWidth]) -> None:
+    def check_spaces(self, spaces: Sequence[Space]) -> None:
         """Refuse spaces that the design cannot have.
 
         Raises:

@@ -24,9 +24,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from suture.activations.space import Space, spaces_from_json
 from suture.dictionary import kernels
 from suture.dictionary.codes import Codes
-from suture.dictionary.design import Design, SpaceInfo
+from suture.dictionary.design import Design
 from suture.dictionary.kernels import Chunks, Precision
 from suture.dictionary.sparsity import Sparsity, select_inference
 from suture.errors import ArtifactError, UserError
@@ -48,9 +49,7 @@ class Dictionary(nn.Module):
     center: Tensor
     threshold: Tensor
 
-    def __init__(
-        self, spaces: Sequence[SpaceInfo], design: Design, *, flag_scale: float = 0.0, grid: Grid = ALONE
-    ) -> None:
+    def __init__(self, spaces: Sequence[Space], design: Design, *, flag_scale: float = 0.0, grid: Grid = ALONE) -> None:
         """All weights zero; `suture.training.train` starts them, `load` reads them.
 
         Args:
@@ -305,7 +304,7 @@ class Dictionary(nn.Module):
             folder / DESCRIPTION,
             {
                 "design": asdict(self.design),
-                "spaces": [asdict(s) for s in self.spaces],
+                "spaces": [s.to_json() for s in self.spaces],
                 "flag_scale": self.flag_scale,
             },
         )
@@ -343,7 +342,7 @@ class Dictionary(nn.Module):
             raw = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
             design = raw["design"]
             dictionary = Dictionary(
-                [SpaceInfo(**s) for s in raw["spaces"]],
+                spaces_from_json(raw["spaces"]),
                 Design(
                     **{**design, "dedicated": tuple(design["dedicated"]), "sparsity": Sparsity(**design["sparsity"])}
                 ),

@@ -3,7 +3,7 @@
 1. Find the dictionary's spaces in the store; split its rows as training did, so that held-out rows were never seen.
 2. One pass over them (`stats`), after the discovery rows fixed the directions.
 3. Labels (`classify`), two-clusters numbers, examples with text, promoted tokens where the models are at hand.
-4. Where two spaces are one model, this is a null: its share of exclusive labels is the false-positive rate.
+4. Where one space is a copy of another, this is a null: its share of exclusive labels is the false-positive rate.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from suture.activations.batches import split_rows
+from suture.activations.space import are_null
 from suture.activations.store import Store
 from suture.activations.view import View
 from suture.dictionary.dictionary import Dictionary
@@ -82,7 +83,7 @@ def features(
     training = artifact.open_artifact(dictionary_path).settings
     view = matching_view(dictionary, View.from_json(training.get("view")).of(store))  # 1
     heldout, discovery = chosen_rows(view, training, settings.n_rows)
-    null = is_null(view)
+    null = are_null(view.spaces)
     recorded: dict[str, Any] = asdict(settings) | {"store": str(store.path), "view": view.view, "null": null}
     with artifact.create(
         out,
@@ -119,8 +120,8 @@ def matching_view(dictionary: Dictionary, store: Store) -> Store:
     """
     places = []
     for space in dictionary.spaces:
-        same = [i for i, s in enumerate(store.spaces) if (s.model, s.hookpoint) == (space.model, space.hookpoint)]
-        found = [i for i in same if i not in places] or same  # a null of several copies has several of one name
+        same = [i for i, s in enumerate(store.spaces) if s.stands_for(space)]
+        found = [i for i in same if i not in places] or same  # a null of several copies has several of one kind
         if not found:
             problem = f"has no space {space.label}, only {', '.join(s.label for s in store.spaces)}"
             raise UserError("store", store.path, problem, "give the store the dictionary was trained on")
@@ -161,12 +162,6 @@ def whole_documents(documents: Int[Tensor, "row"], rows: Int[Tensor, "chosen"], 
     rank = hashed_rank(documents[rows])
     size = torch.bincount(rank).cumsum(0)
     return rows[(size[rank] <= at_most) | (rank == 0)]
-
-
-def is_null(store: Store) -> bool:
-    """Whether two of the spaces are one model at one hookpoint, so that every difference found is false."""
-    same = {(s.fingerprint or s.model, s.hookpoint) for s in store.spaces}
-    return len(same) < len(store.spaces) or len(set(store.columns)) < len(store.columns)
 
 
 def promoted(

@@ -245,7 +245,7 @@ class _Walk:
     def _mean(self) -> Tensor:
         device = self.dictionary.W_dec.device
         spaces = zip(self.store.spaces, self.dictionary.spaces, strict=True)
-        return torch.cat([own.mean.float().to(device) * s.scale for own, s in spaces])
+        return torch.cat([own.known_mean.float().to(device) * s.scale for own, s in spaces])
 
     def _chunks(self, positions: Tensor) -> Iterator[tuple[int, Tensor]]:
         """(rows done after it, a chunk of positions)."""

@@ -157,7 +157,7 @@ def causal(
     """
     settings = settings or CausalSettings()
     dictionary, table = Dictionary.load(dictionary_path), FeatureTable.load(table_path)
-    refuse_null(dictionary_path)
+    refuse_null(dictionary, dictionary_path)
     if table.n_features != dictionary.n_features:
         problem = f"describes {table.n_features} features, the dictionary has {dictionary.n_features}"
         raise UserError("table", table_path, problem, "name the table made from this dictionary")

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from suture.activations.space import are_null
 from suture.dictionary.dictionary import Dictionary
 from suture.errors import UserError
 from suture.interventions.paired import PairedBatch, PairedText, following, scored_documents
@@ -155,7 +156,7 @@ def splice(
     """
     settings = settings or SpliceSettings()
     dictionary = Dictionary.load(dictionary_path)
-    refuse_null(dictionary_path)
+    refuse_null(dictionary, dictionary_path)
     with artifact.create(
         out, stage=STAGE, settings=asdict(settings), parents=(Path(dictionary_path),), overwrite=overwrite,
         command=command,
@@ -165,16 +166,15 @@ def splice(
     return result
 
 
-def refuse_null(dictionary_path: str | Path) -> None:
+def refuse_null(dictionary: Dictionary, path: str | Path) -> None:
     """A null's second model is a copy made of stored rows; no language model computes it.
 
     Raises:
         UserError: the dictionary is a null's.
     """
-    view = artifact.open_artifact(dictionary_path).settings.get("view") or {}
-    if view.get("null"):
+    if are_null(dictionary.spaces):
         problem = "was trained on a model and a copy of it, which no language model computes"
-        raise UserError("dictionary", dictionary_path, problem, "name one trained on language models")
+        raise UserError("dictionary", path, problem, "name one trained on language models")
 
 
 def mean_rows(text: PairedText, tell: Callable[[int], None]) -> list[Tensor]:

@@ -5,14 +5,15 @@
    examples show the truth; every token has the same length, which gives the offsets.
 """
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from suture.activations.shards import Rows, ShardWriter, SpaceName, write_index
+from suture.activations.shards import Rows, ShardWriter, write_index
+from suture.activations.space import Copy, Space
 from suture.activations.store import STAGE, Alignment, Precision, Store
 from suture.errors import UserError
 from suture.pipeline import artifact
@@ -45,7 +46,7 @@ def planted_store(
     per_document = settings.rows_per_document
     piece = per_document * max(8 * BLOCK // per_document, 1)
     with artifact.create(path, stage=STAGE, settings=made, seed=settings.seed, overwrite=overwrite) as draft:
-        writer = ShardWriter(draft.folder, spaces=space_names(settings), dtype=dtype, shard_rows=shard_rows)
+        writer = ShardWriter(draft.folder, spaces=planted_spaces(settings), dtype=dtype, shard_rows=shard_rows)
         for first in range(0, n_rows, piece):  # 1
             planted = models.rows(start + first, start + min(first + piece, n_rows))
             writer.append(_as_rows(planted, settings, first), state={})
@@ -54,18 +55,22 @@ def planted_store(
     return Store.open(path)
 
 
-def space_names(settings: PlantedSettings) -> list[SpaceName]:
-    """The planted models as spaces: planted-A, planted-B, ...; a null's copies of A have its fingerprint."""
-    copy = {"none": "", "same": " (copy)", "rotated": " (rotated copy)"}[settings.null]
-    return [
-        SpaceName(
-            model=f"planted-A{copy}" if copy and m else f"planted-{chr(65 + m)}",
+def planted_spaces(settings: PlantedSettings) -> list[Space]:
+    """The planted models as spaces: planted-A, planted-B, ...; in a null mode, A and copies of it."""
+    spaces = [
+        Space(
+            model=f"planted-{chr(65 + m)}",
             hookpoint=HOOKPOINT,
             width=width,
-            fingerprint=f"planted seed {settings.seed} model {0 if copy else m}",
+            fingerprint=f"planted seed {settings.seed} model {m}",
         )
         for m, width in enumerate(settings.widths)
     ]
+    if settings.null == "none":
+        return spaces
+    rotated = settings.null == "rotated"
+    copy = Copy(original=spaces[0].label, rotated=rotated, seed=settings.seed if rotated else None)
+    return [spaces[0]] + [replace(spaces[0], copy_of=copy) for _ in spaces[1:]]
 
 
 def strongest_concepts(planted: PlantedRows) -> Int[Tensor, "row"]:

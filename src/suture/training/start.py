@@ -1,7 +1,7 @@
 """Where a dictionary's weights start: W_enc = W_dec^T, decoder rows of one norm, b_dec the mean of the data."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from suture.activations.batches import sequential
 from suture.activations.store import Store
-from suture.dictionary.design import Design, SpaceInfo
+from suture.dictionary.design import Design
 from suture.dictionary.dictionary import Dictionary
 from suture.parallel import ALONE, Grid
 
@@ -52,10 +52,7 @@ def new_dictionary(
     Raises:
         UserError: spaces that the design cannot have.
     """
-    spaces = [
-        SpaceInfo(model=s.model, hookpoint=s.hookpoint, width=s.width, scale=s.scale, fingerprint=s.fingerprint)
-        for s in store.spaces
-    ]
+    spaces = [replace(space, mean=None) for space in store.spaces]
     flag_scale = math.sqrt(max(s.width for s in spaces)) if design.flag else 0.0
     dictionary = Dictionary(spaces, design, flag_scale=flag_scale, grid=grid)
     padded = design.pad == "zeros"
