@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,7 +67,36 @@ def test_scale_and_mean_are_those_of_the_stored_rows(store: Store) -> None:
     for space, rows in zip(store.spaces, store.read(torch.arange(N_ROWS)), strict=True):
         exact = rows.double()
         assert torch.allclose(space.known_mean.double(), exact.mean(dim=0), atol=1e-7)
-        assert (exact * space.scale).norm(dim=1).mean().item() == pytest.approx(space.width**0.5, rel=1e-12)
+        centred = (exact - exact.mean(dim=0)) * space.scale
+        assert centred.square().sum(dim=1).mean().item() == pytest.approx(space.width, rel=1e-12)
+
+
+def test_a_far_constant_costs_the_scale_no_digits(tmp_path: Path) -> None:
+    rows = torch.randint(-512, 512, (700, 6), generator=torch.Generator().manual_seed(0)) / 64
+    plain, far = (write_store(tmp_path / name, [x], shard_rows=90) for name, x in (("a", rows), ("b", rows + 2.0**16)))
+    assert far.spaces[0].scale == pytest.approx(plain.spaces[0].scale, rel=1e-12)
+
+
+def test_an_older_store_is_read_in_the_units_of_today(store: Store, tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(store.path, old)
+    index = artifact.read_json(old / "store.json")
+    del index["units"]
+    for space in index["spaces"]:
+        space["scale"] *= 7
+    artifact.write_json(old / "store.json", index)
+    manifest = artifact.read_json(old / "manifest.json")
+    (entry,) = (file for file in manifest["files"] if file["name"] == "store.json")
+    changed = old / "store.json"
+    entry |= {"n_bytes": changed.stat().st_size, "sha256": artifact.sha256_of(changed)}
+    artifact.write_json(old / "manifest.json", manifest)
+    for now, before in zip(Store.open(old).spaces, store.spaces, strict=True):
+        assert now.scale == pytest.approx(before.scale, rel=1e-5)
+
+
+def test_a_space_that_never_changes_has_no_scale(tmp_path: Path) -> None:
+    with pytest.raises(NumericalError, match="same on every row"):
+        write_store(tmp_path / "s", [torch.full((40, 3), 0.1), torch.randn(40, 3)])
 
 
 def test_shard_size_changes_neither_rows_nor_statistics(tmp_path: Path, store: Store, data) -> None:
@@ -183,7 +213,7 @@ def test_numbers_that_are_none_and_spaces_that_are_zero_are_refused(tmp_path: Pa
     x[7, 2] = torch.nan
     with pytest.raises(NumericalError, match="row 7"):
         write_store(tmp_path / "nan", [torch.ones(10, 4), x])
-    with pytest.raises(NumericalError, match="zero on every row"):
+    with pytest.raises(NumericalError, match="same on every row"):
         write_store(tmp_path / "zero", [torch.zeros(10, 4)])
     assert list(tmp_path.iterdir()) == []
 

@@ -211,7 +211,7 @@ def test_a_shrunk_decoder_row_is_seen_through(known: tuple[Store, PlantedModels]
     assert float(norms[1] / norms.sum()) < 0.05
     labels = classify(stats)
     assert labels.label == tuple(models.labels())
-    # both directions have length 1 before scaling, and an amount is in units of the model's mean norm
+    # both directions have length 1 before scaling, and an amount is in the model's unit length
     a, b = (s.scale / s.width**0.5 for s in store.spaces)
     assert float(labels.share[shared, 1]) == pytest.approx(b / (a + b), abs=0.01)
     scaling = stats.scaling

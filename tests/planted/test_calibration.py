@@ -47,9 +47,9 @@ def test_impossible_grades_are_refused(wrong: dict[str, object], word: str) -> N
         replace(GRADED, **wrong)  # pyright: ignore[reportArgumentType]
 
 
-def test_true_shares_are_in_units_of_each_models_mean_norm() -> None:
+def test_true_shares_are_in_each_models_own_units() -> None:
     models = PlantedModels(GRADED)
-    # scales that make both mean norms sqrt(width): then shares are ratios of strengths
+    # scales that make both unit lengths sqrt(width): then shares are ratios of strengths
     shares = true_shares([models.directions(m) for m in range(2)], [4.0, 12**0.5])
     assert torch.allclose(shares.float(), models.strength / models.strength.sum(1, keepdim=True), atol=1e-5)
     doubled = true_shares([models.directions(0), models.directions(1)], [8.0, 12**0.5])

@@ -40,10 +40,11 @@ def test_a_rows_token_is_its_strongest_concept(tmp_path: Path) -> None:
     assert end == len(text)
 
 
-def test_scales_bring_the_mean_norm_to_the_root_of_the_width(tmp_path: Path) -> None:
+def test_scales_bring_the_centred_rows_mean_squared_norm_to_the_width(tmp_path: Path) -> None:
     store = planted_store(tmp_path / "store", replace(SETTINGS, embedding="affine"), 3000)
     for raw, space in zip(store.read(torch.arange(3000)), store.spaces, strict=True):
-        assert float((raw * space.scale).norm(dim=1).mean()) == pytest.approx(space.width**0.5, rel=1e-4)
+        centred = (raw - raw.mean(dim=0)) * space.scale
+        assert float(centred.square().sum(dim=1).mean()) == pytest.approx(space.width, rel=1e-4)
 
 
 def test_a_null_store_says_so(tmp_path: Path) -> None:

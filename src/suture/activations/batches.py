@@ -8,9 +8,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import TypeVar
 
@@ -109,12 +109,21 @@ def batches(
 
 
 def sequential(
-    store: Store, rows: Int64[Tensor, "chosen"], *, batch_size: int, pooled: bool = False, prefetch: int = 2
+    store: Store,
+    rows: Int64[Tensor, "chosen"],
+    *,
+    batch_size: int,
+    scales: Sequence[float] | None = None,
+    pooled: bool = False,
+    prefetch: int = 2,
 ) -> Generator[tuple[Int64[Tensor, "row"], Batch], None, None]:
     """Every chosen row once, in the order given, the last batch perhaps smaller; with the rows' numbers.
 
-    Pooled: the same rows come once per space, one space after the other.
+    Pooled: the same rows come once per space, one space after the other. `scales`, per space, are those of a dictionary
+    that has its own; the store's without.
     """
+    if scales is not None:
+        store = replace(store, spaces=tuple(replace(s, scale=own) for s, own in zip(store.spaces, scales, strict=True)))
     chunks = [rows[first : first + batch_size] for first in range(0, len(rows), batch_size)]
 
     def read(item: tuple[Int64[Tensor, "row"], int | None]) -> tuple[Int64[Tensor, "row"], Batch]:

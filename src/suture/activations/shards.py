@@ -13,6 +13,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import reduce
 from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -29,6 +30,7 @@ from suture.activations.store import (
     MEANS,
     STAGE,
     STORAGE,
+    UNITS,
     Alignment,
     Precision,
     Store,
@@ -172,8 +174,8 @@ class ShardWriter:
             sums_of(np.memmap(folder / space_file(m), STORAGE[self.dtype], "r", shape=(self._n_open, space.width)))
             for m, space in enumerate(self.spaces)
         ]
-        shard["sum"] = [total.tolist() for total, _ in sums]
-        shard["sum_of_norms"] = [norms for _, norms in sums]
+        shard["sum"] = [own.total.tolist() for own in sums]
+        shard["spread"] = [own.spread for own in sums]
         artifact.write_json(folder / SHARD, shard)
         self._n_open = 0
 
@@ -182,19 +184,19 @@ def write_index(writer: ShardWriter, alignment: Sequence[Alignment]) -> None:
     """Write the store's index, scales and means; every shard must be finished, whoever wrote it.  (4)
 
     Raises:
-        NumericalError: a space is zero on every row, so that it has no scale.
+        NumericalError: a space is the same on every row, so that it has no scale.
     """
     n_rows = writer.n_rows
     n_shards = -(-n_rows // writer.shard_rows)
     shards = [artifact.read_json(shard_folder(writer.folder, number) / SHARD) for number in range(n_shards)]
     spaces, means = [], {}
     for m, space in enumerate(writer.spaces):
-        total = np.sum([shard["sum"][m] for shard in shards], axis=0)
-        norms = sum(shard["sum_of_norms"][m] for shard in shards)
-        scale, means[str(m)] = scale_and_mean(space, total, norms, n_rows)
+        parts = (Sums(s["n_rows"], np.array(s["sum"][m], dtype=np.float64), s["spread"][m]) for s in shards)
+        scale, means[str(m)] = scale_and_mean(space, reduce(Sums.plus, parts))
         spaces.append(replace(space, scale=scale).to_json())
     save_file(means, writer.folder / MEANS)
     index = {
+        "units": UNITS,
         "dtype": writer.dtype,
         "shards": [shard["n_rows"] for shard in shards],
         "spaces": spaces,
@@ -276,25 +278,45 @@ def stored_bytes(activations: Float[Tensor, "row width"], dtype: Precision) -> n
     return values.astype(STORAGE[dtype], copy=False)
 
 
-def sums_of(stored: np.ndarray) -> tuple[np.ndarray, float]:
-    """Sum of the stored rows [row, width] and sum of their norms, float64."""
-    total, norms = np.zeros(stored.shape[1]), 0.0
-    for first in range(0, len(stored), SUM_ROWS):
+@dataclass(frozen=True)
+class Sums:
+    """Sums over some rows that lose no digits however far from zero the rows lie (Chan, Golub and LeVeque 1983)."""
+
+    n_rows: int
+    total: np.ndarray
+    """Sum of the rows, float64 [width]."""
+    spread: float
+    """Sum of their squared distances from their own mean."""
+
+    def plus(self, other: Sums) -> Sums:
+        """The sums over both sets of rows."""
+        gap = other.total / other.n_rows - self.total / self.n_rows
+        n_rows = self.n_rows + other.n_rows
+        between = self.n_rows * other.n_rows / n_rows * float(gap @ gap)
+        return Sums(n_rows, self.total + other.total, self.spread + other.spread + between)
+
+
+def sums_of(stored: np.ndarray) -> Sums:
+    """The sums of stored rows [row, width], block after block."""
+
+    def of_block(first: int) -> Sums:
         block = widen(np.array(stored[first : first + SUM_ROWS])).astype(np.float64)
-        total += block.sum(axis=0)
-        norms += float(np.sqrt(np.einsum("ij,ij->i", block, block)).sum())
-    return total, norms
+        total = block.sum(axis=0)
+        block -= total / len(block)
+        return Sums(len(block), total, float(np.einsum("ij,ij->", block, block)))
+
+    return reduce(Sums.plus, map(of_block, range(0, len(stored), SUM_ROWS)))
 
 
-def scale_and_mean(
-    space: Space, total: np.ndarray, sum_of_norms: float, n_rows: int
-) -> tuple[float, Float32[Tensor, "width"]]:
+def scale_and_mean(space: Space, sums: Sums) -> tuple[float, Float32[Tensor, "width"]]:
     """A space's scale and mean from the sums over its rows.
 
     Raises:
-        NumericalError: it is zero on every row, so that it has no scale.
+        NumericalError: it is the same on every row, so that it has no scale.
     """
-    mean_norm = sum_of_norms / n_rows
-    if mean_norm == 0:
-        raise NumericalError("at", space.hookpoint, f"is zero on every row in {space.model}", "choose another")
-    return float(np.sqrt(space.width) / mean_norm), torch.from_numpy((total / n_rows).astype(np.float32))
+    mean = torch.from_numpy((sums.total / sums.n_rows).astype(np.float32))
+    spread = sums.spread / sums.n_rows
+    # what is left of a constant is rounding, of the order of the constant's own last bit
+    if spread <= 1e-12 * float(mean.double().square().sum()):
+        raise NumericalError("at", space.hookpoint, f"is the same on every row in {space.model}", "choose another")
+    return float(np.sqrt(space.width / spread)), mean

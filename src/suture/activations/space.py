@@ -43,7 +43,8 @@ class Space:
     hookpoint: str
     width: int
     scale: float = 1.0
-    """Activations are multiplied by it before they enter a dictionary; 1 until it is measured."""
+    """Activations are multiplied by it before they enter a dictionary: a store's brings the mean squared norm of its
+    rows, centred on their mean, to the width. 1 until it is measured."""
     mean: Float[Tensor, "width"] | None = field(default=None, compare=False, repr=False)
     """Mean of the store's raw (unscaled) activations; a dictionary's spaces have none."""
     fingerprint: str = ""

@@ -34,6 +34,10 @@ from suture.pipeline import artifact
 STAGE = "store"
 INDEX = "store.json"
 MEANS = "means.safetensors"
+UNITS = "centred"
+"""What the scales of a store's index are of. Those of older stores, which say nothing, were of uncentred rows."""
+UNITS_ROWS = 65_536
+"""Rows, evenly spread, from which an older store's units are measured when it is opened."""
 STORAGE = {"bfloat16": np.dtype("<u2"), "float32": np.dtype("<f4")}
 """How each precision lies on disk; bfloat16 as its bits, which numpy has no type for."""
 
@@ -133,7 +137,7 @@ class Store:
         except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
             raise ArtifactError("store", path, f"cannot be read ({error})", "collect it again") from None
         _check_sizes(store)
-        return store
+        return store if index.get("units") == UNITS else _in_centred_units(store)
 
     def __len__(self) -> int:
         return sum(self.shards)
@@ -327,6 +331,16 @@ def shard_folder(store: Path, shard: int) -> Path:
 def space_file(column: int) -> str:
     """The file of one space in a shard."""
     return f"space{column}.bin"
+
+
+def _in_centred_units(store: Store) -> Store:
+    """An older store, whose statistics do not tell how far its rows lie from their mean: some of them are read."""
+    rows = torch.arange(0, len(store), -(-len(store) // UNITS_ROWS))
+    spaces = []
+    for space, values in zip(store.spaces, store.read(rows), strict=True):
+        spread = float((values - space.known_mean).double().square().sum(1).mean())
+        spaces.append(replace(space, scale=(space.width / spread) ** 0.5 if spread > 0 else space.scale))
+    return replace(store, spaces=tuple(spaces))
 
 
 def _identity(path: Path) -> tuple[int, int]:

@@ -281,6 +281,6 @@ def _spaces(plan: Plan, held: Held) -> tuple[Space, ...]:
     """The spaces in the units of these rows."""
     spaces = []
     for space, values in zip(plan.spaces, held.activations, strict=True):
-        scale, mean = scale_and_mean(space, *sums_of(values), len(values))
+        scale, mean = scale_and_mean(space, sums_of(values))
         spaces.append(replace(space, scale=scale, mean=mean))
     return tuple(spaces)

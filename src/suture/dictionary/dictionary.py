@@ -7,9 +7,9 @@
 | `universal`  | as crosscoder, one x_m at a time      | the same, with one m available         | every space  |
 | `pooled`     | one space's x_m, narrower ones padded | sparsity(x E + b), may be told which m | that row     |
 
-Activations enter in scaled units (x · s_m, so that the mean norm is sqrt(width)) and have `center` subtracted before
-encoding, so that a missing model stands for an average activation, not for zero. The scales stay beside the weights
-until `fold`.
+Activations enter in scaled units (x · s_m, so that rows centred on their mean have a mean squared norm of the width)
+and have `center` subtracted before encoding, so that a missing model stands for an average activation, not for zero.
+The scales stay beside the weights until `fold`.
 """
 
 import json

@@ -51,7 +51,8 @@ def evaluate(
     energy, total = torch.zeros(M, dtype=torch.float64), torch.zeros(sum(dictionary.widths), dtype=torch.float64)
     fired = torch.zeros(dictionary.W_dec.shape[0], dtype=torch.bool, device=device)
     n_rows, n_active, n_codes = 0, 0, 0
-    for _, batch in sequential(store, rows[grid.data.share(len(rows))], batch_size=batch_size):
+    scales = [space.scale for space in dictionary.spaces]
+    for _, batch in sequential(store, rows[grid.data.share(len(rows))], batch_size=batch_size, scales=scales):
         x = batch.activations.to(device)
         targets = x.split(dictionary.widths, dim=-1)
         energy += torch.stack([t.double().square().sum() for t in targets]).cpu()

@@ -1,8 +1,9 @@
 """What each model really contributes to a feature, whatever its decoder says: directions fitted again, scored apart.
 
-Scaled units throughout; amounts in units of a model's mean norm (sqrt(width) by the choice of the scale), so that a
-wide model does not weigh more. e_m is model m's residual, f_i the code of all models together, both less their means on
-the discovery rows where they are multiplied (an offset belongs to no feature); sums run over rows.
+Scaled units throughout; amounts in units of how far a model's rows lie from their mean (`unit_lengths`), so that
+neither a wide model nor one with a large constant part weighs more. e_m is model m's residual, f_i the code of all
+models together, both less their means on the discovery rows where they are multiplied (an offset belongs to no
+feature); sums run over rows.
 
 1. On discovery rows: v_i^m = d_i^m + sum (f_i - mean) e_m / sum (f_i - mean)^2, the least-squares direction of feature
    i in model m with every other feature kept, and u_i^m, the same of the plain activation x_m.
@@ -26,6 +27,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from suture.activations.store import Store
 from suture.dictionary.codes import Codes
 from suture.dictionary.dictionary import Dictionary
 from suture.dictionary.kernels import transpose_times
@@ -140,8 +142,10 @@ class Directions:
     refit: Float[Tensor, "feature D"]
     raw: Float[Tensor, "feature D"]
     noise: Float[Tensor, "feature space"]
-    """Expected length of the noise in v_i^m, in units of the model's mean norm."""
+    """Expected length of the noise in v_i^m, in the model's unit length."""
     means: Means
+    units: Float[Tensor, "space"]
+    """The unit length of every model."""
 
 
 @dataclass(frozen=True)
@@ -153,11 +157,11 @@ class Scaling:
     beta_r: Float[Tensor, "feature space"]
     """The same for the model's reconstruction (less its mean)."""
     amount_eps: Float[Tensor, "feature space"]
-    """beta_eps times ||d_i^m|| over the model's mean norm: what a unit of the feature brings."""
+    """beta_eps times ||d_i^m|| over the model's unit length: what a unit of the feature brings."""
     amount_r: Float[Tensor, "feature space"]
 
 
-def directions(dictionary: Dictionary, products: Products) -> Directions:
+def directions(dictionary: Dictionary, products: Products, units: Float[Tensor, "space"]) -> Directions:
     """Step 1, from the discovery rows' sums; a feature silent there keeps its decoder row, at unlimited noise."""
     means = products.means()
     spread = products.spread(means).unsqueeze(-1)
@@ -167,8 +171,9 @@ def directions(dictionary: Dictionary, products: Products) -> Directions:
     return Directions(
         refit=_unit(dictionary, dictionary.W_dec.detach() + products.with_residual(means) * per_unit),
         raw=_unit(dictionary, products.with_activation(means) * per_unit),
-        noise=noise.double().cpu() / mean_norms(dictionary),
+        noise=noise.double().cpu() / units,
         means=means,
+        units=units,
     )
 
 
@@ -180,12 +185,12 @@ def weights(found: Directions, products: Products) -> Float[Tensor, "feature"]:
 def refit_amounts(dictionary: Dictionary, found: Directions, products: Products) -> Float[Tensor, "feature space"]:
     """Step 2's numerator, over the rows of `products`."""
     own = products.spread(found.means).unsqueeze(-1) * dictionary.W_dec.detach()
-    return _dots(dictionary, found.refit, products.with_residual(found.means) + own) / mean_norms(dictionary)
+    return _dots(dictionary, found.refit, products.with_residual(found.means) + own) / found.units
 
 
 def raw_amounts(dictionary: Dictionary, found: Directions, products: Products) -> Float[Tensor, "feature space"]:
     """The same along u, of the plain activation."""
-    return _dots(dictionary, found.raw, products.with_activation(found.means)) / mean_norms(dictionary)
+    return _dots(dictionary, found.raw, products.with_activation(found.means)) / found.units
 
 
 def attribution(dictionary: Dictionary, products: Products) -> Float[Tensor, "feature space"]:
@@ -197,7 +202,9 @@ def attribution(dictionary: Dictionary, products: Products) -> Float[Tensor, "fe
     return given / given.sum(-1, keepdim=True)
 
 
-def scaling(dictionary: Dictionary, products: Products, mean: Float[Tensor, "D"]) -> Scaling:
+def scaling(
+    dictionary: Dictionary, products: Products, mean: Float[Tensor, "D"], units: Float[Tensor, "space"]
+) -> Scaling:
     """Latent scaling along d_i^m, from the held-out rows' sums."""
     d = dictionary.W_dec.detach()
     squares = products.squares.double().cpu().unsqueeze(-1)
@@ -209,14 +216,19 @@ def scaling(dictionary: Dictionary, products: Products, mean: Float[Tensor, "D"]
     return Scaling(
         beta_eps=eps / (norms**2 * squares),
         beta_r=rebuilt / (norms**2 * squares),
-        amount_eps=eps / (norms * squares * mean_norms(dictionary)),
-        amount_r=rebuilt / (norms * squares * mean_norms(dictionary)),
+        amount_eps=eps / (norms * squares * units),
+        amount_r=rebuilt / (norms * squares * units),
     )
 
 
-def mean_norms(dictionary: Dictionary) -> Float[Tensor, "space"]:
-    """The mean norm of each space's activations in scaled units: sqrt(width), by the choice of the scale."""
-    return torch.tensor(dictionary.widths, dtype=torch.float64).sqrt()
+def unit_lengths(dictionary: Dictionary, store: Store) -> Float[Tensor, "space"]:
+    """How far each space's rows lie from their mean, root mean square, in the dictionary's scaled units.
+
+    sqrt(width) where the dictionary has the store's scales, by their choice; one with scales of its own (imported, or
+    of an older suture) is measured by the same rule.
+    """
+    pairs = zip(dictionary.spaces, store.spaces, strict=True)
+    return torch.tensor([own.width**0.5 * own.scale / there.scale for own, there in pairs], dtype=torch.float64)
 
 
 def _dots(dictionary: Dictionary, a: Tensor, b: Tensor) -> Tensor:

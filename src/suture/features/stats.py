@@ -84,6 +84,8 @@ class FeatureStats:
     """Sum of f_i^2 ||d_i||^2: the feature's part of what is decoded."""
     attribution: Float[Tensor, "feature space"]
     scaling: refit.Scaling | None
+    units: Float[Tensor, "space"]
+    """Every model's unit length (`refit.unit_lengths`)."""
     mapped_cosine: dict[tuple[int, int], Float[Tensor, "feature"]]
     """Per pair of models, of a feature's direction carried from the first to the second; empty for pooled ones."""
     shares: Shares
@@ -123,11 +125,13 @@ def describe(
     n_documents = int(torch.unique(documents).numel())
     group = deal_groups(documents, min(settings.n_groups, n_documents))
     walk = _Walk(dictionary, store, settings.batch_rows, on_progress)
+    units = refit.unit_lengths(dictionary, store)
     mapped: dict[tuple[int, int], Tensor] = {}
     if dictionary.design.joint:
         products, moments = walk.discover(torch.sort(discovery_rows).values)
+        found = refit.directions(dictionary, products, units)
         mapped = mapped_cosines(moments, [dictionary.decoder(m) for m in range(dictionary.n_spaces)])
-        seen = walk.held_out(rows, group, refit.directions(dictionary, products))
+        seen = walk.held_out(rows, group, found)
     else:
         seen = walk.held_out(rows, group, None)
     squared = seen.joint.sums(2) if dictionary.design.joint else sum(s.sums(2) for s in seen.solo)
@@ -143,6 +147,7 @@ def describe(
         energy=squared * norms,
         attribution=seen.attribution,
         scaling=seen.scaling,
+        units=units,
         mapped_cosine=mapped,
         shares=seen.shares,
         top=top_rows(seen.joint, documents, n_top=settings.n_top, n_per_document=settings.n_per_document),
@@ -222,7 +227,7 @@ class _Walk:
             solo=solo,
             shares=Shares(kind="refit", weight=weight, amount=amount, raw=raw, fired=fired, noise=found.noise),
             attribution=refit.attribution(dictionary, total),
-            scaling=refit.scaling(dictionary, total, self._mean()),
+            scaling=refit.scaling(dictionary, total, self._mean(), found.units),
         )
 
     def _batch(self, rows: Tensor, position: Tensor, products: refit.Products | None, kept: list[_Kept]) -> None:

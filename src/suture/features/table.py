@@ -28,7 +28,6 @@ from suture.errors import ArtifactError
 from suture.features.activity import QUANTILES
 from suture.features.classify import Labels
 from suture.features.clusters import usage_entropy
-from suture.features.refit import mean_norms
 from suture.features.stats import FeatureStats
 from suture.pipeline import artifact
 
@@ -145,7 +144,7 @@ def columns_of(stats: FeatureStats, labels: Labels, dictionary: Dictionary) -> d
     columns["energy_share"] = stats.energy / stats.energy.sum()
     if len(stats.models) > 1:
         if dictionary.design.joint:
-            norms = _norms(dictionary)
+            norms = _norms(dictionary, stats)
             columns |= _per_model("decoder_share", norms / norms.sum(-1, keepdim=True))
             columns |= _per_model("attribution", stats.attribution)
         columns |= _per_model(f"{shares.kind}_share", labels.share)
@@ -172,7 +171,7 @@ def columns_of(stats: FeatureStats, labels: Labels, dictionary: Dictionary) -> d
 def _scaling_columns(stats: FeatureStats, dictionary: Dictionary) -> dict[str, Tensor]:
     """Latent scaling, and the cosine of the two directions where their coordinates can be compared at all."""
     assert stats.scaling is not None
-    own = _norms(dictionary).argmax(-1, keepdim=True)
+    own = _norms(dictionary, stats).argmax(-1, keepdim=True)
     columns: dict[str, Tensor] = {}
     for name, amount in (("nu_eps", stats.scaling.amount_eps), ("nu_r", stats.scaling.amount_r)):
         others = amount.scatter(-1, own, -torch.inf).amax(-1)
@@ -186,9 +185,9 @@ def _scaling_columns(stats: FeatureStats, dictionary: Dictionary) -> dict[str, T
     return columns
 
 
-def _norms(dictionary: Dictionary) -> Tensor:
-    """Decoder norms in units of each model's mean activation norm."""
-    return dictionary.decoder_norms().double().cpu() / mean_norms(dictionary)
+def _norms(dictionary: Dictionary, stats: FeatureStats) -> Tensor:
+    """Decoder norms in each model's unit length."""
+    return dictionary.decoder_norms().double().cpu() / stats.units
 
 
 def _per_model(name: str, values: Tensor) -> dict[str, Tensor]:

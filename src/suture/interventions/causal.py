@@ -29,7 +29,6 @@ from torch import Tensor
 
 from suture.dictionary.dictionary import Dictionary
 from suture.errors import UserError
-from suture.features.refit import mean_norms
 from suture.features.table import FeatureTable
 from suture.interventions.measures import bootstrap_weights, interval
 from suture.interventions.paired import PairedBatch, PairedText
@@ -253,8 +252,8 @@ def _watch(text: PairedText, batch: PairedBatch, others: Mapping[int, int], shif
 
 
 def _as_long(dictionary: Dictionary, space: int, feature: int, *, like: int) -> Float[Tensor, "width"]:
-    """A feature's raw direction, as long in units of the mean activation as another feature is where it is longest."""
-    units = mean_norms(dictionary).to(dictionary.W_dec)
+    """A feature's raw direction, as long in each space's units as another feature is where it is longest."""
+    units = torch.tensor(dictionary.widths).to(dictionary.W_dec).sqrt()
     length = (dictionary.decoder_norms()[like] / units).max() * units[space] / dictionary.spaces[space].scale
     direction = dictionary.raw_decoder(space)[feature]
     return direction * (length / direction.norm().clamp_min(1e-12))

@@ -88,9 +88,10 @@ def of_separate(folders: Sequence[Path], store: Store, rows: Int[Tensor, "row"])
 
 def _encoded(dictionary: Dictionary, store: Store, rows: Tensor, space: int | None) -> Codes:
     """The codes of rows: from all models together, or from one alone."""
+    scales = [own.scale for own in dictionary.spaces]
     parts = [
         dictionary.encode(batch.activations) if space is None else dictionary.encode_alone(batch.activations, space)
-        for _, batch in sequential(store, rows, batch_size=BATCH_ROWS)
+        for _, batch in sequential(store, rows, batch_size=BATCH_ROWS, scales=scales)
     ]
     return Codes.concatenate(parts)
 
