@@ -41,9 +41,10 @@ pins: $(UV)  ## constraints.txt anew: the newest of everything but torch
 	$(RESOLVE) --universal --fork-strategy fewest --upgrade \
 		--annotation-style line --custom-compile-command 'make pins' --output-file constraints.txt pyproject.toml
 
-# What pyproject.toml names at its lower bound, and what that needs as new as it can be.
+# What pyproject.toml names at its lower bound, and what that needs as new as goes with it.
 test-lowest: $(UV)  ## suite and demo with the oldest versions that pyproject.toml admits
-	$(RESOLVE) --resolution lowest-direct --output-file $(TRIED)/lowest.txt pyproject.toml
+	$(PYTHON) scripts/lower_bounds.py > $(TRIED)/lower-bounds.txt
+	$(RESOLVE) --constraint $(TRIED)/lower-bounds.txt --upgrade --output-file $(TRIED)/lowest.txt pyproject.toml
 	$(call try,lowest,$(TRIED)/lowest.txt)
 
 test-newest:  ## suite and demo with the newest of everything but torch

@@ -91,8 +91,8 @@ class Model:
 def environment(name: str, requirements: tuple[str, ...], *, root: Path = ENVIRONMENTS) -> Path:
     """The Python of a virtual environment that holds `requirements`, made when there is none yet.
 
-    Torch is held to `constraints-torch.txt`: a plain installation would fetch gigabytes of CUDA libraries, and every library
-    should run on the same one.
+    Torch is held to `constraints-torch.txt`: a plain installation would fetch gigabytes of CUDA libraries, and every
+    library should run on the same one.
 
     Raises:
         Unavailable: pip cannot install them together, with its last words.

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from own_copy import own_copy
 from suture.lm.corpus import Corpus, open_corpus
 from suture.lm.create import LMShape, new_lm, save_lm, train_tokenizer
 from suture.lm.load import LanguageModel, load_model
@@ -47,5 +48,12 @@ def model_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
-def lms(model_folders: dict[str, Path]) -> dict[str, LanguageModel]:
+def lms_loaded(model_folders: dict[str, Path]) -> dict[str, LanguageModel]:
+    """For fixtures that outlive a test; a test takes `lms`."""
     return {name: load_model(str(path), device="cpu") for name, path in model_folders.items()}
+
+
+@pytest.fixture
+def lms(lms_loaded: dict[str, LanguageModel]) -> dict[str, LanguageModel]:
+    """This test's own copies."""
+    return {name: own_copy(lm) for name, lm in lms_loaded.items()}

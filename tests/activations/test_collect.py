@@ -21,9 +21,9 @@ SMALL: dict[str, Any] = {"block": 20, "batch_tokens": 200, "shard_rows": 500}
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory, lms: Models, corpus: Corpus) -> Store:
+def pair(tmp_path_factory: pytest.TempPathFactory, lms_loaded: Models, corpus: Corpus) -> Store:
     """Two models with one tokenizer, three hookpoints, every row of the corpus."""
-    sources = [(lms["one"], "resid0.pre"), (lms["two"], "resid0.post"), (lms["two"], "mlp1.out")]
+    sources = [(lms_loaded["one"], "resid0.pre"), (lms_loaded["two"], "resid0.post"), (lms_loaded["two"], "mlp1.out")]
     path = tmp_path_factory.mktemp("pair") / "s"
     return collect(path, sources=sources, corpus=corpus, n_rows=10**6, dtype="float32", **SMALL)
 

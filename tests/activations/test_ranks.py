@@ -84,8 +84,8 @@ def run(model_folders: dict[str, Path], corpus: Corpus) -> Run:
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory, lms: dict[str, LanguageModel], corpus: Corpus) -> Store:
-    sources = [(lms["one"], "mlp0.out"), (lms["other"], "resid0.post")]
+def alone(tmp_path_factory: pytest.TempPathFactory, lms_loaded: dict[str, LanguageModel], corpus: Corpus) -> Store:
+    sources = [(lms_loaded["one"], "mlp0.out"), (lms_loaded["other"], "resid0.post")]
     return collect(tmp_path_factory.mktemp("alone") / "s", sources=sources, corpus=corpus, **SMALL)
 
 

@@ -23,9 +23,9 @@ FILL = 700
 
 
 @pytest.fixture(scope="module")
-def settings(lms: dict[str, LanguageModel], corpus: Corpus) -> dict[str, Any]:
+def settings(lms_loaded: dict[str, LanguageModel], corpus: Corpus) -> dict[str, Any]:
     """Two widths, two tokenizers."""
-    sources = [(lms["one"], "mlp0.out"), (lms["other"], "resid0.post")]
+    sources = [(lms_loaded["one"], "mlp0.out"), (lms_loaded["other"], "resid0.post")]
     return {"sources": sources, "corpus": corpus, "block": 20, "batch_tokens": 50}
 
 

@@ -1,10 +1,17 @@
 """Two tiny random models of different depth and width with one tokenizer, and a dictionary whose rows are known."""
 
+import copy
+
 import pytest
 import torch
 
+<<<<<<< Updated upstream
 from suture.activations.space import Space
 from suture.dictionary.design import Design
+=======
+from own_copy import own_copy
+from suture.dictionary.design import Design, SpaceInfo
+>>>>>>> Stashed changes
 from suture.dictionary.dictionary import Dictionary
 from suture.dictionary.sparsity import Sparsity
 from suture.lm.create import LMShape, new_lm, train_tokenizer
@@ -43,11 +50,18 @@ def language_model(shape: LMShape, seed: int, name: str, tokenizer=None) -> Lang
 
 
 @pytest.fixture(scope="session")
-def models() -> list[LanguageModel]:
+def models_loaded() -> list[LanguageModel]:
+    """For fixtures that outlive a test; a test takes `models`."""
     return [
         language_model(LMShape(n_layers=1, width=32, n_heads=2, context=64), 0, "one"),
         language_model(LMShape(architecture="llama", n_layers=2, width=48, n_heads=2, context=64), 1, "two"),
     ]
+
+
+@pytest.fixture
+def models(models_loaded: list[LanguageModel]) -> list[LanguageModel]:
+    """This test's own copies."""
+    return [own_copy(lm) for lm in models_loaded]
 
 
 def known_dictionary(models: list[LanguageModel], kind: str = "crosscoder", k: int = 8) -> Dictionary:
@@ -79,5 +93,12 @@ def known_dictionary(models: list[LanguageModel], kind: str = "crosscoder", k: i
 
 
 @pytest.fixture(scope="session")
-def dictionary(models: list[LanguageModel]) -> Dictionary:
-    return known_dictionary(models)
+def dictionary_made(models_loaded: list[LanguageModel]) -> Dictionary:
+    """For fixtures that outlive a test; a test takes `dictionary`."""
+    return known_dictionary(models_loaded)
+
+
+@pytest.fixture
+def dictionary(dictionary_made: Dictionary) -> Dictionary:
+    """This test's own copy."""
+    return copy.deepcopy(dictionary_made)

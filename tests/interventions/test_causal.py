@@ -27,12 +27,12 @@ from suture.pipeline import artifact
 SHORT = CausalSettings(block=24, n_draws=200)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def twins(models: list[LanguageModel]) -> list[LanguageModel]:
     return [models[0], replace(models[0], name="twin")]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def twin_dictionary(twins: list[LanguageModel]) -> Dictionary:
     dictionary = known_dictionary(twins)
     second = dictionary.columns(1)

@@ -18,6 +18,7 @@ from suture.lm.load import LanguageModel, load_model, locate, shipped_models
 
 Folder = Callable[..., Path]
 Tiny = Callable[..., LanguageModel]
+IDS = torch.tensor([[5, 9, 40, 2]])
 
 
 @pytest.fixture
@@ -44,10 +45,22 @@ def test_every_family_loads_with_its_shape(tiny: Tiny, family: str) -> None:
     assert lm.bos == lm.tokenizer.bos_token_id
 
 
+def test_what_a_test_does_to_its_model_stays_its_own(tiny: Tiny, tiny_loaded: Tiny) -> None:
+    mine, kept = tiny("gpt2"), tiny_loaded("gpt2")
+    assert mine is tiny("gpt2")
+    before = kept.model(IDS).logits
+    mine.model.get_output_embeddings().register_forward_hook(lambda _m, _a, out: 0 * out)  # pyright: ignore
+    mine.model.base_model.ln_f = torch.nn.Identity()
+    mine.model.get_input_embeddings().weight.zero_()  # pyright: ignore
+    mine.tokenizer.add_special_tokens({"bos_token": "<mine>"})
+    assert torch.equal(kept.model(IDS).logits, before)
+    assert len(kept.tokenizer) == kept.vocab_size
+    assert not torch.equal(mine.model(IDS).logits, before)
+
+
 def test_logits_are_those_of_transformers(tiny: Tiny, tiny_folder: Folder) -> None:
-    ids = torch.tensor([[5, 9, 40, 2]])
     reference = transformers.AutoModelForCausalLM.from_pretrained(tiny_folder("gpt2")).eval()
-    assert torch.equal(tiny("gpt2").model(ids).logits, reference(ids).logits)
+    assert torch.equal(tiny("gpt2").model(IDS).logits, reference(IDS).logits)
 
 
 def test_fingerprint_names_the_weights(tiny: Tiny, tiny_folder: Folder, tmp_path: Path) -> None:

@@ -20,9 +20,9 @@ SETTINGS = SteerSettings(strengths=(0.0, 0.5, 1.0, 2.0), max_new_tokens=6, n_ran
 
 
 @pytest.fixture(scope="module")
-def effects(models, dictionary):
+def effects(models_loaded, dictionary_made):
     return steer_many(
-        dictionary, models, [0, 1, 2], scales=SCALES, neutral=SENTENCES, prompts=PROMPTS, settings=SETTINGS
+        dictionary_made, models_loaded, [0, 1, 2], scales=SCALES, neutral=SENTENCES, prompts=PROMPTS, settings=SETTINGS
     )
 
 
