@@ -5,13 +5,9 @@ import copy
 import pytest
 import torch
 
-<<<<<<< Updated upstream
+from own_copy import own_copy
 from suture.activations.space import Space
 from suture.dictionary.design import Design
-=======
-from own_copy import own_copy
-from suture.dictionary.design import Design, SpaceInfo
->>>>>>> Stashed changes
 from suture.dictionary.dictionary import Dictionary
 from suture.dictionary.sparsity import Sparsity
 from suture.lm.create import LMShape, new_lm, train_tokenizer
