@@ -14,12 +14,14 @@ def test_promoted_tokens_are_those_of_the_full_product(monkeypatch: pytest.Monke
     directions, unembedding = torch.randn(9, 5, generator=generator), torch.randn(40, 5, generator=generator)
     full = (directions.double() @ unembedding.double().T).numpy()
     full = (full - full.mean(1, keepdims=True)) / directions.double().norm(dim=1, keepdim=True).numpy()
-    path = direct_path(directions, unembedding, n_top=3)
+    known = torch.tensor([i for i in range(40) if i % 7])  # the others are no tokens
+    full[:, ::7] = 0
+    path = direct_path(directions, unembedding, known, n_top=3)
     texts = tuple(f"t{i}" for i in range(40))
     for i in range(9):
-        order = np.argsort(full[i])
-        assert path.promoted[i].tolist() == order[::-1][:3].tolist()
-        assert path.suppressed[i].tolist() == order[:3].tolist()
+        order = [j for j in np.argsort(full[i]) if j % 7]
+        assert path.promoted[i].tolist() == order[::-1][:3]
+        assert path.suppressed[i].tolist() == order[:3]
         assert path.promoted_logit[i].tolist() == pytest.approx(full[i][order[::-1][:3]], abs=1e-5)
         side = spelled(path, texts, i)
         assert [token for token, _ in side["promoted"]] == [f"t{j}" for j in order[::-1][:3]]
@@ -29,7 +31,7 @@ def test_promoted_tokens_are_those_of_the_full_product(monkeypatch: pytest.Monke
 def test_lengths_do_not_matter_and_small_vocabularies_do_not_hurt() -> None:
     unembedding = torch.eye(4)
     direction = torch.tensor([[0.0, 3.0, 0.0, 0.0]])
-    path = direct_path(torch.cat([direction, 10 * direction, 0 * direction]), unembedding, n_top=10)
+    path = direct_path(torch.cat([direction, 10 * direction, 0 * direction]), unembedding, torch.arange(4), n_top=10)
     assert path.promoted.shape == (3, 4)
     assert path.promoted[:2, 0].tolist() == [1, 1]
     assert torch.equal(path.promoted_logit[0], path.promoted_logit[1])

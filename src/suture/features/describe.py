@@ -27,16 +27,17 @@ from suture.errors import UserError
 from suture.features.classify import TWO_HALVES, Labels, LabelSettings, classify
 from suture.features.clusters import two_clusters
 from suture.features.examples import ContextSettings, examples
-from suture.features.logits import direct_path, spelled
+from suture.features.promoted import Side, opened_first, promoted
 from suture.features.stats import FeatureStats, StatsSettings, describe
 from suture.features.table import STAGE, FeatureTable, columns_of
 from suture.lm.load import LanguageModel
-from suture.lm.unembedding import unembedding
 from suture.pipeline import artifact
 from suture.uncertainty import hashed_rank
 
 OnProgress = Callable[[str, int, int], None]
 """Gets (phase, rows done, rows in all)."""
+N_TEXTS = 32
+"""Held-out documents at whose positions promoted tokens are found."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,8 @@ class FeatureSettings:
     """Held-out rows at most, whole documents; about as many training rows find the directions."""
     n_promoted: int = 10
     """Promoted and suppressed tokens kept per feature and model."""
+    n_run: int = 64
+    """Features, those of most energy of every label, whose direction is run through the later layers of its model."""
     stats: StatsSettings = field(default_factory=StatsSettings)
     context: ContextSettings = field(default_factory=ContextSettings)
     labels: LabelSettings = field(default_factory=LabelSettings)
@@ -56,6 +59,8 @@ class FeatureSettings:
         for name in ("n_rows", "n_promoted"):
             if getattr(self, name) < 1:
                 raise UserError(name, getattr(self, name), "is less than 1", "give a positive number")
+        if self.n_run < 0:
+            raise UserError("n_run", self.n_run, "is negative", "give 0 or more")
 
 
 def features(
@@ -104,7 +109,7 @@ def features(
             reasons=labels.reason,
             columns=columns_of(stats, labels, dictionary),
             examples=examples(stats, view, settings.context),
-            logits=promoted(dictionary, lms, settings.n_promoted) if lms is not None else [],
+            logits=_promoted(dictionary, lms, view, stats, labels, settings) if lms is not None else [],
             summary=_evaluation(dictionary_path, training, dictionary, view, heldout)
             | _summary(dictionary, stats, labels, n_discovery=len(discovery), null=null),
         )
@@ -164,27 +169,24 @@ def whole_documents(documents: Int[Tensor, "row"], rows: Int[Tensor, "chosen"], 
     return rows[(size[rank] <= at_most) | (rank == 0)]
 
 
-def promoted(
-    dictionary: Dictionary, lms: Sequence[LanguageModel], n_top: int
-) -> list[list[dict[str, list[tuple[str, float]]]]]:
-    """Per feature and model the promoted and suppressed tokens; empty for spaces that are not in the residual stream.
-
-    Raises:
-        UserError: not one model per space.
-    """
-    if len(lms) != dictionary.n_spaces:
-        raise UserError("models", len(lms), f"the dictionary has {dictionary.n_spaces} spaces", "give one for each")
-    nothing: dict[str, list[tuple[str, float]]] = {"promoted": [], "suppressed": []}
-    sides = []
-    for m, lm in enumerate(lms):
-        space = dictionary.spaces[m]
-        if space.width != lm.d_model or space.hookpoint.endswith(".in"):
-            sides.append([nothing] * dictionary.n_features)
-            continue
-        out = unembedding(lm)
-        path = direct_path(dictionary.raw_decoder(m).cpu(), out.weight, n_top=n_top)
-        sides.append([spelled(path, out.texts, i) for i in range(dictionary.n_features)])
-    return [list(side) for side in zip(*sides, strict=True)]
+def _promoted(
+    dictionary: Dictionary,
+    lms: Sequence[LanguageModel],
+    store: Store,
+    stats: FeatureStats,
+    labels: Labels,
+    settings: FeatureSettings,
+) -> list[list[Side]]:
+    """The tokens that features promote, at positions of held-out documents."""
+    documents = store.documents[stats.rows].unique()[:N_TEXTS].tolist()
+    return promoted(
+        dictionary,
+        lms,
+        [store.text(document) for document in documents],
+        scales=stats.firing.quantiles[:, -1],
+        first=opened_first(labels.label, stats.energy, settings.n_run),
+        n_top=settings.n_promoted,
+    )
 
 
 def advice(reasons: Sequence[str], training: Mapping[str, Any]) -> str:

@@ -1,11 +1,10 @@
 """Which tokens a feature's direction promotes by the direct path: added to the last residual stream, and nothing else.
 
-1. Each direction, at unit length in the model's own units, times the unembedding (final norm's weights folded in).
+1. Each direction, at unit length in the model's own units, times the mean derivative of the model's last step.
 2. The mean over the vocabulary is taken off: a constant on all logits changes no probability.
-3. The largest are promoted, the smallest suppressed.
+3. The largest are promoted, the smallest suppressed, of the entries that the tokenizer knows.
 
-Later layers that read the direction are not in this; steering measures them. The final norm's division by the stream's
-size is left out too, so values compare within one model, not between models.
+Later layers that read the direction are not in this (`promoted` runs them).
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ CHUNK_LOGITS = 16 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
-class DirectPath:
-    """Token ids and centred logits per unit length, strongest first."""
+class Strongest:
+    """Token ids and centred logits, strongest first."""
 
     promoted: Int[Tensor, "feature top"]
     promoted_logit: Float[Tensor, "feature top"]
@@ -30,27 +29,42 @@ class DirectPath:
     suppressed_logit: Float[Tensor, "feature top"]
 
 
-def direct_path(
-    directions: Float[Tensor, "feature width"], unembedding: Float[Tensor, "vocab width"], *, n_top: int = 10
-) -> DirectPath:
-    """The tokens that each direction promotes and suppresses most; a zero direction promotes nothing in particular."""
-    centered = (unembedding - unembedding.mean(0)).float()
-    n_top = min(n_top, unembedding.shape[0])
-    parts: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
-    for chunk in directions.split(max(1, CHUNK_LOGITS // unembedding.shape[0])):
-        logits = torch.nn.functional.normalize(chunk.float(), dim=-1) @ centered.T
-        up, down = logits.topk(n_top), logits.topk(n_top, largest=False)
-        parts.append((up.indices, up.values, down.indices, down.values))
-    promoted, promoted_logit, suppressed, suppressed_logit = (torch.cat(c) for c in zip(*parts, strict=True))
-    return DirectPath(
-        promoted=promoted,
-        promoted_logit=promoted_logit,
-        suppressed=suppressed,
-        suppressed_logit=suppressed_logit,
+def strongest(logits: Float[Tensor, "feature vocab"], known: Int[Tensor, "known"], *, n_top: int) -> Strongest:
+    """Of the known entries those with the largest and the smallest logits, on the CPU."""
+    known = known.to(logits.device)
+    chosen = logits[:, known]
+    n_top = min(n_top, len(known))
+    up, down = chosen.topk(n_top), chosen.topk(n_top, largest=False)
+    return Strongest(
+        promoted=known[up.indices].cpu(),
+        promoted_logit=up.values.cpu(),
+        suppressed=known[down.indices].cpu(),
+        suppressed_logit=down.values.cpu(),
     )
 
 
-def spelled(path: DirectPath, texts: tuple[str, ...], feature: int) -> dict[str, list[tuple[str, float]]]:
+def direct_path(
+    directions: Float[Tensor, "feature width"],
+    unembedding: Float[Tensor, "vocab width"],
+    known: Int[Tensor, "known"],
+    *,
+    n_top: int = 10,
+) -> Strongest:
+    """The tokens that each direction promotes and suppresses most; a zero direction promotes nothing in particular."""
+    centered = (unembedding - unembedding.mean(0)).float()
+    parts: list[Strongest] = []
+    for chunk in directions.split(max(1, CHUNK_LOGITS // unembedding.shape[0])):
+        logits = torch.nn.functional.normalize(chunk.float(), dim=-1).to(centered) @ centered.T
+        parts.append(strongest(logits, known, n_top=n_top))
+    return Strongest(
+        promoted=torch.cat([part.promoted for part in parts]),
+        promoted_logit=torch.cat([part.promoted_logit for part in parts]),
+        suppressed=torch.cat([part.suppressed for part in parts]),
+        suppressed_logit=torch.cat([part.suppressed_logit for part in parts]),
+    )
+
+
+def spelled(found: Strongest, texts: tuple[str, ...], feature: int) -> dict[str, list[tuple[str, float]]]:
     """One feature's side of logits.json: (token, logit) pairs, `texts` being the vocabulary."""
 
     def pairs(ids: Tensor, logits: Tensor) -> list[tuple[str, float]]:
@@ -58,6 +72,6 @@ def spelled(path: DirectPath, texts: tuple[str, ...], feature: int) -> dict[str,
         return [(texts[i], float(f"{v:.4g}")) for i, v in values]
 
     return {
-        "promoted": pairs(path.promoted, path.promoted_logit),
-        "suppressed": pairs(path.suppressed, path.suppressed_logit),
+        "promoted": pairs(found.promoted, found.promoted_logit),
+        "suppressed": pairs(found.suppressed, found.suppressed_logit),
     }

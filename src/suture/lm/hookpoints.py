@@ -29,6 +29,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
+from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
 from suture.errors import UserError
@@ -64,13 +65,17 @@ class Layout:
     mlp: str
 
 
-# The first whose blocks exist is the model's. Mistral, Phi-3, OLMo and others share Llama's.
+# The first whose blocks exist is the model's. Mistral, Phi-3, OLMo and others share Llama's; for a family that is not
+# here the parts are looked for (`_found_layout`).
 LAYOUTS = (
     Layout("transformer.h", "transformer.wte", "attn", "mlp"),  # GPT-2, GPT-Neo
     Layout("gpt_neox.layers", "gpt_neox.embed_in", "attention", "mlp"),  # GPT-NeoX: Pythia
     Layout("model.layers", "model.embed_tokens", "self_attn", "mlp"),  # Llama, Gemma, Qwen
     Layout("model.language_model.layers", "model.language_model.embed_tokens", "self_attn", "mlp"),  # Gemma 3, vision
 )
+ATTENTIONS = ("self_attn", "attn", "attention", "self_attention")
+MLPS = ("mlp", "ffn", "feed_forward")
+"""What families call these parts of a block."""
 
 
 @dataclass(frozen=True)
@@ -158,8 +163,25 @@ def width_of(lm: LanguageModel, name: str) -> int:
 
 
 def _layout(model: nn.Module) -> Layout | None:
-    names = {name for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
-    return next((layout for layout in LAYOUTS if layout.blocks in names), None)
+    lists = {name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
+    known = next((layout for layout in LAYOUTS if layout.blocks in lists), None)
+    return known or (_found_layout(model, lists) if isinstance(model, PreTrainedModel) else None)
+
+
+def _found_layout(model: PreTrainedModel, lists: dict[str, nn.ModuleList]) -> Layout | None:
+    """Blocks are the outermost list with as many modules as the configuration counts layers."""
+    n_layers = model.config.get_text_config(decoder=True).num_hidden_layers
+    paths = sorted((path for path, found in lists.items() if len(found) == n_layers), key=lambda path: path.count("."))
+    if not paths:
+        return None
+    parts = {name for name, _ in lists[paths[0]][0].named_children()}
+    table = model.get_input_embeddings()
+    return Layout(
+        blocks=paths[0],
+        embedding=next((path for path, module in model.named_modules() if module is table), ""),
+        attention=next((name for name in ATTENTIONS if name in parts), ""),
+        mlp=next((name for name in MLPS if name in parts), ""),
+    )
 
 
 def _blocks(modules: dict[str, nn.Module], layout: Layout) -> nn.ModuleList:
@@ -169,13 +191,14 @@ def _blocks(modules: dict[str, nn.Module], layout: Layout) -> nn.ModuleList:
 
 
 def _place(point: Hookpoint, layout: Layout, n_blocks: int) -> tuple[str, Literal["input", "output"]]:
-    """The module path and side that `point` means in `layout`; the path is empty for a block that is not there."""
+    """The module path and side that `point` means in `layout`; the path is empty for a place that is not there."""
     if point.layer is None:
         return layout.embedding, "output"
-    if point.layer >= n_blocks:
-        return "", "output"
     stream, end = point.site.split(".")
-    inner = {"resid": "", "attn": f".{layout.attention}", "mlp": f".{layout.mlp}"}[stream]
+    part = {"resid": None, "attn": layout.attention, "mlp": layout.mlp}[stream]
+    if point.layer >= n_blocks or part == "":
+        return "", "output"
+    inner = "" if part is None else f".{part}"
     return f"{layout.blocks}.{point.layer}{inner}", "input" if end in ("pre", "in") else "output"
 
 

@@ -36,12 +36,30 @@ def token_texts(lm: LanguageModel) -> list[str | None]:
 
 
 def displayed(lm: LanguageModel, texts: Sequence[str | None], token_id: int) -> str:
-    """A string to show for a vocabulary entry: its text, or the tokenizer's own spelling where it has none."""
+    """A string to show for a vocabulary entry: its text, `<0xB2>` for a part of a character, or the tokenizer's own."""
     text = texts[token_id]
     if text is not None:
         return text
     spelled = lm.tokenizer.convert_ids_to_tokens(token_id) if token_id < len(lm.tokenizer) else None
-    return str(spelled) if spelled is not None else f"<{token_id}>"
+    if not isinstance(spelled, str):
+        return f"<{token_id}>"
+    is_part = token_id not in lm.tokenizer.all_special_ids and _spells_bytes(lm) and set(spelled) <= _BYTE_OF.keys()
+    return "".join(f"<0x{_BYTE_OF[letter]:02X}>" for letter in spelled) if is_part else spelled
+
+
+def _spells_bytes(lm: LanguageModel) -> bool:
+    """Whether the tokenizer writes every byte as a letter of its own, as GPT-2's does."""
+    return "ByteLevel" in repr(lm.tokenizer.backend_tokenizer.decoder)
+
+
+def _byte_letters() -> dict[str, int]:
+    """GPT-2's letters for the 256 bytes: printable ones are themselves, the others the letters from 256 on."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
+
+
+_BYTE_OF = _byte_letters()
 
 
 def shared_texts(vocabularies: Sequence[Sequence[str | None]]) -> list[str]:

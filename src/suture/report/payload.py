@@ -68,6 +68,7 @@ def explorer_payload(
         "strings": strings,
         "examples": [[_packed(e, index) for e in per_feature] for per_feature in cut],
         "logits": [[[_pairs(side[kind], index) for kind in (0, 1)] for side in per_feature] for per_feature in tops],
+        "paths": [[str(side.get("path", "direct")) for side in per_feature or []] for per_feature in logits],
         "examples_left_out": bool(examples) and kept == 0,
     }
 

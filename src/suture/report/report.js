@@ -203,6 +203,10 @@
     const letter = letterOf(model);
     return make("b", { class: `letter letter-${letter.toLowerCase()}`, text: letter });
   }
+  const PATHS = {
+    direct: "its direction straight to the output, later layers left out",
+    run: "its direction added to real text and run through the rest of the model",
+  };
   function modelHeading(table, model) {
     return make("h4", {}, badge(model), ` ${table.models[model]}`);
   }
@@ -454,8 +458,10 @@
       const panel = make("div", { class: "panel" }, make("h4", { text: `Feature ${feature} in numbers` }), facts(feature),
         make("h4", { text: "Strongest examples" }), ...examplesOf(feature));
       if (logits.some((side) => side[0].length || side[1].length)) {
-        panel.append(make("h4", { text: "Tokens it promotes and suppresses (direct path to the output)" }),
-          make("div", { class: "sides" }, ...logits.map((side, model) => make("div", {}, modelHeading(table, model), tokenLine("promoted", side[0]), tokenLine("suppressed", side[1])))));
+        panel.append(make("h4", { text: "Tokens it promotes and suppresses" }),
+          make("div", { class: "sides" }, ...logits.map((side, model) => make("div", {}, modelHeading(table, model),
+            make("small", { text: PATHS[(table.paths[feature] || [])[model]] || "" }),
+            tokenLine("promoted", side[0]), tokenLine("suppressed", side[1])))));
       }
       return make("tr", { class: "detail", id: `detail-${feature}` }, make("td", { colspan: state.shownColumns.length }, panel));
     }
