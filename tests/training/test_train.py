@@ -305,9 +305,12 @@ def test_tensorboard_gets_the_metrics_only_if_asked_for(
     monkeypatch.setattr(tracking.importlib, "import_module", lambda _: type("Module", (), {"SummaryWriter": Board}))
     train(out, store, settings_of(n_rows=13_000, track=("tensorboard",)))
     assert {"loss", "fvu/0", "fvu/1", "terms/reconstruction", "closed"} <= {name for name, _, _ in sent}
-    monkeypatch.undo()
+
+
+def test_a_tracker_that_is_not_installed_is_named(store: Store, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)  # as where it is not installed, also where it is
     with pytest.raises(UserError, match="track = wandb: is not installed"):
-        train(out.with_name("other"), store, settings_of(track=("wandb",)))
+        train(out, store, settings_of(track=("wandb",)))
 
 
 def _interrupt(_: TrainProgress) -> None:

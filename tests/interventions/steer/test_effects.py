@@ -178,7 +178,7 @@ def test_one_model_alone_can_be_steered(models, dictionary):
 def test_saving_and_loading_is_the_identity(effects, tmp_path):
     save_effect(tmp_path / "effect", effects[0])
     assert load_effect(tmp_path / "effect") == effects[0]
-    assert open_artifact(tmp_path / "effect").step == "effect"
+    assert open_artifact(tmp_path / "effect").stage == "effect"
     with pytest.raises(ArtifactError):
         save_effect(tmp_path / "effect", effects[0])
 
