@@ -43,7 +43,7 @@ def without_times(study: dict[str, Any]) -> list[dict[str, Any]]:
 def test_it_leaves_what_the_report_reads(made: StudyResult) -> None:
     study = content(made)
     assert study == artifact.as_json(made.study)
-    assert artifact.open_artifact(made.out / "study").step == "study"
+    assert artifact.open_artifact(made.out / "study").stage == "study"
     assert (study["kind"], study["truth"], study["models"]) == ("designs", "planted", ["planted-A", "planted-B"])
     assert study["seeds"] == [0, 1]
     assert study["matched"] == {"n_rows": 8_192, "n_features": 24, "l0": 3, "parameters": 24 * 2 * 24}

@@ -29,7 +29,7 @@ def test_it_makes_every_folder_and_the_report(made: DemoResult) -> None:
         "features-crosscoder": "features", "features-pooled": "features", "features-null": "features",
     }  # fmt: skip
     for folder, step in steps.items():
-        assert artifact.verify(made.out / folder).step == step
+        assert artifact.verify(made.out / folder).stage == step
     page = made.report.read_text(encoding="utf-8")
     assert "tinystories-1l" in page
     assert "tinystories-2l" in page
