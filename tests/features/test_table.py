@@ -1,6 +1,7 @@
 """A table on disk is the table in memory; its files have the shapes that the report reads."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,18 +10,21 @@ import torch
 from features.conftest import Case
 from suture.errors import ArtifactError
 from suture.features.classify import classify
+from suture.features.columns import Evidence, measured
 from suture.features.examples import examples
-from suture.features.table import FeatureTable, columns_of
+from suture.features.table import FeatureTable
 
 
 @pytest.fixture(scope="module")
 def table(case: Case) -> FeatureTable:
     labels = classify(case.stats)
+    specs, columns = measured(Evidence(stats=case.stats, labels=labels, dictionary=case.dictionary))
     return FeatureTable(
         models=case.stats.models,
         labels=labels.label,
         reasons=labels.reason,
-        columns=columns_of(case.stats, labels, case.dictionary),
+        columns=columns,
+        specs=specs,
         examples=examples(case.stats, case.store),
         logits=[[{"promoted": [[" a", 1.5]], "suppressed": []}] * 2] * case.stats.n_features,
         summary={"counts": labels.counts, "null": False},
@@ -38,6 +42,30 @@ def test_save_and_load_is_the_identity(table: FeatureTable, tmp_path: Path) -> N
     assert again.logits == table.logits
     assert again.summary == table.summary
     assert again.counts == table.counts
+    assert again.described == table.described
+
+
+def test_a_file_that_does_not_describe_its_columns_is_read(table: FeatureTable, tmp_path: Path) -> None:
+    plain = replace(table, specs=())
+    assert plain.described == table.described  # looked up by name
+    plain.save(tmp_path / "features")
+    file = tmp_path / "features" / "columns.json"
+    written = json.loads(file.read_text(encoding="utf-8"))
+    del written["described"]  # as format version 1
+    file.write_text(json.dumps(written).ljust(file.stat().st_size), encoding="utf-8")
+    assert FeatureTable.load(tmp_path / "features").described == table.described
+
+
+def test_a_table_says_what_a_person_wants(table: FeatureTable) -> None:
+    said = repr(table)
+    assert said.startswith("FeatureTable(24 features of planted-A @ planted x planted-B @ planted: ")
+    assert f"; {len(table.columns)} columns)" in said
+    assert len(said) < 200
+    frame = table.to_pandas()
+    assert list(frame.columns) == ["label", "reason", *table.columns]
+    assert frame["label"].tolist() == list(table.labels)
+    assert frame["refit_share"].to_numpy() == pytest.approx(table.column("refit_share").numpy(), nan_ok=True)
+    assert "<th title=" in table._repr_html_()
 
 
 def test_the_columns_file_is_what_the_report_reads(table: FeatureTable, tmp_path: Path) -> None:
@@ -65,7 +93,7 @@ def test_columns_say_what_they_are_called(case: Case, table: FeatureTable) -> No
     assert float(table.column("energy_share").sum()) == pytest.approx(1)
     scaling = case.stats.scaling
     assert scaling is not None
-    i = int(norms[:, 0].argmax())
+    i = int(norms[:, 0].where(scaling.amount_eps.isfinite().all(1), 0).argmax())
     expected = float(scaling.amount_eps[i, 1] / scaling.amount_eps[i, 0])
     assert norms[i, 0] > norms[i, 1]
     assert float(table.column("nu_eps")[i]) == pytest.approx(expected)

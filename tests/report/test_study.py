@@ -14,7 +14,7 @@ from suture.pipeline import artifact
 from suture.report.page import find_artifacts, report
 from suture.report.study_answer import study_answer
 from suture.report.study_numbers import Study, read_study
-from suture.report.words import column_words, label_words
+from suture.report.words import label_words
 
 MEASURED = [name for name, _, quality in DESIGNS if quality is not None]
 
@@ -323,10 +323,6 @@ def test_usage_shares_make_a_triangle_too(tmp_path: Path) -> None:
 
 
 def test_words_of_more_models() -> None:
-    assert column_words("refit_share_C")[::2] == ("Refit share of C", "share")
-    assert column_words("usage_share_low_B")[::2] == ("Usage share of B, low", "share")
-    assert column_words("refit_share")[0] == "Refit share of B"
-    assert column_words("beta_eps_C")[::2] == ("beta eps C", "number")
     assert [label_words(x) for x in ("C", "AB", "ABC", "shared")] == [
         "only C",
         "only A and B",

@@ -7,24 +7,11 @@ from suture.report.gather import short_labels
 from suture.report.html import embedded_json, tag
 
 
-@pytest.mark.parametrize(
-    ("value", "written"),
-    [(None, "–"), (0, "0"), (0.12345, "0.123"), (23.456, "23.5"), (12345.6, "12,346"), (0.00012, "1.20 × 10⁻⁴"),
-     (float("nan"), "–"), (-0.5, "-0.500"), (2.5e7, "2.50 × 10⁷")],
-)  # fmt: skip
-def test_number(value: float | None, written: str) -> None:
-    assert words.number(value).replace("\xa0", " ") == written
-
-
 def test_plain_values() -> None:
     assert words.plain([1, 2.5, "x", None]) == "1, 2.5, x, –"
     assert words.plain(True) == "yes"
     assert words.plain(3e-4) == "0.0003"
     assert words.plain(2048) == "2,048"
-
-
-def test_seconds() -> None:
-    assert [words.seconds(s) for s in (0.25, 59.9, 61, 3700)] == ["0.2 s", "59.9 s", "1 min 1 s", "1 h 1 min"]
 
 
 def test_labels_in_order_with_others_between() -> None:

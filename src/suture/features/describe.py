@@ -26,10 +26,11 @@ from suture.dictionary.evaluate import evaluate
 from suture.errors import UserError
 from suture.features.classify import TWO_HALVES, Labels, LabelSettings, classify
 from suture.features.clusters import two_clusters
+from suture.features.columns import Evidence, measured
 from suture.features.examples import ContextSettings, examples
 from suture.features.promoted import Side, opened_first, promoted
 from suture.features.stats import FeatureStats, StatsSettings, describe
-from suture.features.table import STAGE, FeatureTable, columns_of
+from suture.features.table import STAGE, FeatureTable
 from suture.lm.load import LanguageModel
 from suture.pipeline import artifact
 from suture.uncertainty import hashed_rank
@@ -103,11 +104,13 @@ def features(
             dictionary, view, heldout, discovery_rows=discovery, settings=settings.stats, on_progress=on_progress
         )  # 2
         labels = classify(stats, settings.labels)  # 3
+        specs, columns = measured(Evidence(stats=stats, labels=labels, dictionary=dictionary))
         table = FeatureTable(
             models=stats.models,
             labels=labels.label,
             reasons=labels.reason,
-            columns=columns_of(stats, labels, dictionary),
+            columns=columns,
+            specs=specs,
             examples=examples(stats, view, settings.context),
             logits=_promoted(dictionary, lms, view, stats, labels, settings) if lms is not None else [],
             summary=_evaluation(dictionary_path, training, dictionary, view, heldout)

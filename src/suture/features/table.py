@@ -3,7 +3,7 @@
 | file                 | content                                                                     |
 |----------------------|-----------------------------------------------------------------------------|
 | features.safetensors | every numeric column, float64 [feature], NaN where a number has no meaning  |
-| columns.json         | the same columns and the labels with their reasons, NaN as null             |
+| columns.json         | what each column is; the same numbers, labels and reasons, NaN as null      |
 | examples.json        | per feature its top examples with text                                      |
 | logits.json          | per feature and model the promoted and suppressed tokens; may be empty      |
 | summary.json         | counts, R2, FVU, L0, two-clusters numbers, false-positive rate of a null    |
@@ -12,24 +12,22 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from string import ascii_uppercase
 from typing import Any
 
-import torch
+import numpy as np
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from suture.dictionary.dictionary import Dictionary
 from suture.errors import ArtifactError
-from suture.features.activity import QUANTILES
-from suture.features.classify import Labels
-from suture.features.clusters import usage_entropy
-from suture.features.stats import FeatureStats
+from suture.features.columns import LABEL, REASON, column_called
 from suture.pipeline import artifact
+from suture.pipeline.table import Column, Table, Tabular
 
 STAGE = "features"
 NUMBERS, COLUMNS, EXAMPLES, LOGITS, SUMMARY = (
@@ -41,8 +39,8 @@ NUMBERS, COLUMNS, EXAMPLES, LOGITS, SUMMARY = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class FeatureTable:
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class FeatureTable(Tabular):
     """What is known about every feature of a dictionary."""
 
     models: tuple[str, ...]
@@ -59,6 +57,26 @@ class FeatureTable:
     """As logits.json; empty where no model was given."""
     summary: Mapping[str, Any]
     """As summary.json."""
+    specs: tuple[Column, ...] = ()
+    """What each of the columns is, in their order; looked up by name where a file does not say it."""
+
+    def __repr__(self) -> str:
+        labels = ", ".join(f"{n:,} {label}" for label, n in Counter(self.labels).most_common())
+        where = " x ".join(self.models)
+        return f"FeatureTable({self.n_features:,} features of {where}: {labels}; {len(self.columns)} columns)"
+
+    @cached_property
+    def described(self) -> tuple[Column, ...]:
+        """Every column, label and reason among them, in the order of the table."""
+        return LABEL, REASON, *(self.specs or (column_called(name) for name in self.columns))
+
+    @cached_property
+    def table(self) -> Table:
+        """The columns, label and reason among them, as arrays."""
+        texts = {LABEL.name: self.labels, REASON.name: self.reasons}
+        values = {name: np.array(text, dtype=object) for name, text in texts.items()}
+        values |= {name: column.numpy() for name, column in self.columns.items()}
+        return Table(axes=("feature",), columns=self.described, values=values)
 
     @property
     def n_features(self) -> int:
@@ -81,9 +99,10 @@ class FeatureTable:
     def write(self, folder: Path) -> None:
         """Put the table's files into a folder (of an artifact being written)."""
         save_file({name: column.contiguous() for name, column in self.columns.items()}, folder / NUMBERS)
-        columns: dict[str, list[Any]] = {"label": list(self.labels), "reason": list(self.reasons)}
+        columns: dict[str, list[Any]] = {LABEL.name: list(self.labels), REASON.name: list(self.reasons)}
         columns |= {name: _plain(column) for name, column in self.columns.items()}
-        head = f'{{\n"n_features": {self.n_features},\n"models": {_line(list(self.models))},\n"columns": {{\n'
+        head = f'{{\n"n_features": {self.n_features},\n"models": {_line(list(self.models))},\n"described": [\n'
+        head += ",\n".join(_line(column.to_json()) for column in self.described) + '\n],\n"columns": {\n'
         body = ",\n".join(f"{_line(name)}: {_line(values)}" for name, values in columns.items())
         (folder / COLUMNS).write_text(f"{head}{body}\n}}\n}}\n", encoding="utf-8")
         for name, rows in ((EXAMPLES, self.examples), (LOGITS, self.logits)):
@@ -114,87 +133,22 @@ class FeatureTable:
         artifact.open_artifact(path, stage=STAGE, setting="features")
         try:
             written = artifact.read_json(path / COLUMNS)
-            order = [name for name in written["columns"] if name not in ("label", "reason")]
+            texts = (LABEL.name, REASON.name)
+            order = [name for name in written["columns"] if name not in texts]
+            described = [Column.from_json(column) for column in written.get("described", ())]  # version 1 has none
             numbers = load_file(path / NUMBERS)
             return FeatureTable(
                 models=tuple(written["models"]),
-                labels=tuple(written["columns"]["label"]),
-                reasons=tuple(written["columns"]["reason"]),
+                labels=tuple(written["columns"][LABEL.name]),
+                reasons=tuple(written["columns"][REASON.name]),
                 columns={name: numbers[name] for name in order},
                 examples=artifact.read_json(path / EXAMPLES),
                 logits=artifact.read_json(path / LOGITS),
                 summary=artifact.read_json(path / SUMMARY),
+                specs=tuple(column for column in described if column.name not in texts),
             )
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise ArtifactError("features", path, f"cannot be read ({error})", "describe the features again") from None
-
-
-def columns_of(stats: FeatureStats, labels: Labels, dictionary: Dictionary) -> dict[str, Tensor]:
-    """Every numeric column of the table, float64 [feature]."""
-    firing, shares = stats.firing, stats.shares
-    n_codes = stats.n_rows * (1 if dictionary.design.joint else len(stats.models))
-    columns: dict[str, Tensor] = {
-        "index": torch.arange(stats.n_features),
-        "rate": firing.counts.double() / n_codes,
-        "n_active": firing.counts,
-        "mean_active": firing.mean,
-        "max": firing.maximum,
-    }
-    columns |= {f"q{str(q)[2:].ljust(2, '0')}": firing.quantiles[:, i] for i, q in enumerate(QUANTILES)}
-    columns["energy_share"] = stats.energy / stats.energy.sum()
-    if len(stats.models) > 1:
-        if dictionary.design.joint:
-            norms = _norms(dictionary, stats)
-            columns |= _per_model("decoder_share", norms / norms.sum(-1, keepdim=True))
-            columns |= _per_model("attribution", stats.attribution)
-        columns |= _per_model(f"{shares.kind}_share", labels.share)
-        columns |= _per_model(f"{shares.kind}_share_low", labels.low)
-        columns |= _per_model(f"{shares.kind}_share_high", labels.high)
-        columns["p_exclusive"] = labels.p_lacks.amin(-1)
-        columns["p_shared"] = labels.p_has.amax(-1)
-        if shares.raw is not None:
-            columns |= _per_model("raw_share", labels.raw_share)
-        columns |= _per_model("firing_share", stats.solo_counts.double() / stats.solo_counts.sum(-1, keepdim=True))
-        columns["usage_entropy"] = usage_entropy(stats.solo_counts)
-    if stats.cofiring is not None:
-        columns["cofire_correlation"] = stats.cofiring.correlation
-        columns["cofire_jaccard"] = stats.cofiring.jaccard
-        columns["cofire_weighted_jaccard"] = stats.cofiring.weighted_jaccard
-    for (m, n), cosine in stats.mapped_cosine.items():
-        pair = "" if len(stats.models) == 2 else f"_{ascii_uppercase[m]}{ascii_uppercase[n]}"
-        columns[f"mapped_cosine{pair}"] = cosine
-    if stats.scaling is not None and len(stats.models) > 1:
-        columns |= _scaling_columns(stats, dictionary)
-    return {name: column.double() for name, column in columns.items()}
-
-
-def _scaling_columns(stats: FeatureStats, dictionary: Dictionary) -> dict[str, Tensor]:
-    """Latent scaling, and the cosine of the two directions where their coordinates can be compared at all."""
-    assert stats.scaling is not None
-    own = _norms(dictionary, stats).argmax(-1, keepdim=True)
-    columns: dict[str, Tensor] = {}
-    for name, amount in (("nu_eps", stats.scaling.amount_eps), ("nu_r", stats.scaling.amount_r)):
-        others = amount.scatter(-1, own, -torch.inf).amax(-1)
-        columns[name] = others / amount.gather(-1, own)[:, 0]
-    for m in range(len(stats.models)):
-        columns[f"beta_eps_{ascii_uppercase[m]}"] = stats.scaling.beta_eps[:, m]
-        columns[f"beta_r_{ascii_uppercase[m]}"] = stats.scaling.beta_r[:, m]
-    if len(stats.models) == 2 and len(set(dictionary.widths)) == 1:
-        cosine = torch.nn.functional.cosine_similarity(dictionary.decoder(0), dictionary.decoder(1), dim=-1)
-        columns["decoder_cosine"] = cosine.cpu()
-    return columns
-
-
-def _norms(dictionary: Dictionary, stats: FeatureStats) -> Tensor:
-    """Decoder norms in each model's unit length."""
-    return dictionary.decoder_norms().double().cpu() / stats.units
-
-
-def _per_model(name: str, values: Tensor) -> dict[str, Tensor]:
-    """One column, model B's, of two models; one per model of more."""
-    if values.shape[1] == 2:
-        return {name: values[:, 1]}
-    return {f"{name}_{ascii_uppercase[m]}": values[:, m] for m in range(values.shape[1])}
 
 
 def _plain(column: Tensor) -> list[float | int | None]:

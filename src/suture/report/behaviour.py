@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from suture import units
 from suture.report import words
 from suture.report.gather import Artifact, Gathered, parent_of, short_labels
 from suture.report.html import Child, Html, join, tag
@@ -59,17 +60,17 @@ def _splices(artifacts: Sequence[Artifact], gathered: Gathered) -> Html:
 
 
 def _splice_row(dictionary: str, m: int, one: Mapping[str, Any], name: str, n_alone: int) -> list[Child]:
-    replaced = f"{words.percent(one.get('replaced'), 0)} of its tokens replaced"
+    replaced = f"{units.percent(one.get('replaced'), 0)} of its tokens replaced"
     first = join([badge(m), " ", name, tag("small", f"{dictionary} · {replaced}")])
     losses = [_loss(one.get(kind)) for kind in ("clean", "spliced", "mean")]
     alone = list(one.get("recovered_alone") or [])
     shares = [one.get("recovered"), *alone, *[None] * (n_alone - len(alone))]
-    return [first, *losses, *[words.percent(share).replace("-", "−") for share in shares]]
+    return [first, *losses, *[units.percent(share).replace("-", "−") for share in shares]]
 
 
 def _loss(loss: Mapping[str, Any] | None) -> Html:
     spread = f"± {loss['se']:.3f}" if loss and loss.get("se") is not None else None
-    return join([words.fvu(loss["ce"] if loss else None), tag("small", spread) if spread else None])
+    return join([units.fvu(loss["ce"] if loss else None), tag("small", spread) if spread else None])
 
 
 # ---- the causal check ------------------------------------------------------------------------------------------------
@@ -80,11 +81,11 @@ def _causes(a: Artifact, gathered: Gathered, number: int) -> Html:
     tally: dict[str, dict[str, int]] = content.get("verdicts") or {}
     models = short_labels([str(m) for m in content.get("models") or []])
     labels = [label for label in words.ordered_labels(dict.fromkeys(tally, 1)) if label in tally]
-    rows: list[list[Child]] = [[chip(x), *[words.count(tally[x].get(key, 0)) for key, _ in _VERDICTS]] for x in labels]
+    rows: list[list[Child]] = [[chip(x), *[units.count(tally[x].get(key, 0)) for key, _ in _VERDICTS]] for x in labels]
     total = {key: sum(one.get(key, 0) for one in tally.values()) for key, _ in _VERDICTS}
     n = sum(total.values())
-    verdicts = [join([tag("b", words.count(total[key])), f" {title}"]) for key, title in _VERDICTS]
-    first = f"Of {words.count(n)} features ablated in every model, labels are "
+    verdicts = [join([tag("b", units.count(total[key])), f" {title}"]) for key, title in _VERDICTS]
+    first = f"Of {units.count(n)} features ablated in every model, labels are "
     said = join([first, [[one, ", "] for one in verdicts[:-1]], verdicts[-1], "."])
     note = (
         "A feature is taken out of each model where it fires, and the change of the next-token predictions is measured "
@@ -117,7 +118,7 @@ def _features(features: Sequence[Mapping[str, Any]], models: Sequence[str]) -> H
             str(f["feature"]),
             chip(str(f["label"])),
             titles.get(str(f.get("verdict")), str(f.get("verdict"))),
-            words.count(f.get("n_positions")),
+            units.count(f.get("n_positions")),
             *[_shift(f, m) for m in range(n)],
             *([join([_pair(pair, several=pairs > 1) for pair in f.get("pairs") or []])] if pairs else []),
         ]
@@ -134,12 +135,12 @@ def _features(features: Sequence[Mapping[str, Any]], models: Sequence[str]) -> H
 def _shift(feature: Mapping[str, Any], m: int) -> Html:
     kl, ratio = feature.get("kl") or [], feature.get("ratio")
     interval = f"{ratio[m][0]:.2f} – {ratio[m][1]:.2f}" if ratio and m < len(ratio) else None
-    return join([words.number(kl[m] if m < len(kl) else None), tag("small", interval) if interval else None])
+    return join([units.number(kl[m] if m < len(kl) else None), tag("small", interval) if interval else None])
 
 
 def _pair(pair: Mapping[str, Any], *, several: bool) -> Html:
     who = " and ".join(words.letter(int(m)) for m in pair["models"]) + ": " if several else ""
     above = pair.get("above")
-    within = f"; above it by {words.correlation(above[0])} – {words.correlation(above[1])}" if above else ""
-    under = f"control {words.correlation(pair.get('control'))}{within}"
-    return tag("div", f"{who}{words.correlation(pair.get('correlation'))}", tag("small", under), class_="stacked")
+    within = f"; above it by {units.correlation(above[0])} – {units.correlation(above[1])}" if above else ""
+    under = f"control {units.correlation(pair.get('control'))}{within}"
+    return tag("div", f"{who}{units.correlation(pair.get('correlation'))}", tag("small", under), class_="stacked")

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from suture.features.columns import column_called
 from suture.report import words
 
 Figure = dict[str, Any]
@@ -64,7 +65,7 @@ def simplex(columns: Mapping[str, Sequence[Any]], column: str) -> Figure | None:
         for m, corner in enumerate("abc")
     }
     layout = {"ternary": {"sum": 1, **axes}, "margin": {"l": 40, "r": 40, "t": 34, "b": 34}}
-    title = words.column_words(names[0])[0].removesuffix(" of A").lower()
+    title = column_called(names[0]).title.removesuffix(" of A").lower()
     return {"data": data, "layout": layout, "alt": f"Every feature in a triangle by its {title} of A, B and C."}
 
 
@@ -73,7 +74,7 @@ def share_histogram(columns: Mapping[str, Sequence[Any]], column: str) -> Figure
     values, labels = columns.get(column), columns.get("label")
     if values is None or labels is None or not any(v is not None for v in values):
         return None
-    title = words.column_words(column)[0]
+    title = column_called(column).title
     ends = ("all A", "all B") if column in SHARE_COLUMNS else ("none", "all")
     present = {label: 0 for label in labels if label != "dead"}
     data = []

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from plotly.offline import get_plotlyjs
 
+from suture import units
 from suture.errors import UserError
 from suture.pipeline.artifact import package_version
-from suture.report import words
 from suture.report.behaviour import behaviour
 from suture.report.gather import Comparison, Gathered, find_artifacts, gather
 from suture.report.html import Html, clean, embedded_json, join, tag
@@ -149,7 +149,7 @@ def _explorer(gathered: Gathered, limits: Limits) -> Html | None:
             n_tokens=int(limits.n_tokens * share),
         )
         data.append(embedded_json(_payload(c, own), id_=f"table-{i}"))
-    options = [tag("option", f"{c.name} ({words.count(c.n_features)} features)", value=i) for i, c in enumerate(tables)]
+    options = [tag("option", f"{c.name} ({units.count(c.n_features)} features)", value=i) for i, c in enumerate(tables)]
     note = (
         "A row opens to its numbers with intervals, its strongest examples in every model and the tokens it promotes. "
         "Search looks at the examples' tokens and the promoted and suppressed tokens."

@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from suture.report import words
+from suture.features.columns import column_called
+from suture.pipeline.table import Column
 from suture.report.gather import short_labels
 
 
@@ -64,7 +65,7 @@ def explorer_payload(
         "models": short_labels(columns["models"]),
         "n": n_features,
         "columns": {key: [_rounded(v) for v in values] for key, values in columns["columns"].items()},
-        "meta": {key: column_meta(key) for key in columns["columns"]},
+        "meta": {column.name: column_meta(column) for column in described(columns)},
         "strings": strings,
         "examples": [[_packed(e, index) for e in per_feature] for per_feature in cut],
         "logits": [[[_pairs(side[kind], index) for kind in (0, 1)] for side in per_feature] for per_feature in tops],
@@ -73,10 +74,16 @@ def explorer_payload(
     }
 
 
-def column_meta(key: str) -> dict[str, str]:
+def described(columns: Mapping[str, Any]) -> list[Column]:
+    """What the columns of columns.json are, as it says, or by their names where an old one does not say it."""
+    if "described" in columns:
+        return [Column.from_json(column) for column in columns["described"]]
+    return [column_called(name) for name in columns["columns"]]
+
+
+def column_meta(column: Column) -> dict[str, str]:
     """Title, explanation and kind of a column."""
-    title, meaning, kind = words.column_words(key)
-    return {"title": title, "help": meaning, "kind": kind}
+    return {"title": column.title, "help": column.sentence, "kind": column.format}
 
 
 def _window(example: Mapping[str, Any], limits: Limits) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from suture import units
 from suture.pipeline.artifact import Parent
 from suture.report import words
 from suture.report.gather import Artifact, Gathered
@@ -21,11 +22,11 @@ def provenance(gathered: Gathered, *, commands: Sequence[str], versions: Sequenc
             [
                 tag("a", a.name, href=f"#{a.anchor}"),
                 a.manifest.stage,
-                join([join([", " if i else "", p]) for i, p in enumerate(parents)]) if parents else words.DASH,
-                words.DASH if a.manifest.seed is None else str(a.manifest.seed),
-                words.seconds(a.manifest.seconds),
-                a.manifest.created or words.DASH,
-                a.manifest.suture or words.DASH,
+                join([join([", " if i else "", p]) for i, p in enumerate(parents)]) if parents else units.DASH,
+                units.DASH if a.manifest.seed is None else str(a.manifest.seed),
+                units.seconds(a.manifest.seconds),
+                a.manifest.created or units.DASH,
+                a.manifest.suture or units.DASH,
                 tag("code", a.manifest_sha256[:12], title=a.manifest_sha256),
             ]
         )

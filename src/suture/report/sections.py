@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
+from suture import units
+from suture.features.columns import column_called
 from suture.report import words
 from suture.report.figures import (
     SHARE_COLUMNS,
@@ -30,15 +32,15 @@ def answer(comparison: Comparison) -> Html:
         parts += [tag("p", _sentence(comparison), class_="answer"), _stack(counts)]
     tiles: list[Html] = []
     for letter, value in _per_model(summary.get("fvu")):
-        tiles.append(_tile(f"FVU of {letter}", words.fvu(value), "variance the dictionary does not explain"))
+        tiles.append(_tile(f"FVU of {letter}", units.fvu(value), "variance the dictionary does not explain"))
     if summary.get("l0") is not None:
-        tiles.append(_tile("L0", words.number(summary["l0"]), "features active on an average row"))
+        tiles.append(_tile("L0", units.number(summary["l0"]), "features active on an average row"))
     null = comparison.null
     if null is not None:
         tiles.append(
-            _tile("Null rate", words.percent(null.exclusive_share), "labelled exclusive, a model against itself")
+            _tile("Null rate", units.percent(null.exclusive_share), "labelled exclusive, a model against itself")
         )
-        tiles.append(_tile("Ceiling", words.percent(null.shared_share), "labelled shared, a model against itself"))
+        tiles.append(_tile("Ceiling", units.percent(null.shared_share), "labelled shared, a model against itself"))
     parts.append(tag("div", tiles, class_="tiles"))
     return tag("div", parts, class_="hero")
 
@@ -154,9 +156,9 @@ def _share_figures(c: Comparison, number: int) -> list[Html]:
         names = per_model(columns, column)
         specs = [(name, spec) for name in names if (spec := share_histogram(columns, name)) is not None]
         if len(names) == 1 and len(figures) < 2:
-            figures += [figure(spec, f"share-{number}-{n}", title=words.column_words(n)[0]) for n, spec in specs]
+            figures += [figure(spec, f"share-{number}-{n}", title=column_called(n).title) for n, spec in specs]
         elif not figures:  # more than two models: the best evidence alone, model by model, and all together
-            figures += [figure(spec, f"share-{number}-{n}", title=words.column_words(n)[0]) for n, spec in specs]
+            figures += [figure(spec, f"share-{number}-{n}", title=column_called(n).title) for n, spec in specs]
             together = simplex(columns, column)
             if together is not None:
                 title, caption = "All three at once", "a corner: one model's alone; the middle: shared by all"
@@ -170,19 +172,19 @@ def _share_figures(c: Comparison, number: int) -> list[Html]:
 def _sentence(c: Comparison) -> Html:
     counts, live = c.counts, c.n_live
     own = [
-        join([tag("b", words.count(n)), f" only in {words.owners(label)}, "])
+        join([tag("b", units.count(n)), f" only in {words.owners(label)}, "])
         for label, n in counts.items()
         if label not in ("shared", "ambiguous", "dead")
     ]
     return join(
         [
             "Of ",
-            tag("b", words.count(live)),
+            tag("b", units.count(live)),
             f" live features of the {c.design}, ",
-            tag("b", words.count(counts.get("shared", 0)), " are shared"),
-            f" ({words.percent(c.shared_share, 0)}), ",
+            tag("b", units.count(counts.get("shared", 0)), " are shared"),
+            f" ({units.percent(c.shared_share, 0)}), ",
             own,
-            f"and {words.count(counts.get('ambiguous', 0))} remain ambiguous. ",
+            f"and {units.count(counts.get('ambiguous', 0))} remain ambiguous. ",
             _null_sentence(c),
         ]
     )
@@ -195,8 +197,8 @@ def _null_sentence(c: Comparison) -> str:
         return f"No model was compared with itself, so the false-positive rate of {exclusive} is unknown."
     own = "one model's own" if two else "lacking in some model"
     return (
-        f"That makes {words.percent(c.exclusive_share)} {own}; of a model compared with itself, where none "
-        f"should be, it is {words.percent(c.null.exclusive_share)}."
+        f"That makes {units.percent(c.exclusive_share)} {own}; of a model compared with itself, where none "
+        f"should be, it is {units.percent(c.null.exclusive_share)}."
     )
 
 
@@ -213,8 +215,8 @@ def _stack(counts: Mapping[str, int]) -> Html:
         tag(
             "li",
             chip(label),
-            tag("b", words.count(n)),
-            tag("small", f"of {words.count(total)}" if label == "dead" else words.percent(n / live)),
+            tag("b", units.count(n)),
+            tag("small", f"of {units.count(total)}" if label == "dead" else units.percent(n / live)),
             title=_LABEL_HELP.get(label, f"only {words.owners(label)} has it") + "; percent of the live features",
         )
         for label, n in shown
@@ -243,17 +245,17 @@ def _store(store: Artifact, *, alone: bool) -> Html:
             [
                 join([badge(m), " ", tag("span", names[m], title=space_label(space))]),
                 words.plain(space.get("width")),
-                words.number(space.get("scale")),
-                words.count(seen.get("n_tokens")),
-                words.percent(kept),
-                words.count(seen.get("n_special")),
+                units.number(space.get("scale")),
+                units.count(seen.get("n_tokens")),
+                units.percent(kept),
+                units.count(seen.get("n_special")),
             ]
         )
     head = ["Model @ hookpoint", "Width", "Scale", "Tokens seen", "Kept as rows", "Special tokens left out"]
     n_rows = sum(index.get("shards") or []) or store.settings.get("n_rows")
     corpus = store.settings.get("corpus")
     corpus = corpus.get("source", corpus) if isinstance(corpus, Mapping) else corpus
-    text = f"{words.count(n_rows)} rows: text positions at which a token of every model ends. "
+    text = f"{units.count(n_rows)} rows: text positions at which a token of every model ends. "
     text += f"Text: {corpus}. " if corpus else ""
     return join(
         [
@@ -267,20 +269,20 @@ def _store(store: Artifact, *, alone: bool) -> Html:
 def _design_row(c: Comparison, labels: Sequence[str], n_models: int) -> list[Child]:
     summary, fvu = c.summary, c.summary.get("fvu") or []
     name = join([tag("b", c.name), tag("small", f"{c.design} (null)" if c.is_null else c.design)])
-    row: list[Child] = [name, words.count(c.n_features)]
-    row += [words.fvu(fvu[m]) if m < len(fvu) else words.DASH for m in range(n_models)]
-    row += [words.number(summary.get("l0")), _dead(c)]
+    row: list[Child] = [name, units.count(c.n_features)]
+    row += [units.fvu(fvu[m]) if m < len(fvu) else units.DASH for m in range(n_models)]
+    row += [units.number(summary.get("l0")), _dead(c)]
     if not labels:
         return row
     for label in labels:
         if label != "dead":
             n = c.counts.get(label, 0) if c.counts else None
-            share = words.percent(n / c.n_live) if n is not None and c.n_live else None
-            row.append(join([words.count(n), tag("small", share)]))
+            share = units.percent(n / c.n_live) if n is not None and c.n_live else None
+            row.append(join([units.count(n), tag("small", share)]))
     source = c if c.is_null else c.null
     row += [
-        words.percent(source.exclusive_share if source else None),
-        words.percent(source.shared_share if source else None),
+        units.percent(source.exclusive_share if source else None),
+        units.percent(source.shared_share if source else None),
     ]
     return row
 
@@ -288,10 +290,10 @@ def _design_row(c: Comparison, labels: Sequence[str], n_models: int) -> list[Chi
 def _dead(c: Comparison) -> str:
     dead = c.summary.get("dead")
     if dead is None:
-        return words.DASH
+        return units.DASH
     if isinstance(dead, int) and c.n_features and dead > 0:
         dead = dead / c.n_features
-    return words.percent(float(dead))
+    return units.percent(float(dead))
 
 
 def _heat_map(r2: Sequence[Sequence[int | float | None]], c: Comparison) -> Html:
@@ -300,7 +302,7 @@ def _heat_map(r2: Sequence[Sequence[int | float | None]], c: Comparison) -> Html
     last = "each from its own code" if c.design == "pooled" else "code from all models"
     names = [f"code from {letter} alone" for letter in letters] + [last]
     rows = [
-        (name, [(words.fvu(value), value or 0.0) for value in values]) for name, values in zip(names, r2, strict=False)
+        (name, [(units.fvu(value), value or 0.0) for value in values]) for name, values in zip(names, r2, strict=False)
     ]
     return heat_table([f"R² of {letter}" for letter in letters], rows, label=f"R² matrix of {c.name}")
 
@@ -311,7 +313,7 @@ def _two_clusters(gathered: Gathered) -> Html | None:
     for key, (title, meaning) in words.CLUSTERS.items():
         values = [numbers.get(key) for numbers in known.values()]
         if any(v is not None for v in values):
-            write = words.correlation if key == "silhouette" else words.percent
+            write = units.correlation if key == "silhouette" else units.percent
             rows.append([join([tag("b", title), tag("small", meaning)]), *[write(v) for v in values]])
     if not rows:
         return None

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from suture import units
 from suture.report import words
 from suture.report.figures import effect_curves
 from suture.report.gather import Artifact, short_labels
@@ -62,26 +63,26 @@ def _agreement(agreement: Mapping[str, Any] | None) -> Html | None:
     if not agreement:
         return None
     interval = agreement.get("interval")
-    within = f" (95 %: {words.correlation(interval[0])} to {words.correlation(interval[1])})" if interval else ""
+    within = f" (95 %: {units.correlation(interval[0])} to {units.correlation(interval[1])})" if interval else ""
     if agreement.get("correlation") is not None:
         value = join(
             [
                 "The two models' next-token changes correlate at ",
-                tag("b", words.correlation(agreement["correlation"])),
-                f"; mismatched features at {words.correlation(agreement.get('mismatched'))}, "
-                f"random directions at {words.correlation(agreement.get('random'))}. "
-                f"Agreement beyond mismatched pairs: {words.correlation(agreement.get('value'))}{within}",
+                tag("b", units.correlation(agreement["correlation"])),
+                f"; mismatched features at {units.correlation(agreement.get('mismatched'))}, "
+                f"random directions at {units.correlation(agreement.get('random'))}. "
+                f"Agreement beyond mismatched pairs: {units.correlation(agreement.get('value'))}{within}",
             ]
         )
     else:
         value = join(
             [
                 "Agreement of the two models' next-token changes: ",
-                tag("b", words.correlation(agreement.get("value"))),
-                f"{within}; mismatched pairs: {words.correlation(agreement.get('mismatched'))}",
+                tag("b", units.correlation(agreement.get("value"))),
+                f"{within}; mismatched pairs: {units.correlation(agreement.get('mismatched'))}",
             ]
         )
-    return tag("p", value, f", over {words.count(agreement.get('n_tokens'))} shared vocabulary entries.")
+    return tag("p", value, f", over {units.count(agreement.get('n_tokens'))} shared vocabulary entries.")
 
 
 def _tokens(model: Mapping[str, Any], number: int) -> Html:
@@ -130,7 +131,7 @@ def _generations(models: Sequence[Mapping[str, Any]], *, key: str, title: str, c
             last_prompt = prompt
         name = "without steering" if strength == 0 else f"strength {words.plain(strength)}"
         sides = [
-            tag("p", badge(i), " ", tag("span", texts.get((prompt, strength), words.DASH), class_="prose"), dir="auto")
+            tag("p", badge(i), " ", tag("span", texts.get((prompt, strength), units.DASH), class_="prose"), dir="auto")
             for i, texts in enumerate(per_model)
         ]
         blocks.append(tag("div", tag("h5", name), tag("div", sides, class_="sides"), class_="generation"))

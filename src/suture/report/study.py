@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from suture import units
 from suture.report import words
 from suture.report.html import Child, Html, join, tag
 from suture.report.parts import figure, figure_choice, heat_table, section
@@ -165,7 +166,7 @@ def _confusion(found: Sequence[Mapping[str, Any]], *, label: str) -> Html:
     for name, counts in zip(planted, summed(alike), strict=True):
         whole = sum(counts) or 1
         cells: list[tuple[Child, int | float]] = [
-            (tag("b" if name == other else "span", words.count(n)), n / whole)
+            (tag("b" if name == other else "span", units.count(n)), n / whole)
             for other, n in zip(labels, counts, strict=True)
         ]
         rows.append((str(name), cells))
@@ -233,7 +234,7 @@ def _r2(means: Sequence[Sequence[int | float | None]], *, label: str) -> Html:
     letters = [words.letter(m) for m in range(len(means[0]))]
     names = [f"from {letter}" for letter in letters] + ["from all"]
     rows: list[tuple[Child, list[tuple[Child, int | float]]]] = [
-        (name, [(words.correlation(value), value or 0.0) for value in values])
+        (name, [(units.correlation(value), value or 0.0) for value in values])
         for name, values in zip(names, means, strict=False)
     ]
     return heat_table([f"of {letter}" for letter in letters], rows, label=label, small=True)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from suture import units
 from suture.report import words
 
 NOT_EXCLUSIVE = ("n_shared", "n_ambiguous", "n_dead")
@@ -65,15 +66,15 @@ class Column:
     def write(self, value: int | float | None) -> str:
         """A value of this column for a reader."""
         if value is None:
-            return words.DASH
+            return units.DASH
         if self.format == "count":
-            text = words.count(value)
+            text = units.count(value)
         elif self.is_percent:
-            text = words.percent(value)
+            text = units.percent(value)
         elif self.format == "share":
-            text = words.fvu(value)
+            text = units.fvu(value)
         else:
-            text = words.number(value) if self.decimals is None else f"{value:,.{self.decimals}f}"
+            text = units.number(value) if self.decimals is None else f"{value:,.{self.decimals}f}"
         return text.replace("-", "−")
 
     def write_interval(self, estimate: Estimate, between: str = " – ") -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from suture import units
 from suture.report import words
 from suture.report.html import Child, Html, join, tag
 from suture.report.parts import table
@@ -83,7 +84,7 @@ def _row(study: Study, number: int, columns: Sequence[Column], groups: Sequence[
 def _cell(study: Study, design: str, column: Column, group: int, edge: str | None) -> Html:
     estimate = study.estimate(design, column.key)
     if estimate is None:
-        return tag("td", words.DASH, data_group=group, class_=edge)
+        return tag("td", units.DASH, data_group=group, class_=edge)
     standing = study.standing(column.key)
     kind = None
     if standing is not None:
@@ -101,7 +102,7 @@ def _cell(study: Study, design: str, column: Column, group: int, edge: str | Non
         _mark(kind) if kind else None,
         column.write(estimate.mean),
         _spread(study, column, estimate),
-        tag("small", f"null {words.percent(null.mean)}", class_="null") if null else None,
+        tag("small", f"null {units.percent(null.mean)}", class_="null") if null else None,
         data_group=group,
         data_value=repr(float(estimate.mean)),
         title=seeds or None,
@@ -131,7 +132,7 @@ def seeds_table(study: Study) -> Html | None:
                 c.write(dict(study.values(str(r.get("design")), c.key)).get(int(r.get("seed", 0))))
                 for c in study.columns
             ],
-            words.seconds(r["seconds"]) if r.get("seconds") is not None else words.DASH,
+            units.seconds(r["seconds"]) if r.get("seconds") is not None else units.DASH,
         ]
         for r in study.rows
     ]
