@@ -11,6 +11,7 @@ from features.conftest import random_dictionary
 from suture.activations.null import self_pair
 from suture.activations.store import Store
 from suture.dictionary.design import Design
+from suture.dictionary.rows import matching_view, whole_documents
 from suture.dictionary.sparsity import Sparsity
 from suture.errors import ArtifactError, UserError
 from suture.features.classify import TWO_HALVES
@@ -19,8 +20,6 @@ from suture.features.describe import (
     advice,
     chosen_rows,
     features,
-    matching_view,
-    whole_documents,
 )
 from suture.features.table import FeatureTable
 from suture.pipeline import artifact

@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from jaxtyping import Int
 from torch import Tensor
 
@@ -23,6 +22,7 @@ from suture.activations.store import Store
 from suture.activations.view import View
 from suture.dictionary.dictionary import Dictionary
 from suture.dictionary.evaluate import evaluate
+from suture.dictionary.rows import matching_view, order_seed, whole_documents
 from suture.errors import UserError
 from suture.features.classify import TWO_HALVES, Labels, LabelSettings, classify
 from suture.features.clusters import two_clusters
@@ -33,7 +33,6 @@ from suture.features.stats import FeatureStats, StatsSettings, describe
 from suture.features.table import STAGE, FeatureTable
 from suture.lm.load import LanguageModel
 from suture.pipeline import artifact
-from suture.uncertainty import hashed_rank
 
 OnProgress = Callable[[str, int, int], None]
 """Gets (phase, rows done, rows in all)."""
@@ -120,27 +119,6 @@ def features(
     return table
 
 
-def matching_view(dictionary: Dictionary, store: Store) -> Store:
-    """The store's spaces that the dictionary was trained on, in its order.
-
-    Raises:
-        UserError: one of them is not there, or has another width.
-    """
-    places = []
-    for space in dictionary.spaces:
-        same = [i for i, s in enumerate(store.spaces) if s.stands_for(space)]
-        found = [i for i in same if i not in places] or same  # a null of several copies has several of one kind
-        if not found:
-            problem = f"has no space {space.label}, only {', '.join(s.label for s in store.spaces)}"
-            raise UserError("store", store.path, problem, "give the store the dictionary was trained on")
-        width = store.spaces[found[0]].width
-        if width != space.width:
-            problem = f"has {space.label} at width {width}, the dictionary at {space.width}"
-            raise UserError("store", store.path, problem, "give the store the dictionary was trained on")
-        places.append(found[0])
-    return store if places == list(range(len(store.spaces))) else store.select(places)
-
-
 def chosen_rows(
     store: Store, training: Mapping[str, Any], n_rows: int
 ) -> tuple[Int[Tensor, "heldout"], Int[Tensor, "discovery"]]:
@@ -155,21 +133,6 @@ def chosen_rows(
     train, heldout = split_rows(store, heldout=heldout_share, seed=order_seed(training))
     kept = whole_documents(store.documents, heldout, n_rows)
     return kept, whole_documents(store.documents, train, max(len(kept), 1))
-
-
-def order_seed(training: Mapping[str, Any]) -> int:
-    """The seed of a recorded training's split into training and held-out documents: `data_seed`, or else `seed`."""
-    data_seed = training.get("data_seed")
-    return int(training.get("seed", 0) if data_seed is None else data_seed)
-
-
-def whole_documents(documents: Int[Tensor, "row"], rows: Int[Tensor, "chosen"], at_most: int) -> Int[Tensor, "kept"]:
-    """The rows of as many whole documents, in hashed order, as fit `at_most` rows (of one document at least)."""
-    if len(rows) <= at_most:
-        return rows
-    rank = hashed_rank(documents[rows])
-    size = torch.bincount(rank).cumsum(0)
-    return rows[(size[rank] <= at_most) | (rank == 0)]
 
 
 def _promoted(

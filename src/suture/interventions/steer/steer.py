@@ -13,8 +13,8 @@ from suture.activations.batches import split_rows
 from suture.activations.store import Store
 from suture.dictionary.dictionary import STAGE as DICTIONARY
 from suture.dictionary.dictionary import Dictionary
+from suture.dictionary.rows import order_seed
 from suture.errors import ArtifactError, UserError
-from suture.features.describe import order_seed
 from suture.features.table import FeatureTable
 from suture.interventions.steer.effect import Effect, SteerSettings, save_effect
 from suture.interventions.steer.effects import steer_many
