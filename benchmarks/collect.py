@@ -37,13 +37,12 @@ from suture.activations.collect import collect
 from suture.activations.rows import group_by_length, plan_rows
 from suture.activations.shards import write_store
 from suture.activations.windows import State, windows
-from suture.dictionary.design import Design
-from suture.dictionary.sparsity import Sparsity
+from suture.dictionary.design import Design, Sparsity
 from suture.lm.corpus import open_corpus
 from suture.lm.hookpoints import resolve
 from suture.lm.hooks import record_at
 from suture.lm.load import LanguageModel, load_model, locate
-from suture.training.objective import Objective
+from suture.training.settings import Objective
 from suture.training.start import data_statistics, new_dictionary
 from suture.training.step import TrainingState
 

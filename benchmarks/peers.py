@@ -247,11 +247,10 @@ def suture(job: Job, batches: Iterator[Any], grid: Any = None) -> Model:
 
     from suture.activations.batches import Batch
     from suture.activations.shards import write_store
-    from suture.dictionary.design import Design
+    from suture.dictionary.design import Design, Sparsity
     from suture.dictionary.kernels import resolve_precision
-    from suture.dictionary.sparsity import Sparsity
     from suture.parallel import ALONE
-    from suture.training.objective import Objective
+    from suture.training.settings import Objective
     from suture.training.start import data_statistics, new_dictionary
     from suture.training.step import TrainingState
 

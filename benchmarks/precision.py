@@ -26,8 +26,7 @@ from typing import Literal
 import torch
 from results import bf16_units, circumstances, table, write_section
 
-from suture.dictionary.design import Design
-from suture.dictionary.sparsity import Sparsity
+from suture.dictionary.design import Design, Sparsity
 from suture.planted.generator import PlantedModels
 from suture.planted.scores import cosines, joint_directions, recovery
 from suture.planted.settings import PlantedSettings

@@ -33,9 +33,8 @@ from results import bf16_units, circumstances, table, write_section
 
 from suture.activations.batches import split_rows
 from suture.activations.store import Store
-from suture.dictionary.design import Design
+from suture.dictionary.design import Design, Sparsity
 from suture.dictionary.dictionary import Dictionary
-from suture.dictionary.sparsity import Sparsity
 from suture.features.classify import Labels, LabelSettings, classify, point_shares
 from suture.features.describe import whole_documents
 from suture.features.stats import describe

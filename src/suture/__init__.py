@@ -14,9 +14,8 @@ if TYPE_CHECKING:
     from suture.activations.store import Store
     from suture.activations.stream import Stream
     from suture.dictionary.codes import Codes
-    from suture.dictionary.design import Design
+    from suture.dictionary.design import Design, Sparsity
     from suture.dictionary.dictionary import Dictionary
-    from suture.dictionary.sparsity import Sparsity
     from suture.errors import UserError
     from suture.estimate.estimate import Estimate, estimate
     from suture.features.describe import FeatureSettings, features
@@ -32,8 +31,7 @@ if TYPE_CHECKING:
     from suture.studies.compare import DesignStudy, study_designs
     from suture.studies.demo import demo
     from suture.sweep.file import Study, read_study
-    from suture.training.objective import Objective
-    from suture.training.settings import TrainSettings
+    from suture.training.settings import Objective, TrainSettings
     from suture.training.train import train, train_many
 
 _HOMES = {
@@ -43,8 +41,8 @@ _HOMES = {
     "Codes": "dictionary.codes",
     "Design": "dictionary.design",
     "Dictionary": "dictionary.dictionary",
-    "Objective": "training.objective",
-    "Sparsity": "dictionary.sparsity",
+    "Objective": "training.settings",
+    "Sparsity": "dictionary.design",
     "TrainSettings": "training.settings",
     "train": "training.train",
     "train_many": "training.train",

@@ -8,9 +8,10 @@ import torch
 
 from suture.activations.batches import batches, split_rows
 from suture.activations.null import random_rotation, self_pair
+from suture.activations.settings import View
 from suture.activations.shards import write_store
 from suture.activations.store import Store
-from suture.activations.view import View
+from suture.activations.view import seen
 from suture.errors import UserError
 
 
@@ -52,11 +53,11 @@ def test_several_copies_have_a_rotation_each(store: Store) -> None:
     assert torch.allclose(torch.cdist(own, own), torch.cdist(second, second), atol=1e-5)
     assert null.view == "b @ resid1.post against 2 rotated copies of itself, seed 5"
     view = View(spaces=(1,), null=True, rotation_seed=5, copies=2)
-    assert torch.equal(view.of(store).read(rows)[2].double(), second)
+    assert torch.equal(seen(store, view).read(rows)[2].double(), second)
     assert View.from_json(asdict(view)) == view
     assert View.from_json({"spaces": [], "null": False, "rotation_seed": None}) == View()
-    with pytest.raises(UserError, match="copies = 2: is not a number of copies of a null"):
-        View(copies=2).of(store)
+    with pytest.raises(UserError, match="copies = 2: is for a null"):
+        View(copies=2)
 
 
 def test_the_view_has_the_stores_whole_interface(store: Store) -> None:

@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from suture.activations.space import Space
-from suture.dictionary.design import Design, DesignKind
+from suture.dictionary.design import Design, DesignKind, Sparsity, SparsityKind
 from suture.dictionary.dictionary import Codes, Dictionary
-from suture.dictionary.sparsity import Sparsity, SparsityKind
 from suture.errors import ArtifactError, UserError
 from suture.training.start import pooled_mean
 

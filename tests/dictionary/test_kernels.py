@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from suture.dictionary import kernels
+from suture.dictionary.design import Sparsity
 from suture.dictionary.kernels import Chunks, Pattern, preactivations, sampled_product, top_k, transpose_times
-from suture.dictionary.sparsity import Sparsity, select_inference, select_training
+from suture.dictionary.sparsity import select_inference, select_training
 from suture.errors import UserError
 
 

@@ -21,10 +21,9 @@ from torch.nn import functional
 from suture.activations.batches import Batch
 from suture.activations.space import Space
 from suture.dictionary import triton_kernels
-from suture.dictionary.design import Design
+from suture.dictionary.design import Design, Sparsity, SparsityKind
 from suture.dictionary.dictionary import Dictionary
-from suture.dictionary.sparsity import Sparsity, SparsityKind
-from suture.training.objective import Objective
+from suture.training.settings import Objective
 from suture.training.step import TrainingState
 
 DTYPES = (torch.float32, torch.bfloat16)

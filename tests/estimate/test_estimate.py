@@ -146,8 +146,8 @@ def test_disk_is_what_collect_and_train_leave(tmp_path: Path, corpus: Path) -> N
     (cell,) = study.cells()
     assert cell.collect is not None
     assert cell.train is not None
-    lms = [load_model(name, device="cpu", offline=True) for name in cell.collect.model]
-    sources = list(zip(lms, cell.collect.hookpoints, strict=True))
+    lms = [load_model(name, device="cpu", offline=True) for name in cell.collect.models.model]
+    sources = list(zip(lms, cell.collect.models.hookpoints, strict=True))
     store = collect(tmp_path / "store", sources=sources, corpus=open_corpus(corpus), n_rows=cell.collect.tokens)
     most = [0]
 

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from suture.activations.store import Store
-from suture.dictionary.design import Design
+from suture.dictionary.design import Design, Sparsity
 from suture.dictionary.dictionary import Dictionary
-from suture.dictionary.sparsity import Sparsity
 from suture.features.stats import FeatureStats, StatsSettings, describe
 from suture.planted.settings import PlantedSettings
 from suture.planted.store import planted_store

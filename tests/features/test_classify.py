@@ -10,9 +10,8 @@ from torch import Tensor
 
 from features.conftest import random_dictionary
 from suture.activations.store import Store
-from suture.dictionary.design import Design
+from suture.dictionary.design import Design, Sparsity
 from suture.dictionary.dictionary import Dictionary
-from suture.dictionary.sparsity import Sparsity
 from suture.errors import UserError
 from suture.features import classify as rule
 from suture.features.classify import TWO_HALVES, Labels, LabelSettings, classify, label_shares

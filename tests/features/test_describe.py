@@ -10,9 +10,8 @@ import torch
 from features.conftest import random_dictionary
 from suture.activations.null import self_pair
 from suture.activations.store import Store
-from suture.dictionary.design import Design
+from suture.dictionary.design import Design, Sparsity
 from suture.dictionary.rows import matching_view, whole_documents
-from suture.dictionary.sparsity import Sparsity
 from suture.errors import ArtifactError, UserError
 from suture.features.classify import TWO_HALVES
 from suture.features.describe import (

@@ -7,9 +7,8 @@ import torch
 
 from lm.families import WIDTH, tiny_family
 from suture.activations.space import Space
-from suture.dictionary.design import Design
+from suture.dictionary.design import Design, Sparsity
 from suture.dictionary.dictionary import Dictionary
-from suture.dictionary.sparsity import Sparsity
 from suture.errors import UserError
 from suture.features.promoted import NOTHING, opened_first, promoted, promoted_by_running
 from suture.lm.downstream import changes, contexts_of

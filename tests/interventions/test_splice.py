@@ -10,9 +10,8 @@ from torch import Tensor
 
 from interventions.conftest import SENTENCES, known_dictionary, language_model
 from suture.activations.space import Copy, Space
-from suture.dictionary.design import Design
+from suture.dictionary.design import Design, Sparsity
 from suture.dictionary.dictionary import Codes, Dictionary
-from suture.dictionary.sparsity import Sparsity
 from suture.errors import UserError
 from suture.interventions.paired import PairedText
 from suture.interventions.splice import SpliceSettings, mean_rows, splice, spliced_losses

@@ -9,10 +9,9 @@ from torch import Tensor
 
 from suture.activations.shards import write_store
 from suture.activations.store import Store
-from suture.dictionary.design import Design
+from suture.dictionary.design import Design, Sparsity
 from suture.dictionary.dictionary import Dictionary
 from suture.dictionary.evaluate import evaluate
-from suture.dictionary.sparsity import Sparsity
 from suture.features.classify import Labels, classify
 from suture.features.describe import chosen_rows
 from suture.features.stats import FeatureStats, describe

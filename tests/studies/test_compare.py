@@ -8,15 +8,16 @@ from typing import Any
 
 import pytest
 
+from suture.activations.settings import CollectSettings
 from suture.dictionary.dictionary import Dictionary
 from suture.errors import UserError
 from suture.pipeline import artifact
+from suture.pipeline.settings import from_flat
 from suture.planted.settings import PlantedSettings
 from suture.studies.cells import NUMBERS
 from suture.studies.compare import DesignStudy, StudyResult, planted_study, study_designs, text_recipe
 from suture.studies.designs import Recipe
 from suture.studies.grounds import LanguageGround, PlantedGround
-from suture.sweep.file import CollectSettings
 
 RECIPE = Recipe(n_features=24, k=3, n_rows=8_192, batch_size=256, described_rows=600)
 TINY = DesignStudy(
@@ -177,7 +178,9 @@ def test_mistakes_are_refused_in_one_line(made: StudyResult, tmp_path: Path) -> 
         (lambda: PlantedGround(planted=PlantedSettings(), n_stored=9), "stored = 9: is too few rows"),
         (LanguageGround, "store = None: is not the one source of rows"),
         (
-            lambda: LanguageGround(collect=CollectSettings(model=("a",), at=("x",), corpus="c", tokens=1)),
+            lambda: LanguageGround(
+                collect=from_flat(CollectSettings, {"model": ["a"], "at": ["x"], "corpus": "c", "tokens": 1})
+            ),
             "model = .*: is one model",
         ),
     ],

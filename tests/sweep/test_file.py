@@ -23,8 +23,8 @@ def test_a_study_without_a_sweep_is_one_cell(tmp_path: Path) -> None:
     assert cell.collect is not None
     assert cell.train is not None
     assert cell.store is None
-    assert cell.collect.hookpoints == ("mlp0.out", "mlp0.out")
-    assert cell.collect.revisions == (None, None)
+    assert cell.collect.models.hookpoints == ("mlp0.out", "mlp0.out")
+    assert cell.collect.models.revisions == (None, None)
     assert (cell.train.design.n_features, cell.train.design.sparsity.k) == (64, 4)
 
 
@@ -69,11 +69,11 @@ def test_a_store_stands_in_for_collect(tmp_path: Path) -> None:
         (COLLECT + TRAIN + "rank = 3\n", "rank = 3: is no setting of train; use "),
         (COLLECT.replace("1000", '"1000"'), "collect.tokens = 1000: is not a whole number"),
         (COLLECT.replace("1000", "true"), "collect.tokens = True: is not a whole number"),
-        (COLLECT.replace("1000", "0"), "collect.tokens = 0: is too small"),
-        (COLLECT.replace('"mlp0.out"', "[]"), "collect.at = []: is no list of names"),
-        (COLLECT.replace('"mlp0.out"', '["x", "y", "z"]'), "collect.at = ['x', 'y', 'z']: has 3 values for 2 models"),
+        (COLLECT.replace("1000", "0"), "collect.tokens = 0: is less than 1"),
+        (COLLECT.replace('"mlp0.out"', "[]"), "collect.at = : has 0 values for 2 models"),
+        (COLLECT.replace('"mlp0.out"', '["x", "y", "z"]'), "collect.at = x, y, z: has 3 values for 2 models"),
         (COLLECT.replace("tokens = 1000\n", ""), "collect.tokens = nothing: is missing; add tokens"),
-        (COLLECT + 'dtype = "int8"\n', "collect.dtype = int8: cannot be stored"),
+        (COLLECT + 'dtype = "int8"\n', "collect.dtype = int8: is not one of bfloat16, float32"),
         (COLLECT + "offline = 1\n", "collect.offline = 1: is not true or false"),
         (TRAIN, "train.store = nothing: is missing, and so is [collect]"),
         (TRAIN + "store = 3\n", "train.store = 3: is no path"),

@@ -12,14 +12,12 @@ import pytest
 import torch
 
 from suture.activations.store import Store
-from suture.dictionary.design import Design
+from suture.dictionary.design import Design, Sparsity
 from suture.dictionary.dictionary import Dictionary
-from suture.dictionary.sparsity import Sparsity
 from suture.parallel import grid
 from suture.pipeline import artifact
 from suture.training.checkpoint import load_checkpoint
-from suture.training.objective import Objective
-from suture.training.settings import TrainSettings
+from suture.training.settings import Objective, TrainSettings
 from suture.training.train import train
 
 ODD = 33

@@ -5,15 +5,16 @@ from typing import Any
 
 import pytest
 
-from suture.activations.view import View
+from suture.activations.settings import View
 from suture.errors import UserError
-from suture.training.settings import OPTIONS, PARTS, TrainSettings
+from suture.pipeline.settings import declared, to_flat
+from suture.training.settings import TrainSettings
 
 GIVEN: dict[str, Any] = {
     "design": "crosscoder", "features": 40, "flag": False, "pad": "native", "dedicated": [0.1, 0.2], "tied": 0.25,
-    "sparsity": "batchtopk", "k": 5, "loss": "per_model", "l1": 0.3,
-    "l0": 0.02, "aux": 0.5, "k_aux": 7, "dead_after": 900, "space": [1, 0],
-    "null": False, "rotation_seed": 4, "copies": 2,
+    "sparsity": "batchtopk", "k": 5, "bandwidth": 0.1, "initial_threshold": 0.2, "loss": "per_model", "l1": 0.3,
+    "l0": 0.02, "aux": 0.5, "k_aux": 7, "dead_after": 900, "space": [1],
+    "null": True, "rotation_seed": 4, "copies": 2,
     "rows": 5_000, "batch_size": 50, "learning_rate": 1e-3, "warmup": 0.1,
     "decay": 0.4, "k_start": 2.0, "k_anneal": 0.5, "model_dropout": 0.1, "heldout": 0.2, "validate_every": 3,
     "validation_rows": 77, "checkpoint_every": 9, "seed": 6, "data_seed": 8, "precision": "float32", "device": "cuda",
@@ -22,19 +23,11 @@ GIVEN: dict[str, Any] = {
 
 
 def test_every_option_reaches_its_place() -> None:
-    assert GIVEN.keys() == OPTIONS.keys()
+    assert {name.replace("_", "-") for name in GIVEN} == declared(TrainSettings).keys()
     settings = TrainSettings.from_options({name.replace("_", "-"): value for name, value in GIVEN.items()})
-    parts = {
-        "train": settings,
-        "design": settings.design,
-        "sparsity": settings.design.sparsity,
-        "objective": settings.objective,
-        "view": settings.view,
-    }
-    assert parts.keys() == PARTS.keys()
-    for name, (part, own_name) in OPTIONS.items():
-        expected = tuple(GIVEN[name]) if isinstance(GIVEN[name], list) else GIVEN[name]
-        assert getattr(parts[part], own_name) == expected, name
+    for name, value in to_flat(settings).items():
+        given = GIVEN[name.replace("-", "_")]
+        assert value == (tuple(given) if isinstance(given, list) else given), name
 
 
 def test_nothing_given_is_the_default() -> None:

@@ -10,10 +10,9 @@ from torch import Tensor
 
 from suture.activations.batches import Batch
 from suture.activations.space import Space
-from suture.dictionary.design import Design
+from suture.dictionary.design import Design, Sparsity
 from suture.dictionary.dictionary import Dictionary
-from suture.dictionary.sparsity import Sparsity
-from suture.training.objective import Objective
+from suture.training.settings import Objective
 from suture.training.step import TrainingState
 
 WIDTHS, F, ROWS, K = (6, 6), 24, 40, 5
@@ -303,13 +302,13 @@ def test_settings_are_checked() -> None:
     with pytest.raises(UserError, match="pad = zeros: means nothing for the design crosscoder"):
         Design(pad="zeros")
     with pytest.raises(UserError, match="pad = zeros: means nothing for spaces of one width"):
-        Design(kind="pooled", pad="zeros").check_spaces([Space(model="a", hookpoint="x", width=4)] * 2)
+        Design(kind="pooled", pad="zeros").check_widths([4, 4])
     with pytest.raises(UserError, match="must be shares that sum to at most 1"):
         Design(dedicated=(0.6, 0.6))
     with pytest.raises(UserError, match=r"tied = 0\.5: needs equal widths"):
-        Design(tied=0.5).check_spaces([Space(model="a", hookpoint="x", width=w) for w in (4, 6)])
+        Design(tied=0.5).check_widths([4, 6])
     with pytest.raises(UserError, match="is for one space, the store has 2"):
-        Design(kind="sae").check_spaces([Space(model="a", hookpoint="x", width=4)] * 2)
+        Design(kind="sae").check_widths([4, 4])
     with pytest.raises(UserError, match="aux = -1"):
         Objective(aux=-1.0)
     assert replace(Objective(), loss="l2norm").loss == "l2norm"

@@ -14,21 +14,19 @@ import pytest
 import torch
 
 from suture.activations.batches import batches, split_rows
+from suture.activations.settings import View
 from suture.activations.space import Copy, are_null
 from suture.activations.store import Store
-from suture.activations.view import View
-from suture.dictionary.design import Design, DesignKind
+from suture.dictionary.design import Design, DesignKind, Sparsity, SparsityKind
 from suture.dictionary.dictionary import Dictionary
 from suture.dictionary.evaluate import evaluate
-from suture.dictionary.sparsity import Sparsity, SparsityKind
 from suture.errors import NumericalError, UserError
 from suture.pipeline import artifact
 from suture.planted import scores
 from suture.planted.generator import PlantedModels
 from suture.training.checkpoint import load_checkpoint
-from suture.training.objective import Objective
 from suture.training.run import TrainProgress, available_models
-from suture.training.settings import TrainSettings
+from suture.training.settings import Objective, TrainSettings
 from suture.training.train import train
 
 from .conftest import PLANTED

@@ -27,13 +27,15 @@ import torch
 
 from suture.activations.batches import read_ahead
 from suture.activations.rows import Plan, plan_rows, rows_of
+from suture.activations.settings import CollectSettings
 from suture.activations.shards import ShardWriter, write_index
 from suture.activations.store import STAGE, STORAGE, Alignment, Precision, Store
 from suture.activations.windows import State, check_enough, windows
 from suture.errors import DiskSpaceError, UserError
-from suture.lm.corpus import Corpus
+from suture.lm.corpus import Corpus, corpus_of
 from suture.lm.load import LanguageModel
-from suture.parallel import ALONE, Ranks
+from suture.lm.models import accelerator, load_models
+from suture.parallel import ALONE, Ranks, local_device
 from suture.pipeline import artifact
 
 SETTINGS = "settings.json"
@@ -142,6 +144,45 @@ def collect(
             draft.settings |= found
     ranks.wait()
     return Store.open(path)
+
+
+def collect_with(
+    path: str | Path,
+    settings: CollectSettings,
+    *,
+    lms: Sequence[LanguageModel] | None = None,
+    corpus: Corpus | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    on_progress: Callable[[CollectProgress], None] | None = None,
+    command: str | None = None,
+    ranks: Ranks = ALONE.world,
+) -> Store:
+    """`collect` of the models and the text that settings name, which are loaded and opened unless they are given.
+
+    Raises:
+        UserError: a model, hookpoint or corpus that cannot be had, and as `collect`.
+    """
+    models, load = settings.models, settings.models.load
+    if corpus is None:
+        corpus = corpus_of(settings.text, offline=load.offline)
+    if lms is None:
+        lms = load_models(models.model, load, device=local_device(accelerator(settings.device)))
+    return collect(
+        path,
+        sources=list(zip(lms, models.hookpoints, strict=True)),
+        corpus=corpus,
+        n_rows=settings.tokens,
+        block=settings.block,
+        dtype=settings.dtype,
+        batch_tokens=settings.batch_tokens,
+        shard_rows=settings.shard_rows,
+        resume=resume,
+        overwrite=overwrite,
+        on_progress=on_progress,
+        command=command,
+        ranks=ranks,
+    )
 
 
 def store_bytes(widths: Sequence[int], n_rows: int, dtype: Precision) -> int:

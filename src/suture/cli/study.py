@@ -162,9 +162,10 @@ def _planted(given: dict[str, Any], base: "Ground") -> "Ground":
 
 
 def _text(options: dict[str, Any], given: dict[str, Any]) -> "Ground":
+    from suture.activations.settings import CollectSettings
+    from suture.pipeline.settings import from_flat
     from suture.studies.compare import text_rows
     from suture.studies.grounds import LanguageGround
-    from suture.sweep.file import CollectSettings
 
     if "store" in given:
         for name in ("model", *TEXT):
@@ -176,11 +177,6 @@ def _text(options: dict[str, Any], given: dict[str, Any]) -> "Ground":
             raise UserError(name, None, "is missing, --model needs it", f"give --{name} as in suture collect")
     named: dict[str, Any] = {"tokens": text_rows(quick=options["quick"])}
     named |= {name: given[name] for name in TEXT if name in given}
-    collect = CollectSettings(
-        model=given["model"],
-        device=options["device"] or "auto",
-        offline=options["offline"],
-        trust_remote_code=options["trust_remote_code"],
-        **named,
-    )
+    named |= {"model": given["model"], "offline": options["offline"], "device": options["device"] or "auto"}
+    collect = from_flat(CollectSettings, named | {"trust_remote_code": options["trust_remote_code"]})
     return LanguageGround(collect=collect, offline=options["offline"])

@@ -250,9 +250,12 @@ def _rows(options: dict[str, Any]) -> "Iterator[Store | Stream]":
 def _wanted(dictionary: Path, options: dict[str, Any], each: Path | None) -> dict[Path, "TrainSettings"]:
     """Every dictionary's folder and settings: the one of the options, or one per table of the file."""
     from suture.cli.models import accelerator
-    from suture.training.settings import OPTIONS, TrainSettings
+    from suture.pipeline.settings import declared
+    from suture.training.settings import TrainSettings
 
-    named = {k: _plain(v) for k, v in options.items() if k in OPTIONS and v is not None}
+    named = {
+        k: _plain(v) for k, v in options.items() if k.replace("_", "-") in declared(TrainSettings) and v is not None
+    }
     if each is None:
         return {dictionary: TrainSettings.from_options(named)}
     tables = read_toml(each, "each")

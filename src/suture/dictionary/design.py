@@ -1,40 +1,62 @@
-"""What a dictionary is, apart from its numbers: its design, its size, its spaces, its sparsity."""
+"""What a dictionary is, apart from its numbers: its design, its size, its sparsity."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
-from suture.activations.space import Space
-from suture.dictionary.sparsity import Sparsity
 from suture.errors import UserError
+from suture.pipeline.settings import Count, Option, Positive, Share, check
 
 DesignKind = Literal["sae", "crosscoder", "pooled", "universal"]
-DESIGNS: tuple[DesignKind, ...] = ("sae", "crosscoder", "pooled", "universal")
 Pad = Literal["native", "zeros"]
+SparsityKind = Literal["topk", "batchtopk", "relu+l1", "jumprelu"]
+Precision = Literal["auto", "float32", "bfloat16"]
+"""Of the one dense product; the chosen features and their values are those of float32 either way."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sparsity:
+    """What keeps codes sparse."""
+
+    kind: Annotated[SparsityKind, Option("sparsity")] = "topk"
+    """What keeps codes sparse."""
+    k: Count = 32
+    """Active features of a row (topk) or of the average row (batchtopk); unused by the others."""
+    bandwidth: Positive = 0.5
+    """Width of the window around a jumprelu threshold through which its gradient flows, in units of pre-activation."""
+    initial_threshold: Positive = 0.5
+    """Where jumprelu thresholds start, in units of pre-activation."""
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    @property
+    def selects_k(self) -> bool:
+        """Whether k decides how many features are active."""
+        return self.kind in ("topk", "batchtopk")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Design:
     """What a dictionary is, apart from its numbers."""
 
-    kind: DesignKind = "crosscoder"
-    n_features: int = 2048
+    kind: Annotated[DesignKind, Option("design")] = "crosscoder"
+    """How models share the dictionary."""
+    n_features: Annotated[Count, Option("features")] = 2048
+    """Size of the dictionary."""
     flag: bool = False
-    """`pooled` only: the encoder is told which model a row comes from (one-hot, never reconstructed)."""
+    """pooled: the encoder is told which model a row comes from (one-hot, never reconstructed)."""
     pad: Pad = "native"
-    """`pooled` over unequal widths only: what lies beyond a narrower space is nobody's to reconstruct (`native`), or
-    data like any other, zeros to be centred, encoded and reconstructed (`zeros`)."""
-    dedicated: tuple[float, ...] = ()
-    """Per space, the share of the features that may read and write that space alone (2602.11729)."""
-    tied: float = 0.0
-    """Share of the features, designated shared, whose decoder is the same in every space (equal widths)."""
+    """pooled over unequal widths: what lies beyond a narrower space is nobody's to reconstruct (native), or data like
+    any other, zeros to be centred, encoded and reconstructed (zeros)."""
+    dedicated: tuple[Share, ...] = ()
+    """Share of the features that may read and write one space alone (2602.11729); one per space."""
+    tied: Share = 0.0
+    """Share of the features, designated shared, with one decoder row for all spaces (of equal widths)."""
     sparsity: Sparsity = field(default_factory=Sparsity)
 
     def __post_init__(self) -> None:
-        if self.kind not in DESIGNS:
-            raise UserError("design", self.kind, "is unknown", f"use one of {', '.join(DESIGNS)}")
-        if self.n_features < 1:
-            raise UserError("features", self.n_features, "is less than 1", "give a positive number")
+        check(self)
         if self.sparsity.selects_k and self.sparsity.k > self.n_features:
             raise UserError(
                 "k", self.sparsity.k, f"exceeds the {self.n_features} features", "lower --k or raise --features"
@@ -43,8 +65,6 @@ class Design:
             raise UserError(
                 "flag", self.flag, f"means nothing for the design {self.kind}", "use it with --design pooled"
             )
-        if self.pad not in ("native", "zeros"):
-            raise UserError("pad", self.pad, "is unknown", "use native or zeros")
         if self.pad == "zeros" and self.kind != "pooled":
             raise UserError("pad", self.pad, f"means nothing for the design {self.kind}", "use it with --design pooled")
         if (self.dedicated or self.tied) and self.kind not in ("crosscoder", "universal"):
@@ -54,10 +74,7 @@ class Design:
                 f"needs features over several spaces, not {self.kind}",
                 "use --design crosscoder",
             )
-        if not 0 <= self.tied <= 1:
-            raise UserError("tied", self.tied, "is not a share", "give a number from 0 to 1")
-        # written so that a NaN is refused too
-        if not (all(s >= 0 for s in self.dedicated) and sum(self.dedicated) + self.tied <= 1):
+        if sum(self.dedicated) + self.tied > 1:
             with_tied = f" (with --tied {self.tied})" if self.tied else ""
             problem = f"must be shares that sum to at most 1{with_tied}"
             raise UserError("dedicated", self.dedicated, problem, "lower them")
@@ -67,26 +84,26 @@ class Design:
         """Whether a row holds every space's activation (side by side), not one (stacked)."""
         return self.kind != "pooled"
 
-    def check_spaces(self, spaces: Sequence[Space]) -> None:
-        """Refuse spaces that the design cannot have.
+    def check_widths(self, widths: Sequence[int]) -> None:
+        """Refuse spaces, one width for each, that the design cannot have.
 
         Raises:
             UserError: naming the setting.
         """
-        if self.kind == "sae" and len(spaces) != 1:
+        if self.kind == "sae" and len(widths) != 1:
             raise UserError(
                 "design",
                 self.kind,
-                f"is for one space, the store has {len(spaces)}",
+                f"is for one space, the store has {len(widths)}",
                 "pick one with --space, or use another design",
             )
-        if self.kind != "sae" and len(spaces) < 2:
+        if self.kind != "sae" and len(widths) < 2:
             raise UserError("design", self.kind, "needs two spaces or more, the store has one", "use --design sae")
-        if self.dedicated and len(self.dedicated) != len(spaces):
+        if self.dedicated and len(self.dedicated) != len(widths):
             raise UserError(
-                "dedicated", self.dedicated, f"has not one share for each of {len(spaces)} spaces", "give one per space"
+                "dedicated", self.dedicated, f"has not one share for each of {len(widths)} spaces", "give one per space"
             )
-        if self.pad == "zeros" and len({s.width for s in spaces}) == 1:
+        if self.pad == "zeros" and len(set(widths)) == 1:
             raise UserError("pad", self.pad, "means nothing for spaces of one width", "leave it out")
-        if self.tied and len({s.width for s in spaces}) > 1:
-            raise UserError("tied", self.tied, f"needs equal widths, found {[s.width for s in spaces]}", "use --tied 0")
+        if self.tied and len(set(widths)) > 1:
+            raise UserError("tied", self.tied, f"needs equal widths, found {list(widths)}", "use --tied 0")

@@ -27,9 +27,9 @@ from torch import Tensor, nn
 from suture.activations.space import Space, spaces_from_json
 from suture.dictionary import kernels
 from suture.dictionary.codes import Codes
-from suture.dictionary.design import Design
-from suture.dictionary.kernels import Chunks, Precision
-from suture.dictionary.sparsity import Sparsity, select_inference
+from suture.dictionary.design import Design, Precision, Sparsity
+from suture.dictionary.kernels import Chunks
+from suture.dictionary.sparsity import select_inference
 from suture.errors import ArtifactError, UserError
 from suture.parallel import ALONE, Grid
 from suture.pipeline import artifact
@@ -63,7 +63,7 @@ class Dictionary(nn.Module):
             UserError: spaces that the design cannot have.
         """
         super().__init__()
-        design.check_spaces(spaces)
+        design.check_widths([space.width for space in spaces])
         self.spaces, self.design, self.flag_scale = tuple(spaces), design, flag_scale
         self.precision: Literal["float32", "bfloat16"] = "float32"
         self.grid = grid

@@ -25,8 +25,6 @@ from suture.dictionary import triton_kernels
 from suture.dictionary.codes import Pattern
 from suture.errors import UserError
 
-Precision = Literal["auto", "float32", "bfloat16"]
-
 CHUNK_ELEMENTS = 4 * 2**20
 """Entries of one chunk of pre-activations: 16 MB in fp32, which a last-level cache holds."""
 

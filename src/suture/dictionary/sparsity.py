@@ -7,45 +7,15 @@ through which its gradient flows; 2407.14435).
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from suture.dictionary.codes import Pattern
+from suture.dictionary.design import Sparsity
 from suture.dictionary.kernels import MARGIN, Chunks, above, top_k
-from suture.errors import UserError
 from suture.parallel import ALONE, Grid, Ranks
-
-SparsityKind = Literal["topk", "batchtopk", "relu+l1", "jumprelu"]
-KINDS: tuple[SparsityKind, ...] = ("topk", "batchtopk", "relu+l1", "jumprelu")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sparsity:
-    """What keeps codes sparse."""
-
-    kind: SparsityKind = "topk"
-    k: int = 32
-    """Active features of a row (`topk`) or of the average row (`batchtopk`); unused by the others."""
-    bandwidth: float = 0.5
-    """Width of the window around a JumpReLU threshold through which its gradient flows, in units of pre-activation."""
-    initial_threshold: float = 0.5
-    """Where JumpReLU thresholds start, in units of pre-activation."""
-
-    def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise UserError("sparsity", self.kind, "is unknown", f"use one of {', '.join(KINDS)}")
-        if self.k < 1:
-            raise UserError("k", self.k, "is less than 1", "keep at least one feature active")
-        if self.bandwidth <= 0 or self.initial_threshold <= 0:
-            raise UserError("bandwidth", self.bandwidth, "must be positive, as the threshold", "use 0.1")
-
-    @property
-    def selects_k(self) -> bool:
-        """Whether k decides how many features are active."""
-        return self.kind in ("topk", "batchtopk")
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,9 @@ from typing import Any
 import torch
 
 from suture.activations.rows import plan_rows
+from suture.activations.settings import CollectSettings
 from suture.activations.store import STORAGE, Store
+from suture.activations.view import seen
 from suture.dictionary.kernels import resolve_precision
 from suture.errors import UserError
 from suture.estimate import sizes
@@ -39,9 +41,11 @@ from suture.estimate.probe import (
     probe_start,
     probe_train,
 )
-from suture.lm.corpus import open_corpus
+from suture.lm.corpus import corpus_of
 from suture.lm.load import DTYPES, locate
-from suture.sweep.file import Cell, CollectSettings, Study
+from suture.lm.models import accelerator
+from suture.pipeline.settings import from_flat, to_flat
+from suture.sweep.file import Cell, Study
 from suture.training.run import EVALUATION_ROWS, check_device
 from suture.training.settings import TrainSettings
 
@@ -230,8 +234,8 @@ class _Estimator:
     def _check_models(self, settings: CollectSettings) -> None:
         """Models whose weights, as their files tell, are more than the memory."""
         total = 0
-        for name in dict.fromkeys(settings.model):
-            total += model_bytes(name, settings.lm_dtype, settings.device)
+        for name in dict.fromkeys(settings.models.model):
+            total += model_bytes(name, settings.models.load.lm_dtype, settings.device)
             room = self.free.device_memory if settings.device != "cpu" else None
             room = self.free.memory if room is None else room
             if total > room:
@@ -240,16 +244,10 @@ class _Estimator:
                 return
 
     def _collect(self, settings: CollectSettings, folder: Path) -> CollectProbe:
-        corpus = open_corpus(
-            settings.corpus,
-            text_column=settings.text_column,
-            separator=settings.separator,
-            split=settings.split,
-            offline=settings.offline,
-        )
+        corpus = corpus_of(settings.text, offline=settings.models.load.offline)
         models = load_all(settings)
         plan_rows(  # an unknown hookpoint is refused as by collect
-            list(zip(models.lms, settings.hookpoints, strict=True)),
+            list(zip(models.lms, settings.models.hookpoints, strict=True)),
             block=settings.block,
             dtype=settings.dtype,
             batch_tokens=settings.batch_tokens,
@@ -262,8 +260,8 @@ class _Estimator:
 
     def _train(self, settings: TrainSettings, source: _Source, started: StartUp, folder: Path) -> TrainProbe | None:
         """None where it would not fit into memory."""
-        chosen = settings.view.of(source.store)
-        settings.design.check_spaces(chosen.spaces)
+        chosen = seen(source.store, settings.view)
+        settings.design.check_widths([space.width for space in chosen.spaces])
         needed, room = self._room(settings, source, started)
         if needed > room:
             return None
@@ -283,10 +281,10 @@ class _Estimator:
         if step.memory > self.free.memory:
             problem = _lacks("memory", step.memory, self.free.memory)
             fix = "load the models in bfloat16 (lm-dtype), or give fewer batch-tokens"
-            self.problems.append(UserError("collect.model", ", ".join(settings.model), problem, fix))
+            self.problems.append(UserError("collect.model", ", ".join(settings.models.model), problem, fix))
         if probe.corpus_rows is not None and probe.corpus_rows < SHORT_BY * settings.tokens:
             about = "" if probe.whole_corpus else "about "
-            problem = f"the corpus {settings.corpus} gives {about}{probe.corpus_rows} rows"
+            problem = f"the corpus {settings.text.corpus} gives {about}{probe.corpus_rows} rows"
             fix = f"lower it to {probe.corpus_rows}, or give more text"
             self.problems.append(UserError("collect.tokens", settings.tokens, problem, fix))
         if step.disk_peak > self.free.disk:
@@ -466,19 +464,15 @@ def _placed(cell: Cell, device: str | None, *, offline: bool) -> Cell:
     """The cell on the device that it will run on."""
     collect, train = cell.collect, cell.train
     if collect is not None:
-        collect = replace(collect, device=_resolved(device or collect.device), offline=offline or collect.offline)
+        given: dict[str, Any] = {"device": accelerator(device or collect.device)}
+        given |= {"offline": True} if offline else {}
+        collect = from_flat(CollectSettings, given, base=collect)
     if train is not None:
-        train = replace(train, device=_resolved(device or train.device))
+        train = replace(train, device=accelerator(device or train.device))
     for step in (collect, train):
         if step is not None:
             check_device(step.device)
     return replace(cell, collect=collect, train=train)
-
-
-def _resolved(device: str) -> str:
-    if device != "auto":
-        return device
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _device_of(cells: Sequence[Cell]) -> str:
@@ -532,7 +526,7 @@ def _name(step: str, settings: CollectSettings, among: Sequence[CollectSettings]
     """The step's name, with what sets it apart from the others."""
     if len(among) == 1:
         return step
-    own, base = asdict(settings), [asdict(other) for other in among]
+    own, base = to_flat(settings), [to_flat(other) for other in among]
     different = [name for name, value in own.items() if any(other[name] != value for other in base)]
     values = (",".join(map(str, v)) if isinstance(v := own[name], tuple) else str(v) for name in different)
     return f"{step} " + " ".join(f"{name}={value}" for name, value in zip(different, values, strict=True))

@@ -28,15 +28,17 @@ import torch
 
 from suture.activations.batches import Batch, batches
 from suture.activations.collect import CollectProgress, collect
+from suture.activations.settings import CollectSettings
 from suture.activations.store import Store
+from suture.activations.view import seen
 from suture.dictionary.dictionary import Dictionary
 from suture.dictionary.evaluate import evaluate
 from suture.dictionary.kernels import resolve_precision
 from suture.estimate.machine import held_bytes, peak_bytes, reset_peak
 from suture.estimate.sizes import DEAD_SHARE
 from suture.lm.corpus import FOLDER_SUFFIXES, RECORD_SUFFIXES, Corpus
-from suture.lm.load import LanguageModel, load_model
-from suture.sweep.file import CollectSettings
+from suture.lm.load import LanguageModel
+from suture.lm.models import load_models
 from suture.training.checkpoint import Checkpoint, save_checkpoint
 from suture.training.run import available_models
 from suture.training.settings import TrainSettings
@@ -172,20 +174,9 @@ def probe_start(device: str) -> StartUp:
 def load_all(settings: CollectSettings) -> LoadedModels:
     """Load every model of a collection, none twice."""
     before, started = held_bytes(), time.perf_counter()
-    keys = list(zip(settings.model, settings.revisions, strict=True))
-    known = {
-        (name, revision): load_model(
-            name,
-            revision=revision,
-            device=settings.device,
-            dtype=settings.lm_dtype,
-            offline=settings.offline,
-            trust_remote_code=settings.trust_remote_code,
-        )
-        for name, revision in dict.fromkeys(keys)
-    }
+    lms = load_models(settings.models.model, settings.models.load, device=settings.device)
     seconds = time.perf_counter() - started
-    return LoadedModels(lms=tuple(known[key] for key in keys), seconds=seconds, memory=max(held_bytes() - before, 0))
+    return LoadedModels(lms=tuple(lms), seconds=seconds, memory=max(held_bytes() - before, 0))
 
 
 def probe_collect(
@@ -199,7 +190,7 @@ def probe_collect(
         marks = []
         store = collect(
             folder / f"store-{attempt}",
-            sources=list(zip(models.lms, settings.hookpoints, strict=True)),
+            sources=list(zip(models.lms, settings.models.hookpoints, strict=True)),
             corpus=corpus,
             n_rows=n_rows,
             block=settings.block,
@@ -267,7 +258,7 @@ def probe_train(settings: TrainSettings, store: Store, folder: Path, *, seconds:
     on_gpu = settings.device.startswith("cuda")
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(settings.device)
-    reference = settings.view.of(store)
+    reference = seen(store, settings.view)
     started = time.perf_counter()
     rows = torch.arange(len(reference))
     statistics = data_statistics(reference, rows, seed=settings.seed)

@@ -17,9 +17,10 @@ from jaxtyping import Int
 from torch import Tensor
 
 from suture.activations.batches import split_rows
+from suture.activations.settings import View
 from suture.activations.space import are_null
 from suture.activations.store import Store
-from suture.activations.view import View
+from suture.activations.view import seen
 from suture.dictionary.dictionary import Dictionary
 from suture.dictionary.evaluate import evaluate
 from suture.dictionary.rows import matching_view, order_seed, whole_documents
@@ -86,7 +87,7 @@ def features(
     dictionary_path = Path(dictionary_path)
     dictionary = Dictionary.load(dictionary_path, precision="auto")
     training = artifact.open_artifact(dictionary_path).settings
-    view = matching_view(dictionary, View.from_json(training.get("view")).of(store))  # 1
+    view = matching_view(dictionary, seen(store, View.from_json(training.get("view"))))  # 1
     heldout, discovery = chosen_rows(view, training, settings.n_rows)
     null = are_null(view.spaces)
     recorded: dict[str, Any] = asdict(settings) | {"store": str(store.path), "view": view.view, "null": null}

@@ -28,6 +28,7 @@ import pyarrow.parquet
 
 from suture.errors import UserError
 from suture.lm.hub import hub_answers
+from suture.lm.settings import TextSettings
 
 RECORD_SUFFIXES = (".jsonl", ".ndjson", ".parquet")
 FOLDER_SUFFIXES = (".txt", *RECORD_SUFFIXES)
@@ -62,6 +63,17 @@ class Corpus:
             yield Document(number, text)
         if empty:
             raise UserError("corpus", self.source, "it holds no text", "give a corpus with at least one document")
+
+
+def corpus_of(settings: TextSettings, *, offline: bool = False) -> Corpus:
+    """The corpus that settings name, as `open_corpus` opens it."""
+    return open_corpus(
+        settings.corpus,
+        text_column=settings.text_column,
+        separator=settings.separator,
+        split=settings.split,
+        offline=offline,
+    )
 
 
 def open_corpus(

@@ -24,7 +24,7 @@ from itertools import pairwise
 from math import inf
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Generic, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -85,6 +85,29 @@ Seed = Annotated[int, Limits(0, below=2**63, problem="is not a seed", fix="give 
 
 
 @dataclass(frozen=True)
+class Given(Generic[T]):
+    """What was given of a class of settings, to be laid over others or over their defaults; a field of commands."""
+
+    kind: type[T]
+    values: Mapping[str, Any]
+
+    def over(self, base: T | None = None) -> T:
+        """The settings.
+
+        Raises:
+            UserError: a setting without default is neither given nor in `base`, or the class refuses a value.
+        """
+        return from_flat(self.kind, self.values, base=base)
+
+
+@dataclass(frozen=True)
+class Without:
+    """Names of a part's settings that its owner does not show."""
+
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Setting:
     """One field as a user meets it."""
 
@@ -99,10 +122,40 @@ class Setting:
     kind: Any
     """Its type, without limits and names."""
     limits: tuple[Limits, ...]
+    markers: tuple[Any, ...]
+    """All that `Annotated` adds to its type."""
     default: Any
     """MISSING where it must be given."""
+    optional: bool
+    """It lies in a `Given`, so that it need not be given here."""
     sentence: str
     """The docstring under it."""
+
+    @property
+    def each(self) -> Any:
+        """The type of one value: of an entry where the setting is a tuple, without None where it may be left out."""
+        kind = self.kind
+        if get_origin(kind) in (Union, UnionType):
+            kind = next(inner for inner in get_args(kind) if inner is not NoneType)
+        return get_args(kind)[0] if get_origin(kind) is tuple else kind
+
+    @property
+    def many(self) -> bool:
+        """Whether it holds several values."""
+        return tuple in (get_origin(self.kind), *(get_origin(inner) for inner in get_args(self.kind)))
+
+    def read(self, word: str) -> Any:
+        """One value from a word of the command line.
+
+        Raises:
+            UserError: it is of another kind.
+        """
+        if self.each in (int, float):
+            try:
+                return self.each(word)
+            except ValueError:
+                pass
+        return _taken(self.name, word, self.each, ())
 
     def taken(self, value: object) -> Any:
         """A value as its type wants it: a list as a tuple, a whole number as a float, a boolean as no number.
@@ -118,8 +171,8 @@ def declared(kind: type) -> Mapping[str, Setting]:
     """Every setting of a class and its parts by flat name, in the order of the fields."""
     found: dict[str, Setting] = {}
     for setting in _declared(kind, (), MISSING):
-        assert setting.name not in found, f"{kind.__name__} declares {setting.name} twice"
-        found[setting.name] = setting
+        same = found.setdefault(setting.name, setting)
+        assert same is setting or (setting.optional and same.kind == setting.kind), f"{setting.name} is two things"
     return found
 
 
@@ -152,6 +205,9 @@ def from_flat(kind: type[T], given: Mapping[str, Any], *, base: T | None = None,
     """
     known = declared(kind)
     names = {name: s for s in known.values() for name in (s.name, *s.also)}
+    places = {s.name: [] for s in known.values()}
+    for setting in _declared(kind, (), MISSING):
+        places[setting.name].append(setting.path)
     values: dict[tuple[str, ...], Any] = {}
     try:
         for written, value in given.items():
@@ -160,10 +216,10 @@ def from_flat(kind: type[T], given: Mapping[str, Any], *, base: T | None = None,
                 raise UserError(name, value, f"is no setting of {words_of(kind)}", f"use {', '.join(sorted(known))}")
             if names[name].path in values:
                 raise UserError(name, value, "is given twice", "leave one out")
-            values[names[name].path] = names[name].taken(value)
+            values |= dict.fromkeys(places[names[name].name], names[name].taken(value))
         if base is None:
             for name, setting in known.items():
-                if setting.default is MISSING and setting.path not in values:
+                if setting.default is MISSING and setting.path not in values and not setting.optional:
                     raise UserError(name, "nothing", "is missing", f"add {name}")
         return _made(kind, (), values, base)
     except UserError as error:
@@ -255,13 +311,16 @@ def sentences(kind: type) -> Mapping[str, str]:
     return found
 
 
-def _declared(kind: type, path: tuple[str, ...], made: Any) -> Iterator[Setting]:
+def _declared(kind: type, path: tuple[str, ...], made: Any, *, optional: bool = False) -> Iterator[Setting]:
     """`made` is the part's default, where what holds it has one."""
     for own in dataclasses.fields(kind):
         hint, place = _hints(kind)[own.name], (*path, own.name)
         default = getattr(made, own.name) if made is not MISSING else _default(own)
         if (part := _part(hint)) is not None:
-            yield from _declared(part, place, default)
+            hidden = {name for without in _of(Without, _stripped(hint)[1]) for name in without.names}
+            given = _is_given(hint)
+            parts = _declared(part, place, MISSING if given else default, optional=optional or given)
+            yield from (setting for setting in parts if setting.name not in hidden)
             continue
         stripped, markers = _stripped(hint)
         options = _of(Option, markers)
@@ -273,7 +332,9 @@ def _declared(kind: type, path: tuple[str, ...], made: Any) -> Iterator[Setting]
             part=kind,
             kind=stripped,
             limits=_of(Limits, markers),
+            markers=markers,
             default=default,
+            optional=optional,
             sentence=sentences(kind).get(own.name, ""),
         )
 
@@ -289,6 +350,10 @@ def _made(kind: type[T], path: tuple[str, ...], values: Mapping[tuple[str, ...],
         part = _part(_hints(kind)[own.name])
         if part is None and place in values:
             given[own.name] = values[place]
+        elif part is not None and _is_given(_hints(kind)[own.name]):
+            below = {setting.path: name for name, setting in declared(part).items()}
+            inside = {below[key[len(place) :]]: v for key, v in values.items() if key[: len(place)] == place}
+            given[own.name] = Given(part, inside)
         elif part is not None and any(key[: len(place)] == place for key in values):
             default = _default(own) if base is None else getattr(base, own.name)
             given[own.name] = _made(part, place, values, None if default is MISSING else default)
@@ -317,7 +382,12 @@ def _hints(kind: type) -> Mapping[str, Any]:
 
 def _part(hint: Any) -> type | None:
     kind, _ = _stripped(hint)
+    kind = get_args(kind)[0] if _is_given(hint) else kind
     return kind if isinstance(kind, type) and dataclasses.is_dataclass(kind) else None
+
+
+def _is_given(hint: Any) -> bool:
+    return get_origin(_stripped(hint)[0]) is Given
 
 
 @cache

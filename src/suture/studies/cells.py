@@ -14,7 +14,7 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
-from suture.activations.view import View
+from suture.activations.settings import View
 from suture.features.describe import FeatureSettings, features
 from suture.features.stats import StatsSettings
 from suture.features.table import FeatureTable

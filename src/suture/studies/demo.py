@@ -21,10 +21,9 @@ from typing import Any
 import torch
 
 from suture.activations.collect import collect
+from suture.activations.settings import View
 from suture.activations.store import Store
-from suture.activations.view import View
-from suture.dictionary.design import Design
-from suture.dictionary.sparsity import Sparsity
+from suture.dictionary.design import Design, Sparsity
 from suture.errors import UserError
 from suture.features.describe import FeatureSettings, features
 from suture.features.table import FeatureTable
@@ -35,9 +34,8 @@ from suture.lm.generate import samples
 from suture.lm.load import LanguageModel, load_model
 from suture.pipeline import artifact
 from suture.report.page import find_artifacts, report
-from suture.training.objective import Objective
 from suture.training.run import TrainProgress
-from suture.training.settings import TrainSettings
+from suture.training.settings import Objective, TrainSettings
 from suture.training.train import train
 
 MODELS = ("tinystories-1l", "tinystories-2l")

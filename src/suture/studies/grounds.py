@@ -14,18 +14,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 
-from suture.activations.collect import collect
+from suture.activations.collect import collect_with
+from suture.activations.settings import CollectSettings, View
 from suture.activations.store import Store
-from suture.activations.view import View
+from suture.activations.view import seen
 from suture.errors import UserError
-from suture.lm.corpus import open_corpus
 from suture.lm.load import LanguageModel, load_model
 from suture.pipeline import artifact
 from suture.planted.settings import PlantedSettings
 from suture.planted.store import planted_store
-from suture.sweep.file import CollectSettings
 
 Tell = Callable[[str, int, int, str], None]
 """Gets (what, done, total, note)."""
@@ -51,7 +49,7 @@ class Rows:
 
     def open(self) -> Store:
         """The store as the design sees it."""
-        return self.view.of(self.whole())
+        return seen(self.whole(), self.view)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,8 +106,8 @@ class LanguageGround:
     def __post_init__(self) -> None:
         if (self.collect is None) == (self.store is None):
             raise UserError("store", self.store, "is not the one source of rows", "give --store, or --model and --at")
-        if self.collect is not None and len(self.collect.model) < 2:
-            raise UserError("model", self.collect.model, "is one model", "give --model and --at twice or more")
+        if self.collect is not None and len(self.collect.models.model) < 2:
+            raise UserError("model", self.collect.models.model, "is one model", "give --model and --at twice or more")
 
     @property
     def known_widths(self) -> tuple[int, ...] | None:
@@ -136,8 +134,8 @@ class LanguageGround:
         Raises:
             UserError: a model of that name has other weights now.
         """
-        trust = self.collect is not None and self.collect.trust_remote_code
-        revisions = (None,) * len(store.spaces) if self.collect is None else self.collect.revisions
+        trust = self.collect is not None and self.collect.models.load.trust_remote_code
+        revisions = (None,) * len(store.spaces) if self.collect is None else self.collect.models.revisions
         lms: list[LanguageModel] = []
         for space, revision in zip(store.spaces, revisions, strict=True):
             lm = _model(space.model, revision, device, self.offline, trust)
@@ -161,26 +159,4 @@ Ground = PlantedGround | LanguageGround
 
 
 def _collect(path: Path, given: CollectSettings, tell: Tell) -> None:
-    lms = [
-        load_model(
-            name,
-            revision=revision,
-            device=given.device,
-            dtype=given.lm_dtype,
-            offline=given.offline,
-            trust_remote_code=given.trust_remote_code,
-        )
-        for name, revision in zip(given.model, given.revisions, strict=True)
-    ]
-    options: dict[str, Any] = {"text_column": given.text_column, "separator": given.separator, "split": given.split}
-    collect(
-        path,
-        sources=list(zip(lms, given.hookpoints, strict=True)),
-        corpus=open_corpus(given.corpus, **options, offline=given.offline),
-        n_rows=given.tokens,
-        block=given.block,
-        dtype=given.dtype,  # pyright: ignore[reportArgumentType]
-        batch_tokens=given.batch_tokens,
-        resume=True,
-        on_progress=lambda p: tell("collecting rows", p.n_rows, p.n_rows_wanted, ""),
-    )
+    collect_with(path, given, resume=True, on_progress=lambda p: tell("collecting rows", p.n_rows, p.n_rows_wanted, ""))

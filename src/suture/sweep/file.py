@@ -8,85 +8,20 @@ Every cell's settings are made when the file is read, so a mistake in any of the
 """
 
 import itertools
-import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from suture.activations.settings import CollectSettings
 from suture.errors import UserError
+from suture.pipeline.settings import from_flat, read_toml
 from suture.training.settings import TrainSettings
 
 TABLES = ("collect", "train", "sweep")
 SWEPT = ("collect", "train")
 PER_MODEL = ("model", "at", "revision")
-
-
-@dataclass(frozen=True, kw_only=True)
-class CollectSettings:
-    """The options of `suture collect`, by name."""
-
-    model: tuple[str, ...]
-    at: tuple[str, ...]
-    """One hookpoint per model; a single one serves all."""
-    corpus: str
-    tokens: int
-    """Rows wanted."""
-    revision: tuple[str, ...] = ()
-    block: int = 128
-    dtype: str = "bfloat16"
-    lm_dtype: str = "auto"
-    batch_tokens: int | None = None
-    text_column: str = "text"
-    separator: str = "<|endoftext|>"
-    split: str = "train"
-    device: str = "auto"
-    offline: bool = False
-    trust_remote_code: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("at", "revision"):
-            values = getattr(self, name)
-            if len(values) not in ((0, 1, len(self.model)) if name == "revision" else (1, len(self.model))):
-                problem = f"has {len(values)} values for {len(self.model)} models"
-                raise UserError(f"collect.{name}", list(values), problem, "give one per model, in order")
-        for name in ("tokens", "block"):
-            if getattr(self, name) < 1:
-                raise UserError(f"collect.{name}", getattr(self, name), "is too small", "give at least 1")
-        if self.dtype not in ("bfloat16", "float32"):
-            raise UserError("collect.dtype", self.dtype, "cannot be stored", "choose bfloat16 or float32")
-
-    @staticmethod
-    def from_options(options: Mapping[str, Any]) -> "CollectSettings":
-        """Settings from flat names, with underscores or dashes; what is left out has the command line's default.
-
-        Raises:
-            UserError: an unknown name, a missing one, or a value of the wrong kind.
-        """
-        known = {f.name: f for f in fields(CollectSettings)}
-        given: dict[str, Any] = {}
-        for option, value in options.items():
-            name = option.replace("-", "_")
-            if name not in known:
-                have = ", ".join(sorted(known)).replace("_", "-")
-                raise UserError(f"collect.{option}", value, "is no setting of collect", f"use {have}")
-            given[name] = _of_kind(f"collect.{option}", value, name)
-        for name, own in known.items():
-            if own.default is MISSING and name not in given:
-                raise UserError(f"collect.{name}", "nothing", "is missing", f"add {name} to [collect]")
-        return CollectSettings(**given)
-
-    @property
-    def hookpoints(self) -> tuple[str, ...]:
-        """One per model."""
-        return self.at * len(self.model) if len(self.at) == 1 else self.at
-
-    @property
-    def revisions(self) -> tuple[str | None, ...]:
-        """One per model."""
-        if not self.revision:
-            return (None,) * len(self.model)
-        return self.revision * len(self.model) if len(self.revision) == 1 else self.revision
+"""Settings of [collect] that may be a single name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,11 +67,9 @@ class Study:
             raise UserError("train.store", store, "is no path", "write it between quotes")
         return Cell(
             name=" ".join(f"{key}={_short(value)}" for key, value in chosen.items()),
-            collect=None if collect is None else CollectSettings.from_options(collect),
+            collect=None if collect is None else _collect(collect),
             store=None if store is None else Path(store),
-            train=None
-            if train is None
-            else TrainSettings.from_options({k: v for k, v in train.items() if k != "store"}),
+            train=None if train is None else from_flat(TrainSettings, {k: v for k, v in train.items() if k != "store"}),
         )
 
 
@@ -147,7 +80,7 @@ def read_study(path: str | Path) -> Study:
         UserError: it cannot be read, a table or setting is unknown, missing or of the wrong kind, or what is to be
             trained has no store to be trained on.
     """
-    raw = _read(Path(path))
+    raw = read_toml(path, "study")
     for name, value in raw.items():
         if name not in TABLES:
             raise UserError(name, value, "is no table of a study", "use [collect], [train] and [sweep]")
@@ -166,14 +99,10 @@ def read_study(path: str | Path) -> Study:
     return study
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        problem = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
-        raise UserError("study", path, f"cannot be read ({problem})", "name a TOML file") from None
-    except tomllib.TOMLDecodeError as error:
-        raise UserError("study", path, f"is not TOML ({error})", "mend that line") from None
+def _collect(table: Mapping[str, Any]) -> CollectSettings:
+    """[collect], where one name stands for a list of one."""
+    lists = {name: [value] if name in PER_MODEL and isinstance(value, str) else value for name, value in table.items()}
+    return from_flat(CollectSettings, lists, where="collect.")
 
 
 def _sweep(raw: Mapping[str, Any]) -> dict[str, Sequence[Any]]:
@@ -188,24 +117,6 @@ def _sweep(raw: Mapping[str, Any]) -> dict[str, Sequence[Any]]:
         if not isinstance(values, list) or not values:
             raise UserError(f"sweep.{key}", values, "is no list of values", f'write "{key}" = [first, second]')
     return flat
-
-
-def _of_kind(setting: str, value: Any, name: str) -> Any:
-    """The value as the setting holds it, which tells text from numbers from switches."""
-    if name in PER_MODEL:
-        values = [value] if isinstance(value, str) else value
-        if not isinstance(values, list) or not values or not all(isinstance(v, str) for v in values):
-            raise UserError(setting, value, "is no list of names", "write names between quotes, in brackets")
-        return tuple(values)
-    kind = int if name in ("tokens", "block", "batch_tokens") else bool if _is_switch(name) else str
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        words = {int: "a whole number", bool: "true or false", str: "text between quotes"}
-        raise UserError(setting, value, f"is not {words[kind]}", f"give {words[kind]}")
-    return value
-
-
-def _is_switch(name: str) -> bool:
-    return name in ("offline", "trust_remote_code")
 
 
 def _short(value: Any) -> str:

@@ -20,6 +20,7 @@ from torch import Tensor
 from suture.activations.batches import Batch, batches, split_rows
 from suture.activations.store import Store
 from suture.activations.stream import Stream
+from suture.activations.view import seen
 from suture.errors import UserError
 from suture.parallel import ALONE, Grid
 from suture.pipeline import artifact
@@ -60,7 +61,7 @@ class StoreFeed:
     @cached_property
     def reference(self) -> Store:
         """Rows to take statistics from and to validate on."""
-        return self.settings.view.of(self.store)
+        return seen(self.store, self.settings.view)
 
     @cached_property
     def split(self) -> tuple[Int[Tensor, "train"], Int[Tensor, "heldout"]]:
@@ -166,7 +167,7 @@ class StreamFeed:
         )
 
     def _fill(self, number: int) -> Store:
-        return self.settings.view.of(self.stream.fill(number))
+        return seen(self.stream.fill(number), self.settings.view)
 
     def _split(self, fill: Store) -> tuple[Tensor, Tensor]:
         try:

@@ -12,49 +12,16 @@ The squared L2 of a concatenation IS the sum of the squared L2s, so "one loss or
 model's own normalisation (`per_model`) or through unsquared norms (`l2norm`).
 """
 
-import math
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from suture.errors import UserError
+from suture.training.settings import LossKind
 
-LossKind = Literal["joint", "per_model", "l2norm"]
-LOSSES: tuple[LossKind, ...] = ("joint", "per_model", "l2norm")
 Terms = dict[str, Tensor]
 """Named scalars whose sum is the loss."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Objective:
-    """What is minimised."""
-
-    loss: LossKind = "joint"
-    l1: float = 0.1
-    """Weight of `relu+l1`'s penalty, sum_i f_i sum_m ||d_i^m|| over the square root of the rows' variance: a feature
-    is worth its price where it lowers the loss by more."""
-    l0: float = 5e-3
-    """Weight of `jumprelu`'s penalty, the number of active features: the share of variance one must explain."""
-    aux: float = 1 / 32
-    """Weight of AuxK, the loss that revives dead features (2406.04093); 0 turns it off."""
-    k_aux: int | None = None
-    """Dead features that share out the error of one row; half the width when not given."""
-    dead_after: int = 100_000
-    """A feature is dead once it has been silent for so many rows."""
-
-    def __post_init__(self) -> None:
-        if self.loss not in LOSSES:
-            raise UserError("loss", self.loss, "is unknown", f"use one of {', '.join(LOSSES)}")
-        for name in ("l1", "l0", "aux"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise UserError(name, getattr(self, name), "is not 0 or above", "give a weight of 0 or more")
-        if self.k_aux is not None and self.k_aux < 1:
-            raise UserError("k-aux", self.k_aux, "is less than 1", "give a positive number, or --aux 0 for no AuxK")
-        if self.dead_after < 1:
-            raise UserError("dead-after", self.dead_after, "is less than 1", "give a number of rows")
 
 
 class _SquaredErrors(torch.autograd.Function):

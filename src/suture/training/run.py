@@ -33,6 +33,7 @@ from suture.dictionary.kernels import resolve_precision
 from suture.errors import DiskSpaceError, NumericalError, UserError
 from suture.parallel import ALONE, Grid, local_device
 from suture.pipeline import artifact
+from suture.pipeline.settings import declared
 from suture.training.checkpoint import (
     FOLDER,
     Checkpoint,
@@ -44,7 +45,7 @@ from suture.training.checkpoint import (
     set_aside,
 )
 from suture.training.feed import POSITIONS, Feed
-from suture.training.settings import FLAT_NAMES, TrainSettings
+from suture.training.settings import TrainSettings
 from suture.training.start import data_statistics, new_dictionary
 from suture.training.step import StepResult, TrainingState
 from suture.training.tracking import METRICS, Tracker
@@ -378,7 +379,7 @@ def check_fit(settings: TrainSettings, feed: Feed, grid: Grid) -> None:
     Raises:
         UserError: naming the setting.
     """
-    settings.design.check_spaces(feed.reference.spaces)
+    settings.design.check_widths([space.width for space in feed.reference.spaces])
     n_rows = len(feed.split[0]) * (1 if settings.design.joint else len(feed.reference.spaces))
     if settings.batch_size > n_rows:
         problem = f"exceeds the {n_rows} training rows of {feed.name}"
@@ -408,13 +409,14 @@ def check_device(device: str) -> None:
         raise UserError("device", device, problem, "use cpu") from None
 
 
-def _changed(now: Any, before: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+def _changed(now: Any, before: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any, Any]]:
     """(name, value now, value before) of every setting that differs, however deep it lies."""
     if isinstance(now, dict) and isinstance(before, dict):
         for key in now:
-            yield from _changed(now[key], before.get(key), str(FLAT_NAMES.get((name, key), key)).replace("_", "-"))
+            yield from _changed(now[key], before.get(key), (*path, key))
     elif now != before:
-        yield name, now, before
+        names = {setting.path: name for name, setting in declared(TrainSettings).items()}
+        yield names.get(path, "".join(path[-1:])), now, before
 
 
 def _check_or_clear(folder: Path, recorded: dict[str, Any], *, resume: bool) -> None:

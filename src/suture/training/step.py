@@ -27,7 +27,8 @@ from suture.dictionary.kernels import Chunks, RowGradient
 from suture.dictionary.sparsity import Selection, select_training, top_k_rows
 from suture.training import objective
 from suture.training.adam import Adam
-from suture.training.objective import Objective, Terms
+from suture.training.objective import Terms
+from suture.training.settings import Objective
 from suture.training.start import owned_columns, tie
 
 FEATURE_ROWS = ("W_enc", "W_dec", "b_enc", "log_threshold", "silent")

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from suture.errors import UserError
+from suture.training.settings import TrackerKind
 
-TrackerKind = Literal["tensorboard", "wandb"]
 METRICS = "metrics.jsonl"
 Write = Callable[[int, dict[str, float]], None]
 

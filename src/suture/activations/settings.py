@@ -1,0 +1,90 @@
+"""Settings of collecting and streaming, and of the view through which a store is seen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from suture.errors import UserError
+from suture.lm.settings import ModelSettings, TextSettings
+from suture.pipeline.settings import Count, Option, check
+
+StoreType = Literal["bfloat16", "float32"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollectSettings:
+    """How activations are collected into a store."""
+
+    models: ModelSettings
+    text: TextSettings
+    tokens: Annotated[Count, Option(raised=("n_rows",))]
+    """Rows wanted: text positions that all models share."""
+    block: Count = 128
+    """Longest piece of text, in tokens, that a model sees at once."""
+    dtype: StoreType = "bfloat16"
+    """Precision of the activations on disk."""
+    batch_tokens: Count | None = None
+    """Tokens per forward pass; 1,024 on a CPU and 32,768 elsewhere where it is not given."""
+    shard_rows: Count = 65536
+    """Rows per file: what a killed run loses, and what a process computes at a time."""
+    device: str = "auto"
+    """cpu, cuda, cuda:N, mps, or auto: CUDA where there is one."""
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamSettings:
+    """How rows are computed while they are trained on, with no store."""
+
+    models: ModelSettings
+    text: TextSettings
+    block: Count = 128
+    """Longest piece of text, in tokens, that a model sees at once."""
+    fill_rows: Count = 262_144
+    """Rows held in memory and shuffled at a time."""
+    dtype: StoreType = "bfloat16"
+    """Precision of the rows in memory."""
+    batch_tokens: Count | None = None
+    """Tokens per forward pass; by the device where it is not given."""
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """A choice of a store's spaces, recorded with the result so that a later stage makes the same choice."""
+
+    spaces: Annotated[tuple[int, ...], Option("space")] = ()
+    """Number of a space of the store to use, in the order wanted; all of them where none is named."""
+    null: bool = False
+    """Pair the one space with a copy of itself: whatever is then called exclusive is called so falsely."""
+    rotation_seed: int | None = None
+    """With null: rotate the copy by a random orthogonal matrix, so that no coordinate gives the pairing away."""
+    copies: Count = 1
+    """With null: so many copies, each with a rotation of its own, for a null of more than two models."""
+
+    def __post_init__(self) -> None:
+        check(self)
+        if len(set(self.spaces)) < len(self.spaces):
+            raise UserError("space", self.spaces, "names one twice", "name each once; --null pairs one with a copy")
+        if self.rotation_seed is not None and not self.null:
+            raise UserError("rotation-seed", self.rotation_seed, "rotates the copy of a null", "add --null")
+        if self.copies > 1 and not self.null:
+            raise UserError("copies", self.copies, "is for a null", "add --null")
+
+    @staticmethod
+    def from_json(recorded: Mapping[str, Any] | None) -> View:
+        """The view that a manifest records; of one that records none, the whole store."""
+        if not recorded:
+            return View()
+        return View(
+            spaces=tuple(recorded["spaces"]),
+            null=recorded["null"],
+            rotation_seed=recorded["rotation_seed"],
+            copies=recorded.get("copies", 1),
+        )
