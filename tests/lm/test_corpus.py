@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
+import io
 import json
 from pathlib import Path
 
@@ -14,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from suture.errors import UserError
-from suture.lm.corpus import Corpus, datasets_corpus, open_corpus
+from suture.lm import corpus
+from suture.lm.corpus import ZSTD, Corpus, datasets_corpus, open_corpus
 
 TEXTS = ["One day, a fox.\nIt ran.", "日本 naïve 😀", "  spaced  ", "<script>alert(1)</script>"]
 
@@ -46,9 +50,9 @@ def refused(source: object, **options: str) -> str:
 def test_a_text_file_is_divided_by_separator_lines(tmp_path: Path) -> None:
     file = tmp_path / "a.txt"
     file.write_text("\n<|endoftext|>\n".join(TEXTS) + "\n<|endoftext|>\n\n", "utf-8")
-    corpus = open_corpus(file)
-    assert texts_of(corpus) == TEXTS
-    assert texts_of(corpus) == TEXTS  # any number of times
+    read = open_corpus(file)
+    assert texts_of(read) == TEXTS
+    assert texts_of(read) == TEXTS  # any number of times
     assert texts_of(open_corpus(file, separator="---")) == [file.read_text("utf-8").strip("\n")]
 
 
@@ -101,15 +105,15 @@ def test_a_folder_is_read_in_path_order(tmp_path: Path) -> None:
     (tmp_path / "a1.txt").write_text("1", "utf-8")
     (tmp_path / ".hidden" / "a.txt").write_text("no", "utf-8")
     (tmp_path / "notes.md").write_text("no", "utf-8")
-    corpus = open_corpus(tmp_path)
-    assert texts_of(corpus) == ["1", "2", "3", "4", "5", "6"]
-    assert "5 files" in corpus.description
+    read = open_corpus(tmp_path)
+    assert texts_of(read) == ["1", "2", "3", "4", "5", "6"]
+    assert "5 files" in read.description
 
 
 def test_a_datasets_name_is_streamed(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "train.jsonl", [*TEXTS, None])  # `datasets` takes a folder where it takes a hub name
-    corpus = datasets_corpus(str(tmp_path))
-    assert texts_of(corpus) == texts_of(corpus) == TEXTS
+    streamed = datasets_corpus(str(tmp_path))
+    assert texts_of(streamed) == texts_of(streamed) == TEXTS
     with pytest.raises(UserError, match="use one of id, text"):
         list(datasets_corpus(str(tmp_path), text_column="story"))
     with pytest.raises(UserError, match="could not open"):
@@ -147,3 +151,100 @@ def test_damage_is_named_where_it_lies(tmp_path: Path) -> None:
     assert "line 1: the record is not an object" in refused(tmp_path / "b.jsonl")
     (tmp_path / "a.parquet").write_bytes(b"PAR1 not really")
     assert "Parquet" in refused(tmp_path / "a.parquet")
+
+
+def as_json(texts: list[str]) -> bytes:
+    return json.dumps([{"id": i, "text": t} for i, t in enumerate(texts)], indent=1).encode()
+
+
+def as_csv(texts: list[str], delimiter: str = ",") -> bytes:
+    with io.StringIO(newline="") as stream:
+        writer = csv.writer(stream, delimiter=delimiter)
+        writer.writerows([("id", "text"), *enumerate(texts)])
+        return stream.getvalue().encode()
+
+
+def as_lines(texts: list[str]) -> bytes:
+    return "".join(json.dumps({"text": t}) + "\n" for t in texts).encode()
+
+
+def as_parquet(texts: list[str]) -> bytes:
+    sink = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table({"text": texts}), sink)
+    return sink.getvalue()
+
+
+KINDS = {
+    "a.json": as_json(TEXTS),
+    "b.json": as_lines(TEXTS),
+    "c.json": json.dumps(TEXTS).encode(),
+    "a.csv": as_csv(TEXTS),
+    "a.tsv": as_csv(TEXTS, "\t"),
+    "a.jsonl": as_lines(TEXTS),
+    "a.parquet": as_parquet(TEXTS),
+    "a.txt": "<|endoftext|>".join(TEXTS).encode(),
+    "b.txt": "\n<|endoftext|>\n".join(TEXTS).encode(),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_files_of_every_kind_packed_or_not_give_the_same_documents(name: str, tmp_path: Path) -> None:
+    content = KINDS[name]
+    zstd = pyarrow.compress(content, codec="zstd", asbytes=True)
+    for file, packed in ((name, content), (f"{name}.gz", gzip.compress(content)), (f"{name}.zst", zstd)):
+        (tmp_path / file).write_bytes(packed)
+        assert texts_of(open_corpus(tmp_path / file)) == TEXTS
+    (tmp_path / name).write_bytes(gzip.compress(content))  # what it is, not what it is called
+    assert texts_of(open_corpus(tmp_path)) == TEXTS * 3
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_line_ends_of_every_system(end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpus, "STRETCH", 3)  # they and characters are cut apart
+    file = tmp_path / "a.txt"
+    file.write_bytes(end.join(["é one", "two", "---", "three ---", "\u2028four"]).encode())
+    assert texts_of(open_corpus(file, separator="---")) == ["é one\ntwo", "three ---\n\u2028four"]
+    file = tmp_path / "a.csv"
+    file.write_bytes(end.join(['text,"n"', '"a ""b""\nc",1', "d,2", ""]).encode())
+    assert texts_of(open_corpus(file)) == ['a "b"\nc', "d"]
+
+
+def test_special_separators_divide_wherever_they_stand(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_text("one<|endoftext|>two\nmore<|endoftext|><|endoftext|>\nthree", "utf-8")
+    assert texts_of(open_corpus(file)) == ["one", "two\nmore", "three"]
+
+
+def test_a_single_document_is_said_with_the_separators_seen(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "a.txt"
+    file.write_text("one\n--- two\n", "utf-8")
+    open_corpus(file, separator="---")
+    assert "is one document of 11 characters; 1 separators '---' were seen" in caplog.text
+    caplog.clear()
+    file.write_text("one\n---\ntwo\n", "utf-8")
+    open_corpus(file, separator="---")
+    assert not caplog.text
+
+
+def test_what_is_not_read_here_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, content, words in (
+        ("a.zip", b"PK\x03\x04 and more", "zip archive"),
+        ("a.txt.xz", b"\xfd7zXZ\x00", "packed by xz"),
+        ("a.pdf", b"%PDF-1.4", "a PDF"),
+        ("a.txt", "text".encode("utf-16"), "zero byte"),
+        ("a.txt.gz", gzip.compress(b"some text" * 99)[:30], "cannot be unpacked"),
+        ("a.txt.zst", ZSTD + b"???????????", "cannot be unpacked"),
+        ("a.csv", b"text,n\none,1\ntwo,2,3\n", "line 3 has 3 entries"),
+        ("b.csv", b'text,n\n"one,1\n', "line 3 cannot be read"),
+        ("c.csv", b"id,story\n", "use one of id, story"),
+        ("a.json", b"[1, 2", "is not JSON"),
+        ("b.json", b"[1]", "entry 0: the record is not an object"),
+        ("a.jsonl", b'{"text": "x"}\n{"text": "\\ud800"}\n', "line 2: holds half of a surrogate pair"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        message = refused(tmp_path / name)
+        assert words in message, message
+        assert name in message or "column" in message
+    monkeypatch.setattr(corpus, "MOST_CHARACTERS", 20)
+    (tmp_path / "long.txt").write_text("x" * 21, "utf-8")
+    assert "21 characters" in refused(tmp_path / "long.txt")

@@ -146,3 +146,11 @@ def test_containers_keep_their_type(tiny: Tiny) -> None:
         assert not torch.equal(changed, plain)
     assert seen == [(1, IDS.shape[1], WIDTH)] * 4
     assert torch.equal(lm.model(ids, use_cache=False).logits, plain)
+
+
+def test_an_activation_of_other_axes_is_refused(tiny: Tiny) -> None:
+    lm = tiny("llama")  # its rotary embedding gives [1, token, width], whatever the batch
+    with pytest.raises(UserError, match=r"gives shape \(1, 3, 8\) for tokens \(2, 3\)"):
+        width_of(lm, "model.rotary_emb")
+    with pytest.raises(UserError, match=r"gives shape \(1, 7, 8\) for tokens \(2, 7\)"):
+        record(lm, IDS, ["model.rotary_emb"])

@@ -15,6 +15,7 @@ import transformers
 from lm.tiny import CONTEXT, FAMILIES, N_LAYERS, WIDTH, save_tiny
 from suture.errors import UserError
 from suture.lm.load import LanguageModel, load_model, locate, shipped_models
+from suture.lm.tokens import tokenize
 
 Folder = Callable[..., Path]
 Tiny = Callable[..., LanguageModel]
@@ -222,3 +223,23 @@ def test_shipped_models_are_found_by_name_and_a_local_folder_comes_first(
     monkeypatch.chdir(tmp_path)
     local = Path(shutil.copytree(tiny_folder("llama"), "stories-tiny"))
     assert locate("stories-tiny") == str(local)
+
+
+def test_an_adapter_is_told_from_a_model(copy_of: Path) -> None:
+    (copy_of / "config.json").rename(copy_of / "adapter_config.json")
+    assert "is an adapter, not a whole model; merge it" in refused(copy_of)
+
+
+def test_a_tokenizer_of_another_model_is_refused(copy_of: Path, tiny: Tiny) -> None:
+    words = transformers.AutoTokenizer.from_pretrained(copy_of)
+    words.add_tokens(["<new>"])
+    words.save_pretrained(copy_of)
+    lm = load_model(str(copy_of), device="cpu")
+    assert len(tokenize(lm, "fine").ids)
+    with pytest.raises(UserError, match=r"gives token 320 \(<new>\), the model knows 320"):
+        tokenize(lm, "not <new> fine")
+    words.bos_token = "<new>"
+    words.save_pretrained(copy_of)
+    assert "starts texts with token 320 (<new>), the model knows 320" in refused(copy_of)
+    with pytest.raises(UserError, match="half of a surrogate pair"):
+        tokenize(tiny("llama"), "a \ud800")

@@ -322,3 +322,10 @@ def _trained(path: Path, store: Store, settings: TrainSettings) -> Path:
 
 def _same_weights(one: Dictionary, two: Dictionary) -> bool:
     return all(torch.equal(t, two.state_dict()[name]) for name, t in one.state_dict().items())
+
+
+def test_a_size_that_no_machine_holds_is_refused_before_it_is_made(store: Store) -> None:
+    absurd = TrainSettings(design=Design(n_features=500_000_000_000))
+    with pytest.raises(UserError, match=r"features = 500000000000: need .* GB of memory"):
+        train(store.path.parent / "absurd", store, absurd)
+    assert not (store.path.parent / "absurd").exists()

@@ -208,14 +208,29 @@ def progress() -> Iterator[Advance]:
 
 def _plain() -> Advance:
     last: dict[str, float] = {}
+    first: dict[str, tuple[float, int]] = {}
 
     def advance(what: str, done: int, total: int, note: str = "") -> None:
         now = time.monotonic()
+        begun, before = first.setdefault(what, (now, done))
         if done >= total or now - last.get(what, 0.0) >= PLAIN_SECONDS:
             last[what] = now
-            say(f"{what}: {done:,}/{total:,}{'  ' + note if note else ''}")
+            left = (now - begun) / (done - before) * (total - done) if before < done < total else None
+            words = [f"{what}: {done:,}/{total:,}", *([f"{clock(left)} left"] if left is not None else []), note]
+            say("  ".join(word for word in words if word))
 
     return advance
+
+
+def clock(seconds: float) -> str:
+    """A length of time as a clock shows it.
+
+    >>> clock(75.4), clock(7322)
+    ('1:15', '2:02:02')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def say(line: str) -> None:

@@ -125,7 +125,8 @@ def promoted_by_running(
 def opened_first(labels: Sequence[str], energy: Float[Tensor, "feature"], n: int) -> list[int]:
     """The `n` features that a reader opens first: of every label in turn those of most energy; none that is dead."""
     by_label: dict[str, list[int]] = {}
-    for feature in torch.argsort(energy.nan_to_num(), descending=True, stable=True).tolist():
+    order: list[int] = torch.argsort(energy.nan_to_num(), descending=True, stable=True).tolist()
+    for feature in order:
         if labels[feature] != "dead":
             by_label.setdefault(labels[feature], []).append(feature)
     ranked = sorted((place, feature) for own in by_label.values() for place, feature in enumerate(own))

@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from suture.dictionary.dictionary import Dictionary
@@ -238,14 +238,14 @@ def _watch(text: PairedText, batch: PairedBatch, others: Mapping[int, int], shif
         part = batch.of_pieces(pieces)
         kl, control = [], []
         for m in range(dictionary.n_spaces):
-            scored_inside = pieces[_scored_piece(batch, m)]
-            at = rows_predicted(part, m)[fires[inside]]
-            before = clean[m][scored_inside.to(clean[m].device)][at]
+            at = fires[inside]
+            where, order = _positions(part, m, at)
+            before = clean[m][rows_predicted(batch, m)[fires].to(clean[m].device)]
             direction = dictionary.raw_decoder(m)[feature]
             other = _as_long(dictionary, m, others[feature], like=feature)
             strength = values[m][inside][:, None]
             for vector, found in ((direction, kl), (other, control)):
-                after = text.log_probs(part, m, part.rows(m) - strength.to(vector) * vector)[at]
+                after = text.log_probs(part, m, part.rows(m) - strength.to(vector) * vector, where)[order]
                 found.append(torch.linalg.vecdot(before.exp(), before - after).clamp_min(0).double().cpu())
         document = batch.document[batch.piece[fires]]
         own.add(document, torch.stack(kl, dim=1), torch.stack(control, dim=1))
@@ -266,9 +266,14 @@ def rows_predicted(batch: PairedBatch, model: int) -> Int[Tensor, "row"]:
     return number[batch.rows_at[model]]
 
 
-def _scored_piece(batch: PairedBatch, model: int) -> Int[Tensor, "scored"]:
-    scored = batch.scored[model]
-    return torch.arange(len(scored))[:, None].expand_as(scored)[scored]
+def _positions(
+    batch: PairedBatch, model: int, chosen: Bool[Tensor, "row"]
+) -> tuple[Bool[Tensor, "piece token"], Int[Tensor, "chosen"]]:
+    """Where the chosen rows lie in a model's text, and each one's place among these positions."""
+    at = batch.rows_at[model][chosen]
+    where = torch.zeros(batch.ids[model].numel(), dtype=torch.bool)
+    where[at] = True
+    return where.view_as(batch.ids[model]), (where.cumsum(0) - 1)[at]
 
 
 def _cause(feature: int, label: str, shifts: _Shifts, n_models: int, weights: Float[Tensor, "draw document"]) -> Cause:

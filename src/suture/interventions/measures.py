@@ -20,14 +20,18 @@ Interval = tuple[float, float]
 
 
 def kl_and_ce_change(
-    plain: Float[Tensor, "row vocab"], edited: Float[Tensor, "row vocab"], following: Int[Tensor, "row"]
+    plain: Float[Tensor, "row vocab"],
+    edited: Float[Tensor, "row vocab"],
+    following: Int[Tensor, "row"],
+    chances: Float[Tensor, "row vocab"] | None = None,
 ) -> Float[Tensor, "row 2"]:
     """KL(plain || edited) and the rise of the loss on the following token, nats per row, from log-probabilities.
 
-    This direction weighs by what the unedited model would have said, so it counts what the edit broke.
+    This direction weighs by what the unedited model would have said, so it counts what the edit broke. `chances` are
+    plain.exp(), where a caller with many edits has them already.
     """
     fall = plain - edited
-    kl = torch.linalg.vecdot(torch.exp(plain), fall)
+    kl = torch.linalg.vecdot(torch.exp(plain) if chances is None else chances, fall)
     return torch.stack([kl, fall.gather(1, following[:, None])[:, 0]], dim=1)
 
 

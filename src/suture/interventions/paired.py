@@ -8,6 +8,7 @@
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -24,11 +25,15 @@ from suture.errors import NumericalError, UserError
 from suture.interventions.edits import check_models
 from suture.interventions.steer.probe import LOGITS_AT_ONCE
 from suture.lm.align import Piece, pieces
-from suture.lm.hooks import edit, logits, record
+from suture.lm.hookpoints import resolve
+from suture.lm.hooks import edit, record_at
 from suture.lm.load import LanguageModel
+from suture.lm.partial import Partial
 
 BATCH_TOKENS = 4096
 """Tokens of one pass at most."""
+CACHED_ROWS = 8
+"""Rows of logits reduced at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +51,8 @@ class PairedBatch:
     document: Int[Tensor, "piece"]
     activations: tuple[Float[Tensor, "piece _ _"], ...]
     """Per model, raw units."""
+    before: tuple[Float[Tensor, "piece _ _"] | None, ...]
+    """Per model, what its blocks before the hookpoint gave; None where the model runs in full (`lm.partial`)."""
 
     @property
     def n_rows(self) -> int:
@@ -77,6 +84,7 @@ class PairedBatch:
             piece=number[self.piece[inside]],
             document=self.document[chosen],
             activations=tuple(a[chosen.to(a.device)] for a in self.activations),
+            before=tuple(None if b is None else b[chosen.to(b.device)] for b in self.before),
         )
 
 
@@ -99,6 +107,7 @@ class PairedText:
         """
         check_models(dictionary, lms)
         self.dictionary, self.lms = dictionary, tuple(lms)
+        self._partial = [Partial.of(lm, space.hookpoint) for lm, space in zip(lms, dictionary.spaces, strict=True)]
         found = [(n, p) for n, text in enumerate(documents) for p in pieces(self.lms, text, block=block)]
         self.n_documents = 1 + max((n for n, _ in found), default=-1)
         self._pieces = [(n, p) for n, p in found if len(p.ends)]
@@ -125,7 +134,7 @@ class PairedText:
     def _batch(self, group: list[Piece], documents: list[int]) -> PairedBatch:
         n_rows = [len(p.ends) for p in group]
         piece = torch.repeat_interleave(torch.arange(len(group)), torch.tensor(n_rows))
-        ids, scored, rows_at, activations = [], [], [], []
+        ids, scored, rows_at, activations, before = [], [], [], [], []
         for m, lm in enumerate(self.lms):
             n_bos = int(lm.bos is not None)
             tokens = pad(pad_sequence([p.ids[m] for p in group], batch_first=True), (n_bos, 0), value=lm.bos or 0)
@@ -133,7 +142,9 @@ class PairedText:
             rows_at.append(piece * tokens.shape[1] + position)
             scored.append(_scored(lm, tokens, [n_bos + len(p.ids[m]) for p in group], position, n_rows))
             ids.append(tokens)
-            activations.append(record(lm, tokens, [self.dictionary.spaces[m].hookpoint])[0].float())
+            own, carried = self._run_to_hookpoint(m, tokens)
+            activations.append(own.float())
+            before.append(carried)
         return PairedBatch(
             ids=tuple(ids),
             scored=tuple(scored),
@@ -141,7 +152,15 @@ class PairedText:
             piece=piece,
             document=torch.tensor(documents),
             activations=tuple(activations),
+            before=tuple(before),
         )
+
+    def _run_to_hookpoint(self, model: int, ids: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The activation at the hookpoint, and the one that stands for the blocks before it, from one pass."""
+        lm, carried = self.lms[model], self._partial[model].carried
+        names = [self.dictionary.spaces[model].hookpoint, *([carried] if carried else [])]
+        own, *more = record_at(lm, ids, [resolve(lm.model, name) for name in names])
+        return own, more[0] if more else None
 
     def scaled_rows(self, batch: PairedBatch) -> Float[Tensor, "row D_all"]:
         """All models' activations at the shared positions, side by side in the dictionary's units."""
@@ -161,25 +180,53 @@ class PairedText:
         return self.dictionary.decode_raw(codes)[model]
 
     def log_probs(
-        self, batch: PairedBatch, model: int, rows: Float[Tensor, "row width"] | None
+        self,
+        batch: PairedBatch,
+        model: int,
+        rows: Float[Tensor, "row width"] | None,
+        where: Bool[Tensor, "piece token"] | None = None,
     ) -> Float[Tensor, "scored vocab"]:
-        """Log-probabilities of the next token where predictions count, the rows replaced by raw ones or left alone.
+        """Log-probabilities of the next token, the rows replaced by raw ones or left alone.
+
+        `where` chooses predictions by their positions; without, those that count.
 
         Raises:
             NumericalError: the model gave NaN or infinity.
         """
-        lm, hookpoint = self.lms[model], self.dictionary.spaces[model].hookpoint
-        if rows is None:
-            out = logits(lm, batch.ids[model])
-        else:
-            whole = batch.replaced(model, rows)
-            with edit(lm, hookpoint, lambda _: whole):
-                out = logits(lm, batch.ids[model])
-        found = torch.log_softmax(out[batch.scored[model].to(out.device)], dim=-1)
-        if not bool(torch.isfinite(found.sum(-1)).all()):
-            problem = f"{lm.name} gave NaN or infinite probabilities with its activations replaced"
-            raise NumericalError("at", hookpoint, problem, "load the model in float32")
+        found = torch.log_softmax(self._logits(batch, model, rows, where), dim=-1)
+        self._check(found.sum(-1), model)
         return found
+
+    def surprise(
+        self, batch: PairedBatch, model: int, rows: Float[Tensor, "row width"] | None
+    ) -> Float[Tensor, "scored"]:
+        """Loss of every prediction that counts, in nats, the rows replaced by raw ones or left alone.
+
+        Raises:
+            NumericalError: the model gave NaN or infinity.
+        """
+        out = self._logits(batch, model, rows, None)
+        own = out.gather(1, following(batch, model).to(out.device)[:, None])[:, 0]
+        # A few rows at a time stay in the cache, and no second table of the vocabulary's size is made.
+        found = torch.cat([torch.logsumexp(some, dim=-1) for some in out.split(CACHED_ROWS)]) - own
+        self._check(found, model)
+        return found
+
+    def _logits(self, batch: PairedBatch, model: int, rows: Tensor | None, where: Tensor | None) -> Tensor:
+        lm, hookpoint = self.lms[model], self.dictionary.spaces[model].hookpoint
+        where = batch.scored[model] if where is None else where
+        with ExitStack() as kept:
+            if rows is not None:
+                whole = batch.replaced(model, rows)
+                kept.enter_context(edit(lm, hookpoint, lambda _: whole))
+            return self._partial[model].logits(batch.ids[model], where, batch.before[model])
+
+    def _check(self, sums: Tensor, model: int) -> None:
+        """A row's sum shows any NaN or infinity in it."""
+        if not bool(torch.isfinite(sums).all()):
+            problem = f"{self.lms[model].name} gave NaN or infinite probabilities with its activations replaced"
+            hookpoint = self.dictionary.spaces[model].hookpoint
+            raise NumericalError("at", hookpoint, problem, "load the model in float32")
 
 
 def following(batch: PairedBatch, model: int) -> Int[Tensor, "scored"]:

@@ -19,7 +19,7 @@ from torch import Tensor
 from suture.activations.space import are_null
 from suture.dictionary.dictionary import Dictionary
 from suture.errors import UserError
-from suture.interventions.paired import PairedBatch, PairedText, following, scored_documents
+from suture.interventions.paired import PairedBatch, PairedText, scored_documents
 from suture.lm.load import LanguageModel
 from suture.pipeline import artifact
 from suture.uncertainty import Ratio
@@ -208,11 +208,10 @@ class _Sums:
         self.count = torch.zeros(n_documents, dtype=torch.float64)
 
     def add(self, text: PairedText, batch: PairedBatch, model: int, stand_ins: Mapping[str, Tensor | None]) -> None:
-        tokens, document = following(batch, model), scored_documents(batch, model)
+        document = scored_documents(batch, model)
         self.count.index_add_(0, document, torch.ones(len(document)).double())
         for name, rows in stand_ins.items():
-            log_probs = text.log_probs(batch, model, rows)
-            surprise = -log_probs.gather(1, tokens.to(log_probs.device)[:, None])[:, 0].double().cpu()
+            surprise = text.surprise(batch, model, rows).double().cpu()
             total = self.total.setdefault(name, torch.zeros(self.n_documents, dtype=torch.float64))
             total.index_add_(0, document, surprise)
 

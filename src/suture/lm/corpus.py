@@ -1,24 +1,36 @@
-"""Read documents, one after the other and always in the same order, from text, JSONL, Parquet, a folder or the hub.
+"""Read documents, one after the other and always in the same order, from files of many kinds, a folder or the hub.
 
-| source                        | documents                                                                          |
-|-------------------------------|------------------------------------------------------------------------------------|
-| a text file (UTF-8)           | the stretches between lines that equal the separator; without one, the whole file  |
-| `.jsonl`, `.ndjson`, `.parquet` | the text column of every record                                                   |
-| a folder                      | those of its files, sorted by path, hidden files left out                          |
-| any other name                | the text column of that `datasets` name, streamed                                  |
+| source                          | documents                                                                        |
+|---------------------------------|----------------------------------------------------------------------------------|
+| a text file (UTF-8)             | the stretches between separators; without one, the whole file                    |
+| `.jsonl`, `.ndjson`, `.parquet` | the text column of every record                                                  |
+| `.json`                         | the same of an array of records, or of records line by line; or an array's texts |
+| `.csv`, `.tsv`                  | the text column, which the first line names                                      |
+| a folder                        | those of its files, sorted by path, hidden files left out                        |
+| any other name                  | the text column of that `datasets` name, streamed                                |
 
-Blank documents are passed over and not numbered. Nothing is held in memory but the document at hand.
+Every file may be packed by gzip or zstd. Line ends are those of any system. A separator in angle brackets, such as
+`<|endoftext|>`, divides wherever it stands; any other where it has a line to itself. Blank documents are passed over
+and not numbered. Nothing is held in memory but the document at hand (of a `.json` array and a packed Parquet file, the
+file).
 """
 
 from __future__ import annotations
 
+import codecs
+import csv
+import gzip
+import io
 import itertools
 import json
+import logging
+import re
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import datasets
 import datasets.config
@@ -30,8 +42,26 @@ from suture.errors import UserError
 from suture.lm.hub import hub_answers
 from suture.lm.settings import TextSettings
 
+logger = logging.getLogger(__name__)
+
 RECORD_SUFFIXES = (".jsonl", ".ndjson", ".parquet")
-FOLDER_SUFFIXES = (".txt", *RECORD_SUFFIXES)
+FOLDER_SUFFIXES = (".txt", ".text", ".json", ".csv", ".tsv", *RECORD_SUFFIXES)
+PACKED_SUFFIXES = (".gz", ".zst", ".zstd")
+GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+REFUSED = {
+    b"PK\x03\x04": "a zip archive or an office document",
+    b"BZh": "packed by bzip2",
+    b"\xfd7zXZ": "packed by xz",
+    b"7z\xbc\xaf": "a 7z archive",
+    b"%PDF": "a PDF",
+}
+"""How files begin that are not read here, and what they are."""
+SPECIAL = re.compile(r"<[^<>\s]+>")
+"""A separator that ordinary text does not hold."""
+MOST_CHARACTERS = 2**26
+"""A longer document is none: tokenizing it would take some ten times its size of memory."""
+STRETCH = 2**20
+"""Bytes decoded at a time."""
 
 
 @dataclass(frozen=True)
@@ -89,20 +119,27 @@ def open_corpus(
 
     `separator` divides text files, `text_column` names the text in records; `split`, `config` and `offline` matter to
     `datasets` names only. The first document is read, so that an empty or unreadable source is refused here:
-    UserError, naming the file and the byte or line for damage inside it.
+    UserError, naming the file and the byte or line for damage inside it. Files that turn out to be a single document
+    are logged as a warning: splits and intervals need several.
     """
     path, name = Path(source).expanduser(), str(source)
+    files: list[Path] = []
     if name and path.is_dir():  # an empty name would be the working directory
         files = _files_of(path, name)
         corpus = Corpus(name, f"{len(files)} files in {path}", lambda: _of_files(files, separator, text_column))
     elif path.is_file():
-        corpus = Corpus(name, f"file {path}", lambda: _of_files([path], separator, text_column))
+        files = [path]
+        corpus = Corpus(name, f"file {path}", lambda: _of_files(files, separator, text_column))
     elif _looks_local(name):
         raise UserError("corpus", name, "no such file or folder", "give an existing path or a datasets name")
     else:
         cached_only = offline or not hub_answers()
         corpus = datasets_corpus(name, text_column=text_column, split=split, config=config, offline=cached_only)
-    next(iter(corpus))
+    first = list(itertools.islice(corpus, 2 if files else 1))
+    if files and len(first) == 1:
+        seen = _n_separators(files, separator)
+        size, marks = f"{len(first[0].text):,} characters", f"{seen} separators {separator!r} were seen"
+        logger.warning("%s is one document of %s; %s", name, size, marks)
     return corpus
 
 
@@ -115,8 +152,19 @@ def datasets_corpus(
 
 
 def _looks_local(name: str) -> bool:
-    known_ending = name.endswith((*FOLDER_SUFFIXES, ".json", ".csv", ".gz"))
-    return not name or known_ending or name.startswith((".", "/", "~")) or name.count("/") > 1
+    return not name or _is_named_as_text(Path(name)) or name.startswith((".", "/", "~")) or name.count("/") > 1
+
+
+def _is_named_as_text(file: Path) -> bool:
+    return _suffix(file) in FOLDER_SUFFIXES
+
+
+def _suffix(file: Path) -> str:
+    """The ending that says what a file holds: `.jsonl` of `a.jsonl.gz`."""
+    name = file.name.lower()
+    for packed in PACKED_SUFFIXES:
+        name = name.removesuffix(packed)
+    return Path(name).suffix
 
 
 def _files_of(folder: Path, name: str) -> list[Path]:
@@ -124,7 +172,7 @@ def _files_of(folder: Path, name: str) -> list[Path]:
     wanted = [
         (relative.as_posix(), file)
         for relative, file in inside
-        if file.suffix.lower() in FOLDER_SUFFIXES and not any(part.startswith(".") for part in relative.parts)
+        if _is_named_as_text(file) and not any(part.startswith(".") for part in relative.parts)
     ]
     if not wanted:
         raise UserError("corpus", name, "the folder holds no text", f"put {', '.join(FOLDER_SUFFIXES)} files in it")
@@ -133,58 +181,163 @@ def _files_of(folder: Path, name: str) -> list[Path]:
 
 def _of_files(files: list[Path], separator: str, text_column: str) -> Iterator[str]:
     for file in files:
-        suffix = file.suffix.lower()
-        if suffix == ".parquet":
-            yield from _of_parquet(file, text_column)
-        elif suffix in RECORD_SUFFIXES:
-            yield from _of_jsonl(file, text_column)
-        else:
-            yield from _of_text(file, separator)
+        for text in _of_file(file, separator, text_column):
+            if len(text) > MOST_CHARACTERS:
+                problem = f"holds a document of {len(text):,} characters"
+                raise UserError(
+                    "corpus", str(file), problem, "divide it: name what stands between documents (separator)"
+                )
+            yield text
+
+
+def _of_file(file: Path, separator: str, text_column: str) -> Iterator[str]:
+    if _beginning(file).startswith(b"PAR1") or _suffix(file) == ".parquet":
+        return _of_parquet(file, text_column)
+    if _suffix(file) in (".csv", ".tsv"):
+        return _of_table(file, text_column, "," if _suffix(file) == ".csv" else "\t")
+    if _suffix(file) == ".json":
+        return _of_json(file, text_column)
+    return _of_jsonl(file, text_column) if _suffix(file) in RECORD_SUFFIXES else _of_text(file, separator)
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[IO[bytes]]:
+    """The file's bytes, unpacked where they are packed; refused by name where they are nothing that is read here."""
+    with file.open("rb") as raw:
+        head = raw.read(8)
+        raw.seek(0)
+        kind = next((kind for magic, kind in REFUSED.items() if head.startswith(magic)), None)
+        if kind is not None:
+            raise UserError("corpus", str(file), f"is {kind}, not text", "unpack it, or save its text")
+        try:
+            if head.startswith(GZIP):
+                with gzip.open(raw) as unpacked:
+                    yield cast(IO[bytes], unpacked)
+            elif head.startswith(ZSTD):
+                with io.BufferedReader(pyarrow.CompressedInputStream(raw, "zstd")) as unpacked:
+                    yield unpacked
+            else:
+                yield raw
+        except (EOFError, gzip.BadGzipFile, zlib.error, pyarrow.ArrowException, OSError) as error:
+            problem = f"cannot be unpacked: {str(error).splitlines()[0] if str(error) else 'it ends too early'}"
+            raise UserError("corpus", str(file), problem, "fetch or pack it again") from error
+
+
+def _beginning(file: Path) -> bytes:
+    """The first bytes of what the file holds."""
+    with _opened(file) as stream:
+        return stream.read(4)
+
+
+def _decoded(file: Path) -> Iterator[str]:
+    """The text of a UTF-8 file in stretches, every line end a newline."""
+    decoder = codecs.getincrementaldecoder("utf-8-sig")()
+    newlines = io.IncrementalNewlineDecoder(None, translate=True)
+    position = 0
+    with _opened(file) as stream:
+        while True:
+            raw = stream.read(STRETCH)
+            if 0 in raw:
+                problem = f"not text: a zero byte at byte {position + raw.index(0)}"
+                raise UserError("corpus", str(file), problem, "give UTF-8 text or a format that is read here")
+            pending = len(decoder.getstate()[0])
+            try:
+                text = decoder.decode(raw, final=not raw)
+            except UnicodeDecodeError as error:
+                problem = f"not UTF-8 at byte {position - pending + error.start}"
+                raise UserError("corpus", str(file), problem, "save the file as UTF-8") from error
+            yield newlines.decode(text, final=not raw)
+            position += len(raw)
+            if not raw:
+                return
 
 
 def _lines(file: Path) -> Iterator[str]:
-    """The lines of a UTF-8 file without their ends."""
-    position = 0
-    with file.open("rb") as stream:
-        for raw in stream:
-            try:
-                line = raw.decode("utf-8")
-            except UnicodeDecodeError as error:
-                problem = f"not UTF-8 at byte {position + error.start}"
-                raise UserError("corpus", str(file), problem, "save the file as UTF-8") from error
-            if "\0" in line:
-                problem = f"not text: a zero byte at byte {position + raw.index(0)}"
-                raise UserError("corpus", str(file), problem, "give text, JSONL or Parquet")
-            yield line.removeprefix("\ufeff").rstrip("\r\n") if position == 0 else line.rstrip("\r\n")
-            position += len(raw)
+    """The lines of a UTF-8 file without their ends, be they those of Unix, Windows or an old Mac."""
+    held: list[str] = []
+    for stretch in _decoded(file):
+        first, *others = stretch.split("\n")
+        held.append(first)
+        for line in others:
+            yield "".join(held)
+            held = [line]
+    yield "".join(held)
 
 
 def _of_text(file: Path, separator: str) -> Iterator[str]:
+    anywhere = bool(SPECIAL.fullmatch(separator))
     lines: list[str] = []
     for line in _lines(file):
-        if line.strip() == separator:
-            yield "\n".join(lines).strip("\n")
-            lines = []
-        else:
+        if line.strip() != separator and not (anywhere and separator in line):
             lines.append(line)
+            continue
+        before, *parts = line.split(separator)
+        lines.append(before)
+        for part in parts:
+            yield "\n".join(lines).strip("\n")
+            lines = [part]
     yield "\n".join(lines).strip("\n")
+
+
+def _n_separators(files: list[Path], separator: str) -> int:
+    """How often the separator stands in files of text, wherever in a line."""
+    texts = [file for file in files if _suffix(file) not in (*RECORD_SUFFIXES, ".json", ".csv", ".tsv")]
+    return sum(line.count(separator) for file in texts for line in _lines(file))
 
 
 def _of_jsonl(file: Path, text_column: str) -> Iterator[str]:
     for number, line in enumerate(_lines(file), start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            problem = f"line {number} is not JSON: {error.msg}"
-            raise UserError("corpus", str(file), problem, "write one JSON object per line") from error
-        yield _text_of(record, text_column, f"{file}, line {number}")
+        if line.strip():
+            record = _json(line, file, f"line {number} is not JSON", "write one JSON object per line")
+            yield _text_of(record, text_column, f"{file}, line {number}")
+
+
+def _of_json(file: Path, text_column: str) -> Iterator[str]:
+    """A `.json` file is one array, of records or of texts, or has a record on every line."""
+    first = next((line for line in _lines(file) if line.strip()), "")
+    if not first.lstrip().startswith("["):
+        yield from _of_jsonl(file, text_column)
+        return
+    records = _json("\n".join(_lines(file)), file, "is not JSON", "write one array, or one JSON object per line")
+    assert isinstance(records, list), "what begins with a bracket is an array"
+    for number, record in enumerate(records):
+        whole = {text_column: record} if isinstance(record, str) else record
+        yield _text_of(whole, text_column, f"{file}, entry {number}")
+
+
+def _json(text: str, file: Path, problem: str, fix: str) -> object:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError("corpus", str(file), f"{problem}: {error.msg}", fix) from error
+
+
+def _of_table(file: Path, text_column: str, delimiter: str) -> Iterator[str]:
+    """The text column of a CSV or TSV file; its first line names the columns, quoted entries may have lines in them."""
+    csv.field_size_limit(MOST_CHARACTERS)
+    rows = csv.reader((line + "\n" for line in _lines(file)), delimiter=delimiter, strict=True)
+    try:
+        names = next(rows, [])
+        if text_column not in names:
+            raise _no_column(text_column, names, str(file))
+        at = names.index(text_column)
+        for row in rows:
+            if row and len(row) != len(names):
+                problem = f"line {rows.line_num} has {len(row)} entries, the first line {len(names)}"
+                raise UserError("corpus", str(file), problem, "quote entries that hold the delimiter")
+            if row:
+                yield row[at].removesuffix("\n")
+    except csv.Error as error:
+        problem = f"line {rows.line_num} cannot be read: {error}"
+        raise UserError("corpus", str(file), problem, "write the file again") from error
 
 
 def _of_parquet(file: Path, text_column: str) -> Iterator[str]:
+    with _opened(file) as stream:
+        packed = not isinstance(stream, io.BufferedReader) or stream.raw.__class__ is not io.FileIO
+        source = pyarrow.BufferReader(stream.read()) if packed else file  # Parquet is read from its end
     try:
-        with pyarrow.parquet.ParquetFile(file) as table:
+        with pyarrow.parquet.ParquetFile(source) as table:
             if text_column not in (names := table.schema_arrow.names):
                 raise _no_column(text_column, list(names), str(file))
             for batch in table.iter_batches(columns=[text_column], batch_size=1024):
@@ -220,6 +373,11 @@ def _text_of(record: object, text_column: str, where: str) -> str:
     text = record[text_column]
     if text is not None and not isinstance(text, str):
         raise UserError("text_column", text_column, f"holds {type(text).__name__}, not text ({where})", "name another")
+    try:
+        (text or "").encode()
+    except UnicodeEncodeError as error:
+        problem = f"holds half of a surrogate pair at character {error.start}, which is no text"
+        raise UserError("corpus", where, problem, "write the record again") from error
     return text or ""
 
 

@@ -147,14 +147,31 @@ def resolve(model: nn.Module, name: str) -> ResolvedHookpoint:
     raise UserError("hookpoint", name, "the model has no such place", _what_there_is(model, name, modules))
 
 
+def check_axes(name: str, activation: Tensor, tokens: torch.Size) -> None:
+    """An activation must have the batch and token axes of the ids it was computed from.
+
+    Raises:
+        UserError: it has others.
+    """
+    if activation.shape[:2] != tokens:
+        problem = f"gives shape {tuple(activation.shape)} for tokens {tuple(tokens)}, not [batch, token, width]"
+        raise UserError("hookpoint", name, problem, "name a module on the residual stream, an attention or an MLP")
+
+
 def width_of(lm: LanguageModel, name: str) -> int:
-    """The width of the activation at a hookpoint, seen by running one token."""
+    """The width of the activation at a hookpoint, seen by running a few tokens."""
     point = resolve(lm.model, name)
     widths: list[int] = []
-    handle = point.attach(lambda activation: widths.append(activation.shape[-1]))
+    ids = torch.zeros(2, 3, dtype=torch.long, device=lm.device)  # two axes that nothing else is likely to have
+
+    def see(activation: Tensor) -> None:
+        check_axes(name, activation, ids.shape)
+        widths.append(activation.shape[-1])
+
+    handle = point.attach(see)
     try:
         with torch.no_grad():
-            lm.model(torch.zeros(1, 1, dtype=torch.long, device=lm.device), use_cache=False)
+            lm.model(ids, use_cache=False)
     finally:
         handle.remove()
     if not widths:

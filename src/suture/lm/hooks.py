@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from suture.errors import UserError
-from suture.lm.hookpoints import ResolvedHookpoint, resolve
+from suture.lm.hookpoints import ResolvedHookpoint, check_axes, resolve
 from suture.lm.load import LanguageModel
 
 
@@ -49,6 +49,7 @@ def record_at(
 
     def keep(name: str) -> Callable[[Tensor], None]:
         def fn(activation: Tensor) -> None:
+            check_axes(name, activation, input_ids.shape)
             seen.setdefault(name, activation)  # 1
             if len(seen) == len(wanted):
                 raise _SeenAllError  # 2

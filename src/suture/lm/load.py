@@ -109,6 +109,10 @@ def load_model(
     model.eval().requires_grad_(requires_grad=False)
     text_config = config.get_text_config()
     bos: Any = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    if bos is not None and bos >= n_embeddings(model):
+        token = tokenizer.convert_ids_to_tokens(bos)
+        problem = f"its tokenizer starts texts with token {bos} ({token}), the model knows {n_embeddings(model)}"
+        raise UserError("model", name, problem, "put the tokenizer that it was trained with beside its weights")
     return LanguageModel(
         model=model,
         tokenizer=tokenizer,
@@ -127,6 +131,12 @@ def load_model(
     )
 
 
+def n_embeddings(model: PreTrainedModel) -> int:
+    """How many tokens a model has an embedding of."""
+    weight = getattr(model.get_input_embeddings(), "weight", None)
+    return weight.shape[0] if isinstance(weight, torch.Tensor) else model.config.get_text_config().vocab_size
+
+
 def shipped_models() -> dict[str, Path]:
     """The language models that come inside the package: name to folder."""
     root = Path(str(resources.files("suture"))) / "models"
@@ -137,6 +147,9 @@ def locate(name: str) -> str:
     """The folder of a local or shipped model, or the hub name itself; UserError if it can only be a missing folder."""
     folder = Path(name).expanduser()
     if name and folder.is_dir():  # an empty name would be the working directory
+        if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+            fix = "merge it into its model (peft's merge_and_unload), save that and give its folder"
+            raise UserError("model", name, "is an adapter, not a whole model", fix)
         if not (folder / "config.json").is_file():
             raise UserError("model", name, "the folder has no config.json", "give the folder that save_pretrained made")
         return str(folder)

@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from suture.lm.load import LanguageModel
+from suture.errors import UserError
+from suture.lm.load import LanguageModel, n_embeddings
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,21 @@ class Tokens:
 
 
 def tokenize(lm: LanguageModel, text: str) -> Tokens:
-    """The tokens of one text; BOS is not among them (see `with_bos`)."""
+    """The tokens of one text; BOS is not among them (see `with_bos`).
+
+    Raises:
+        UserError: what is no text, or a token that the model has no embedding of.
+    """
     # The backend itself: transformers' wrapper adds a tenth of a millisecond and a warning about long texts.
-    encoding = lm.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
+    try:
+        encoding = lm.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
+    except (TypeError, UnicodeError) as error:
+        shown = text[:40].encode(errors="replace").decode()
+        problem = "holds half of a surrogate pair, which is no text"
+        raise UserError("text", shown, problem, "give text that UTF-8 can hold") from error
     offsets = np.asarray(encoding.offsets, dtype=np.int64).reshape(-1, 2)
     ids = np.asarray(encoding.ids, dtype=np.int64)
+    check_known(lm, ids)
     special = np.isin(ids, np.asarray(lm.tokenizer.all_special_ids, dtype=np.int64))
     return Tokens(
         ids=torch.from_numpy(ids),
@@ -46,6 +57,19 @@ def tokenize(lm: LanguageModel, text: str) -> Tokens:
         ends=torch.from_numpy(offsets[:, 1].copy()),
         special=torch.from_numpy(special),
     )
+
+
+def check_known(lm: LanguageModel, ids: np.ndarray) -> None:
+    """Tokens must be ones that the model has an embedding of.
+
+    Raises:
+        UserError: the tokenizer gives one beyond, and so is another model's.
+    """
+    n_known = n_embeddings(lm.model)
+    if len(ids) and int(ids.max()) >= n_known:
+        token = lm.tokenizer.convert_ids_to_tokens(int(ids.max()))
+        problem = f"its tokenizer gives token {int(ids.max())} ({token}), the model knows {n_known}"
+        raise UserError("model", lm.name, problem, "put the tokenizer that it was trained with beside its weights")
 
 
 def with_bos(lm: LanguageModel, ids: Int[Tensor, "token"]) -> Int[Tensor, "with_bos"]:

@@ -167,6 +167,7 @@ def _derivative(
             if out is None:
                 return None
             tangent = forward_ad.unpack_dual(out).tangent
+            assert tangent is not None, "the last step has a derivative"
         parts.append(tangent.float().reshape(len(some), len(points), -1).mean(1))
     return torch.cat(parts)
 

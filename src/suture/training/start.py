@@ -1,6 +1,7 @@
 """Where a dictionary's weights start: W_enc = W_dec^T, decoder rows of one norm, b_dec the mean of the data."""
 
 import math
+import os
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,6 +12,7 @@ from suture.activations.batches import sequential
 from suture.activations.store import Store
 from suture.dictionary.design import Design
 from suture.dictionary.dictionary import Dictionary
+from suture.errors import UserError
 from suture.parallel import ALONE, Grid
 
 STATISTICS_ROWS = 32_768
@@ -53,6 +55,7 @@ def new_dictionary(
         UserError: spaces that the design cannot have.
     """
     spaces = [replace(space, mean=None) for space in store.spaces]
+    _check_memory(design.n_features, sum(space.width for space in spaces))
     flag_scale = math.sqrt(max(s.width for s in spaces)) if design.flag else 0.0
     dictionary = Dictionary(spaces, design, flag_scale=flag_scale, grid=grid)
     padded = design.pad == "zeros"
@@ -75,6 +78,19 @@ def new_dictionary(
         if design.sparsity.kind == "jumprelu":
             dictionary.threshold.fill_(design.sparsity.initial_threshold)
     return dictionary
+
+
+def _check_memory(n_features: int, width: int) -> None:
+    """Encoder, decoder and the draw that they start from must fit the machine at all.
+
+    Raises:
+        UserError: they do not.
+    """
+    n_bytes = 3 * 4 * n_features * width
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if n_bytes > there:
+        problem = f"need {n_bytes / 1e9:,.0f} GB of memory, the machine has {there / 1e9:,.0f}"
+        raise UserError("features", n_features, problem, "train fewer features")
 
 
 def pooled_mean(mean: Float[Tensor, "D_all"], widths: tuple[int, ...], *, padded: bool = False) -> Float[Tensor, "D"]:

@@ -4,12 +4,13 @@
 2. Sequences are padded on the right, which a causal model cannot see, so no attention mask is needed.
 3. A neutral position counts if it is steered and the token after it is known and not special.
 4. The plain pass over a neutral batch is done once and every edit is compared with it before the next batch, so that
-   memory does not grow with the text.
+   memory does not grow with the text. Passes under an edit begin at the hookpoint, and logits are computed only where
+   they count (`lm.partial`).
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -19,8 +20,8 @@ from suture.errors import NumericalError, UserError
 from suture.interventions.edits import Edit, sparing_first
 from suture.interventions.measures import kl_and_ce_change
 from suture.lm.hooks import edit as editing
-from suture.lm.hooks import logits
 from suture.lm.load import LanguageModel
+from suture.lm.partial import Partial
 from suture.lm.tokens import tokenize
 
 LOGITS_AT_ONCE = 2**26
@@ -49,6 +50,10 @@ class Probe:
     neutral: tuple[Sequences, ...]
     n_texts: int
     """Neutral texts."""
+    partial: Partial
+    """How passes under edits are cut short."""
+    carried: dict[int, Tensor | None] = field(default_factory=dict)
+    """Of every batch of prompts, what the blocks before the hookpoint gave."""
 
     def under(self, edit: Edit | None) -> AbstractContextManager[None]:
         """The model under an edit, limited to the positions after BOS, for the length of a with-block."""
@@ -63,11 +68,13 @@ class Probe:
             NumericalError: the edit drove the model to NaN or infinity.
         """
         found = []
-        with self.under(edit):
-            for batch in self.prompts:
-                out = logits(self.lm, batch.ids)
-                last = out[torch.arange(len(out)), (batch.lengths - 1).to(out.device)]
-                found.append(self._log_probs(last).cpu())
+        for number, batch in enumerate(self.prompts):
+            if number not in self.carried:
+                self.carried[number] = self.partial.before(batch.ids)
+            last = torch.arange(batch.ids.shape[1]) == (batch.lengths - 1)[:, None]
+            with self.under(edit):
+                out = self.partial.logits(batch.ids, last, self.carried[number])
+            found.append(self._log_probs(out).cpu())
         return torch.cat(found)
 
     def neutral_sums(
@@ -80,24 +87,27 @@ class Probe:
             scored = batch.scored[:, :-1]
             following = batch.ids[:, 1:][scored]
             text = batch.text[:, None].expand_as(scored)[scored]
-            plain = self._scored_log_probs(batch, None)
+            before = self.partial.before(batch.ids)
+            plain = self._scored_log_probs(batch, None, before)
+            chances = plain.exp()
             following = following.to(plain.device)
             surprise = -plain.gather(1, following[:, None])[:, 0]
             plain_ce.index_add_(0, text, surprise.double().cpu())
             count.index_add_(0, text, torch.ones(len(text)).double())
             for number, edit in enumerate(edits):
-                changes = kl_and_ce_change(plain, self._scored_log_probs(batch, edit), following)
+                edited = self._scored_log_probs(batch, edit, before)
+                changes = kl_and_ce_change(plain, edited, following, chances)
                 sums[number].index_add_(0, text, changes.double().cpu())
                 on_pass()
         return sums, plain_ce, count
 
-    def _scored_log_probs(self, batch: Sequences, edit: Edit | None) -> Tensor:
+    def _scored_log_probs(self, batch: Sequences, edit: Edit | None, before: Tensor | None) -> Tensor:
         with self.under(edit):
-            out = logits(self.lm, batch.ids)
-        return self._log_probs(out[:, :-1][batch.scored[:, :-1].to(out.device)])
+            out = self.partial.logits(batch.ids, batch.scored, before)
+        return self._log_probs(out)
 
     def _log_probs(self, chosen: Tensor) -> Tensor:
-        log_probs = torch.log_softmax(chosen.float(), dim=-1)
+        log_probs = torch.log_softmax(chosen, dim=-1)
         if not bool(torch.isfinite(log_probs.sum(-1)).all()):  # a row's sum shows any NaN or infinity in it
             problem = f"{self.lm.name} at {self.hookpoint} gave NaN or infinite probabilities"
             raise NumericalError("strengths", "the largest", problem, "steer less, or load the model in float32")
@@ -144,6 +154,7 @@ def make_probe(
         prompts=tuple(_batches(prompt_pieces, bos, batch_tokens)),
         neutral=tuple(_batches(neutral_pieces, bos, batch_tokens)),
         n_texts=len(neutral),
+        partial=Partial.of(lm, hookpoint),
     )
 
 
