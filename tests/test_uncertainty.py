@@ -7,7 +7,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from suture.uncertainty import Draws, Ratio, deal_groups, discoveries, hashed_rank, p_below
+from suture.uncertainty import (
+    Draws,
+    Ratio,
+    by_unit,
+    correlation,
+    deal_groups,
+    discoveries,
+    ends,
+    hashed_rank,
+    interval,
+    mean_interval,
+    p_below,
+    ratio_interval,
+)
 
 
 def test_groups_keep_documents_whole_and_are_equal() -> None:
@@ -79,3 +92,58 @@ def test_discoveries_are_scipys(p: list[float], q: float, seed: int) -> None:
         expected[among] = adjusted <= q
     found = discoveries(torch.from_numpy(values), torch.from_numpy(among), q)
     assert found.tolist() == expected.tolist()
+
+
+def test_the_interval_of_a_mean_is_scipys_bootstrap() -> None:
+    draws = Draws.make(40, 4000, 0)
+    values = torch.randn(40, generator=torch.Generator().manual_seed(0)).double() + 2
+    found = ratio_interval(values, torch.ones(40), draws)
+    reference = stats.bootstrap((values.numpy(),), np.mean, method="percentile", n_resamples=4000, rng=1)
+    assert found == pytest.approx(tuple(reference.confidence_interval), abs=0.03)
+    assert ratio_interval(values[:1], torch.ones(1), Draws.make(1, 10, 0)) is None
+    assert float(Draws.whole(40).sums(values)) == pytest.approx(float(values.sum()))
+
+
+def test_draws_without_a_number_are_left_out_of_an_interval() -> None:
+    drawn = torch.tensor([[1.0, torch.nan], [3.0, torch.nan], [torch.nan, torch.nan]]).double()
+    low, high = ends(drawn)
+    assert (float(low[0]), float(high[0])) == pytest.approx((1.05, 2.95))
+    assert bool(low[1].isnan())
+    assert interval(drawn[:, 0]) == pytest.approx((1.05, 2.95))
+
+
+def test_sums_by_unit_are_added_up_row_by_row() -> None:
+    values = torch.arange(8.0).view(4, 2)
+    assert by_unit(values, torch.tensor([2, 0, 2, 0]), 3).tolist() == [[8.0, 10.0], [0.0, 0.0], [4.0, 6.0]]
+
+
+@given(st.integers(0, 10**6), st.floats(-1e3, 1e3), st.integers(3, 30))
+def test_the_correlation_is_numpys(seed: int, offset: float, n: int) -> None:
+    rng = np.random.default_rng(seed)
+    x, y = rng.normal(size=(2, n)) + offset
+    weight = rng.integers(0, 4, n) + (np.arange(n) < 3)
+    sums = [torch.tensor((weight * v).sum(), dtype=torch.float64) for v in (np.ones(n), x, y, x * x, y * y, x * y)]
+    expected = np.corrcoef(np.repeat(x, weight), np.repeat(y, weight))[0, 1]
+    assert float(correlation(*sums)) == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_constant_has_no_correlation() -> None:
+    x, y = np.full(7, 0.1), np.arange(7.0)
+    sums = [torch.tensor(v.sum(), dtype=torch.float64) for v in (np.ones(7), x, y, x * x, y * y, x * y)]
+    assert bool(correlation(*sums).isnan())
+
+
+@given(values=st.lists(st.floats(-100, 100), min_size=2, max_size=8))
+def test_an_interval_over_seeds_is_students(values: list[float]) -> None:
+    found = mean_interval(values)
+    assert found is not None
+    assert found.mean == pytest.approx(np.mean(values), abs=1e-9)
+    low, high = stats.t.interval(0.95, len(values) - 1, loc=np.mean(values), scale=max(stats.sem(values), 1e-300))
+    assert (found.low, found.high) == (pytest.approx(low, abs=1e-6), pytest.approx(high, abs=1e-6))
+
+
+def test_one_seed_has_no_interval_and_what_is_no_number_is_left_out() -> None:
+    one = mean_interval([float("nan"), 2.0, None])
+    assert one is not None
+    assert (one.mean, one.low, one.high, one.n) == (2.0, None, None, 1)
+    assert mean_interval([None, float("nan")]) is None

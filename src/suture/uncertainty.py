@@ -1,18 +1,21 @@
-"""Uncertainty by drawing documents: the bootstrap over document groups, and the correction for many features.
+"""How sure a number is: document groups, the bootstrap over documents, ratios, many tests at once, and several seeds.
 
 1. `deal_groups`: documents are dealt into equal groups in an order fixed by a hash of their number; the rows of one
    document stay together, because they are not independent of each other.
-2. `Draws`: each draw takes as many groups as there are, with replacement; a draw is a row of counts, so a statistic of
-   sums is one matrix product over all draws.
+2. `Draws`: each draw takes as many units (documents, or groups of them) as there are, with replacement; a draw is a row
+   of counts, so a statistic of sums is one matrix product over all draws.
 3. `p_below`: a ratio of sums over its linearised spread between groups (the bootstrap's limit of many draws), read from
    Student's t with as many degrees of freedom as groups carry weight, less one. Counting draws would stop at
    1 / n_draws, too coarse to survive the correction; the normal would be too sure of features that fire in few groups
    (measured: 3 % of true nulls below 0.005 at five groups, where Student's t has 0.4 %).
 4. `discoveries`: Benjamini-Hochberg.
+5. `mean_interval`: a number over seeds, by Student's t.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +23,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from scipy import special
 from torch import Tensor
+
+from suture import seeds
+
+Interval = tuple[float, float]
+"""The central 95 % of the bootstrap's draws, or by Student's t."""
 
 
 def deal_groups(documents: Int[Tensor, "row"], n_groups: int) -> Int[Tensor, "row"]:
@@ -63,20 +71,69 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Draws:
-    """How often each group was taken in each draw."""
+    """How often each unit was taken in each draw."""
 
-    counts: Float[Tensor, "draw group"]
+    counts: Float[Tensor, "draw unit"]
 
     @staticmethod
-    def make(n_groups: int, n_draws: int, seed: int) -> Draws:
-        """`n_draws` samples of `n_groups` groups with replacement."""
-        generator = np.random.default_rng(seed)
-        counts = generator.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=n_draws)
+    def make(n_units: int, n_draws: int, seed: int) -> Draws:
+        """`n_draws` samples of `n_units` units with replacement."""
+        chances = np.full(n_units, 1 / n_units)
+        counts = seeds.numpy_generator("bootstrap", seed).multinomial(n_units, chances, size=n_draws)
         return Draws(torch.from_numpy(counts).double())
 
-    def sums(self, per_group: Float[Tensor, "group feature"]) -> Float[Tensor, "draw feature"]:
-        """The sum over the groups of each draw."""
-        return self.counts @ per_group.double()
+    @staticmethod
+    def whole(n_units: int) -> Draws:
+        """One draw that has every unit once: what was measured."""
+        return Draws(torch.ones(1, n_units, dtype=torch.float64))
+
+    def sums(self, per_unit: Float[Tensor, "unit *more"]) -> Float[Tensor, "draw *more"]:
+        """The sum over the units of each draw."""
+        return torch.tensordot(self.counts, per_unit.double(), dims=1)
+
+
+def by_unit(values: Float[Tensor, "row *more"], unit: Int[Tensor, "row"], n_units: int) -> Float[Tensor, "unit *more"]:
+    """The sum over the rows of each unit, float64."""
+    total = torch.zeros(n_units, *values.shape[1:], dtype=torch.float64)
+    return total.index_add_(0, unit.long(), values.double())
+
+
+def ends(drawn: Float[Tensor, "draw *more"]) -> tuple[Float[Tensor, "*more"], Float[Tensor, "*more"]]:
+    """The 2.5 % and 97.5 % quantiles over the draws that have a number; NaN where none has."""
+    low, high = torch.nanquantile(drawn, torch.tensor([0.025, 0.975], dtype=drawn.dtype), dim=0)
+    return low, high
+
+
+def interval(drawn: Float[Tensor, "draw"]) -> Interval:
+    """The same of one number."""
+    low, high = ends(drawn)
+    return float(low), float(high)
+
+
+def ratio_interval(total: Float[Tensor, "unit"], count: Float[Tensor, "unit"], draws: Draws) -> Interval | None:
+    """95 % interval of sum(total) / sum(count) over draws of whole units; None when there is only one unit."""
+    return interval(draws.sums(total) / draws.sums(count)) if len(total) > 1 else None
+
+
+def correlation(
+    n: Tensor | int, x: Tensor | int, y: Tensor | int, xx: Tensor, yy: Tensor, xy: Tensor
+) -> Float[Tensor, "..."]:
+    """Pearson's r from sums over samples, which may be those of many draws or pairs at once, shapes broadcast.
+
+    NaN where one of the two does not vary.
+
+    Args:
+        n: how many samples there are, or the sum of their weights.
+        x: sum of x; 0 where x was centred.
+        y: sum of y.
+        xx: sum of x squared.
+        yy: sum of y squared.
+        xy: sum of x times y.
+    """
+    spread_x, spread_y = n * xx - x * x, n * yy - y * y
+    # what rounding leaves of a constant is no spread
+    varies = (spread_x > 1e-12 * n * xx) & (spread_y > 1e-12 * n * yy)
+    return torch.where(varies, (n * xy - x * y) / (spread_x.clamp_min(0) * spread_y.clamp_min(0)).sqrt(), torch.nan)
 
 
 def p_below(ratio: Ratio) -> Float[Tensor, "feature"]:
@@ -100,6 +157,35 @@ def discoveries(p: Float[Tensor, "feature"], among: Bool[Tensor, "feature"], q: 
     if passed.numel() == 0:
         return found
     return among & (p <= ordered[int(passed[-1])])
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeanInterval:
+    """A mean and how well the seeds know it."""
+
+    mean: float
+    low: float | None
+    """Lower end of the 95 % interval; None where one seed says nothing about the spread."""
+    high: float | None
+    n: int
+    """Seeds that have the number."""
+
+
+def mean_interval(values: Iterable[float | int | None]) -> MeanInterval | None:
+    """Of the values that are numbers; None where there is none.
+
+    >>> mean_interval([1.0, None, 3.0]).mean, mean_interval([2.0]).low, mean_interval([None])
+    (2.0, None, None)
+    """
+    known = [v for v in values if v is not None and not math.isnan(v)]
+    if not known:
+        return None
+    n, mean = len(known), sum(known) / len(known)
+    if n == 1:
+        return MeanInterval(mean=mean, low=None, high=None, n=1)
+    deviation = math.sqrt(sum((v - mean) ** 2 for v in known) / (n - 1))
+    half = float(special.stdtrit(n - 1, 0.975)) * deviation / math.sqrt(n)
+    return MeanInterval(mean=mean, low=mean - half, high=mean + half, n=n)
 
 
 def _hash(numbers: np.ndarray) -> np.ndarray:

@@ -23,6 +23,7 @@ from suture.interventions.causal import (
 from suture.lm.hooks import edit
 from suture.lm.load import LanguageModel
 from suture.pipeline import artifact
+from suture.uncertainty import Draws
 
 SHORT = CausalSettings(block=24, n_draws=200)
 
@@ -92,10 +93,12 @@ def test_weighted_correlations_are_numpys() -> None:
     generator = np.random.default_rng(0)
     x, y = generator.normal(size=(2, 40))
     counts = generator.integers(0, 4, size=(3, 40))
-    found = correlations(torch.from_numpy(x), torch.from_numpy(y), torch.from_numpy(counts).double())
+    own = torch.arange(40)
+    draws = Draws(torch.from_numpy(counts).double())
+    found = correlations(torch.from_numpy(x), torch.from_numpy(y), own, draws)
     for i, count in enumerate(counts):
         assert float(found[i]) == pytest.approx(np.corrcoef(np.repeat(x, count), np.repeat(y, count))[0, 1])
-    assert bool(correlations(torch.ones(4).double(), torch.rand(4).double(), torch.ones(1, 4).double()).isnan().all())
+    assert bool(correlations(torch.ones(4), torch.rand(4), torch.arange(4), Draws.whole(4)).isnan().all())
 
 
 def test_verdicts_follow_the_rule() -> None:

@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
+from suture import seeds
 from suture.activations.store import Store
 from suture.errors import UserError
 from suture.parallel import ALONE, Ranks
@@ -138,7 +139,7 @@ def sequential(
 
 def epoch_order(n_items: int, *, seed: int, epoch: int) -> np.ndarray:
     """The permutation of one epoch, int64 [n_items], drawn from (seed, epoch) alone."""
-    return np.random.default_rng([seed, epoch]).permutation(n_items)
+    return seeds.numpy_generator("row order", seed, epoch).permutation(n_items)
 
 
 def _joint(store: Store, rows: np.ndarray) -> Batch:

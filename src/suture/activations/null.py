@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
+from suture import seeds
 from suture.activations.space import Copy
 from suture.activations.store import Store
 
@@ -42,6 +43,6 @@ def self_pair(store: Store, space: int, *, rotation_seed: int | None, n_copies: 
 
 def random_rotation(width: int, *, seed: int) -> Float32[Tensor, "width width"]:
     """An orthogonal matrix drawn uniformly (QR of a Gaussian matrix with the signs of R's diagonal taken out)."""
-    gaussian = np.random.default_rng(seed).standard_normal((width, width))
+    gaussian = seeds.numpy_generator("rotation", seed).standard_normal((width, width))
     q, r = np.linalg.qr(gaussian)
     return torch.from_numpy((q * np.sign(np.diagonal(r))).astype(np.float32))

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from suture.dictionary.codes import Codes, per_feature
+from suture.uncertainty import correlation
 
 QUANTILES = (0.5, 0.9, 0.99, 0.999)
 """Of a feature's values where it is active: columns q50, q90, q99, q999."""
@@ -86,11 +87,9 @@ def cofiring(a: Codes, b: Codes) -> Cofiring:
 
     both = torch.bincount(feature, minlength=a.n_features).double()
     sum_a, sum_b = a.sums(), b.sums()
-    covariance = n * total(left * right) - sum_a * sum_b
-    variance_a, variance_b = n * a.sums(2) - sum_a**2, n * b.sums(2) - sum_b**2
     smaller = total(torch.minimum(left, right))
     return Cofiring(
-        correlation=covariance / (variance_a.clamp_min(0) * variance_b.clamp_min(0)).sqrt(),
+        correlation=correlation(n, sum_a, sum_b, a.sums(2), b.sums(2), total(left * right)),
         jaccard=both / (a.counts + b.counts - both),
         weighted_jaccard=smaller / (sum_a + sum_b - smaller),
     )

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from suture.errors import UserError
 from suture.features.stats import FeatureStats, Shares
-from suture.uncertainty import Draws, Ratio, discoveries, p_below
+from suture.uncertainty import Draws, Ratio, discoveries, ends, p_below
 
 CHUNK_FEATURES = 4096
 """Features whose draws are held at a time, so that [draw, feature] stays small."""
@@ -212,12 +212,8 @@ def _seen(shares: Shares, space: int, threshold: float) -> Float[Tensor, "featur
 
 def _intervals(shares: Shares, draws: Draws) -> tuple[Float[Tensor, "feature space"], Float[Tensor, "feature space"]]:
     """The 2.5 % and 97.5 % quantiles of every share over bootstrap draws of documents."""
-    ends = []
-    for part in shares.amount.split(CHUNK_FEATURES, dim=1):
-        drawn = _share(torch.stack([draws.sums(part[:, :, m]) for m in range(part.shape[-1])], dim=-1))
-        ends.append(torch.nanquantile(drawn, torch.tensor([0.025, 0.975], dtype=drawn.dtype), dim=0))
-    low, high = torch.cat(ends, dim=1)
-    return low, high
+    parts = [ends(_share(draws.sums(part))) for part in shares.amount.split(CHUNK_FEATURES, dim=1)]
+    return torch.cat([low for low, _ in parts]), torch.cat([high for _, high in parts])
 
 
 def _share(amount: Tensor) -> Tensor:

@@ -18,6 +18,8 @@ from jaxtyping import Bool, Float, Int
 from sklearn.metrics import silhouette_score
 from torch import Tensor
 
+from suture import seeds
+
 PRIVATE_ENTROPY = 0.2
 N_BINS = 20
 SILHOUETTE_FEATURES = 2000
@@ -73,7 +75,7 @@ def two_clusters(
 def _silhouette(counts: Tensor, decoder: Tensor, live: Bool[Tensor, "feature"]) -> float | None:
     chosen = torch.nonzero(live)[:, 0].numpy()
     if len(chosen) > SILHOUETTE_FEATURES:
-        chosen = np.random.default_rng(0).choice(chosen, SILHOUETTE_FEATURES, replace=False)
+        chosen = seeds.numpy_generator("silhouette", 0).choice(chosen, SILHOUETTE_FEATURES, replace=False)
     dominant = counts[torch.from_numpy(chosen)].argmax(-1).numpy()
     if not 2 <= len(np.unique(dominant)) < len(chosen):
         return None

@@ -22,19 +22,19 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from suture import seeds
 from suture.dictionary.dictionary import Dictionary
 from suture.errors import UserError
 from suture.features.table import FeatureTable
-from suture.interventions.measures import bootstrap_weights, interval
 from suture.interventions.paired import PairedBatch, PairedText
 from suture.interventions.splice import refuse_null
 from suture.lm.load import LanguageModel
 from suture.pipeline import artifact
+from suture.uncertainty import Draws, Interval, by_unit, correlation, interval
 
 STAGE = "causal"
 RESULT = "causal.json"
@@ -130,8 +130,8 @@ def find_causes(
         _watch(text, batch, others, shifts)
         if on_progress is not None:
             on_progress(done, text.n_batches)
-    weights = bootstrap_weights(text.n_documents, settings.n_draws, settings.seed)
-    return [_cause(feature, label, shifts[feature], dictionary.n_spaces, weights) for feature, label in chosen.items()]
+    draws = Draws.make(text.n_documents, settings.n_draws, settings.seed)
+    return [_cause(feature, label, shifts[feature], dictionary.n_spaces, draws) for feature, label in chosen.items()]
 
 
 def causal(
@@ -201,8 +201,7 @@ def control_features(dictionary: Dictionary, chosen: Iterable[int], seed: int) -
     others = {}
     for feature in chosen:
         candidates = [i for i in written if i != feature] or [feature]
-        draw = np.random.SeedSequence([seed, feature]).generate_state(1)[0]
-        others[feature] = candidates[int(draw) % len(candidates)]
+        others[feature] = int(seeds.numpy_generator("control features", seed, feature).choice(candidates))
     return others
 
 
@@ -276,7 +275,7 @@ def _positions(
     return where.view_as(batch.ids[model]), (where.cumsum(0) - 1)[at]
 
 
-def _cause(feature: int, label: str, shifts: _Shifts, n_models: int, weights: Float[Tensor, "draw document"]) -> Cause:
+def _cause(feature: int, label: str, shifts: _Shifts, n_models: int, draws: Draws) -> Cause:
     """3 to 5 from all positions."""
     if not shifts.kl:
         kl, control = torch.zeros(0, n_models), torch.zeros(0, n_models)
@@ -285,9 +284,10 @@ def _cause(feature: int, label: str, shifts: _Shifts, n_models: int, weights: Fl
         document, kl, control = (torch.cat(x) for x in (shifts.document, shifts.kl, shifts.control))
     mean, by_control = (x.mean(0) if len(x) else torch.zeros(n_models) for x in (kl, control))
     enough = len(kl) >= MIN_POSITIONS and len(document.unique()) > 1 and float(mean.max()) > 0
-    drawn = weights[:, document].double()
-    ratio = _ratios(kl, control, drawn) if enough else None
-    pairs = tuple(_pair(m, n, kl, control, drawn if enough else None) for m, n in combinations(range(n_models), 2))
+    ratio = _ratios(kl, control, document, draws) if enough else None
+    pairs = tuple(
+        _pair(m, n, kl, control, document, draws if enough else None) for m, n in combinations(range(n_models), 2)
+    )
     return Cause(
         feature=feature,
         label=label,
@@ -318,39 +318,39 @@ def verdict(label: str, ratio: Sequence[tuple[float, float]] | None, pairs: Sequ
     return "confirms" if all(still[m] for m in denied) else "undecided"
 
 
-def _ratios(kl: Tensor, control: Tensor, drawn: Tensor) -> tuple[tuple[float, float], ...]:
+def _ratios(kl: Tensor, control: Tensor, document: Tensor, draws: Draws) -> tuple[Interval, ...]:
     """4, the most moved model being the one that is so over all positions."""
     most = int((kl.sum(0) / control.sum(0).clamp_min(1e-12)).argmax())
-    moved = (drawn @ kl) / (drawn @ control).clamp_min(1e-12)
+    n_documents = draws.counts.shape[1]
+    own, other = (draws.sums(by_unit(x, document, n_documents)) for x in (kl, control))
+    moved = own / other.clamp_min(1e-12)
     moved = moved[moved[:, most] > 0]
     return tuple(interval(moved[:, m] / moved[:, most]) for m in range(kl.shape[1]))
 
 
-def _pair(m: int, n: int, kl: Tensor, control: Tensor, drawn: Tensor | None) -> PairShift:
-    if drawn is None:
+def _pair(m: int, n: int, kl: Tensor, control: Tensor, document: Tensor, draws: Draws | None) -> PairShift:
+    if draws is None:
         return PairShift(models=(m, n), correlation=None, control=None, above=None)
-    every = torch.ones(1, len(kl)).double()
-    own = (correlations(kl[:, m], kl[:, n], w) for w in (every, drawn))
-    other = (correlations(kl[:, m], control[:, n], w) for w in (every, drawn))
-    (point, draws), (control_point, control_draws) = own, other
-    above = (draws - control_draws)[torch.isfinite(draws - control_draws)]
+    every = Draws.whole(draws.counts.shape[1])
+    own = (correlations(kl[:, m], kl[:, n], document, d) for d in (every, draws))
+    other = (correlations(kl[:, m], control[:, n], document, d) for d in (every, draws))
+    (point, drawn), (control_point, control_drawn) = own, other
+    above = (drawn - control_drawn)[torch.isfinite(drawn - control_drawn)]
     return PairShift(
         models=(m, n),
         correlation=_number(point[0]),
         control=_number(control_point[0]),
-        above=interval(above) if len(above) >= len(draws) // 2 and len(above) else None,
+        above=interval(above) if len(above) >= len(drawn) // 2 and len(above) else None,
     )
 
 
 def correlations(
-    x: Float[Tensor, "position"], y: Float[Tensor, "position"], weights: Float[Tensor, "draw position"]
+    x: Float[Tensor, "position"], y: Float[Tensor, "position"], document: Int[Tensor, "position"], draws: Draws
 ) -> Float[Tensor, "draw"]:
-    """Pearson correlation under each draw's weights; NaN where one of the two does not vary."""
-    total = weights.sum(1)
-    sums = weights @ torch.stack([x, y, x * x, y * y, x * y], dim=1) / total[:, None]
-    mean_x, mean_y, xx, yy, xy = sums.unbind(1)
-    spread = ((xx - mean_x**2).clamp_min(0) * (yy - mean_y**2).clamp_min(0)).sqrt()
-    return torch.where(spread > 1e-18, (xy - mean_x * mean_y) / spread, torch.nan)
+    """Pearson correlation over the positions of the documents in each draw; NaN where one of the two is constant."""
+    x, y = x.double(), y.double()
+    sums = torch.stack([torch.ones_like(x), x, y, x * x, y * y, x * y], dim=1)
+    return correlation(*draws.sums(by_unit(sums, document, draws.counts.shape[1])).unbind(1))
 
 
 def _number(value: Tensor) -> float | None:

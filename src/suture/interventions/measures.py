@@ -15,9 +15,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-Interval = tuple[float, float]
-"""The central 95 % of the bootstrap draws."""
-
 
 def kl_and_ce_change(
     plain: Float[Tensor, "row vocab"],
@@ -44,29 +41,6 @@ def set_effect(
         return torch.logsumexp(edited[:, ids], dim=1) - torch.logsumexp(plain[:, ids], dim=1)
 
     return change(targets) - change(anti_targets)
-
-
-def bootstrap_weights(n: int, n_draws: int, seed: int) -> Float[Tensor, "draw unit"]:
-    """How often each of `n` units is in each draw with replacement; float64."""
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(n, (n_draws, n), generator=generator)
-    return torch.zeros(n_draws, n, dtype=torch.float64).scatter_add(1, drawn, torch.ones(n_draws, n).double())
-
-
-def ratio_interval(
-    total: Float[Tensor, "unit"], count: Float[Tensor, "unit"], weights: Float[Tensor, "draw unit"]
-) -> Interval | None:
-    """95 % interval of sum(total) / sum(count) over draws of whole units; None when there is only one unit."""
-    if len(total) < 2:
-        return None
-    drawn = weights @ count.double()
-    return interval((weights @ total.double())[drawn > 0] / drawn[drawn > 0])
-
-
-def interval(draws: Float[Tensor, "draw"]) -> Interval:
-    """The 2.5 % and 97.5 % quantiles."""
-    low, high = torch.quantile(draws, torch.tensor([0.025, 0.975], dtype=draws.dtype)).tolist()
-    return low, high
 
 
 def strength_at(strengths: Sequence[float], kl: Sequence[float], budget: float) -> float | None:
@@ -112,9 +86,3 @@ def prompt_sums(a: Float[Tensor, "prompt text"], b: Float[Tensor, "prompt text"]
     """
     a, b = (c.double() - c.double().mean(dim=1, keepdim=True) for c in (a, b))
     return torch.stack([(a * b).sum(1), (a * a).sum(1), (b * b).sum(1)], dim=1)
-
-
-def correlation(sums: Float[Tensor, "*draw 3"]) -> Float[Tensor, "*draw"]:
-    """Pearson correlation from sums over prompts; 0 where one of the two models did not change at all."""
-    product = (sums[..., 1] * sums[..., 2]).sqrt()
-    return torch.where(product > 0, sums[..., 0] / product.clamp_min(torch.finfo(product.dtype).tiny), 0.0)

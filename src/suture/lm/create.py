@@ -21,6 +21,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from suture import seeds
 from suture.errors import UserError
 
 END_OF_TEXT = "<|endoftext|>"
@@ -106,8 +107,7 @@ def new_lm(shape: LMShape, tokenizer: PreTrainedTokenizerBase, *, seed: int) -> 
         "pad_token_id": tokenizer.pad_token_id,
         "tie_word_embeddings": True,
     }
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeds.drawing("language model", seed):
         if shape.architecture == "llama":
             # 8/3 of the width gives the gated MLP as many weights as an ungated one of four widths (2002.05202).
             inner = 8 * math.ceil(shape.width / 3)

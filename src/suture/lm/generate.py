@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from suture import seeds
 from suture.errors import UserError
 from suture.lm.load import LanguageModel
 from suture.lm.tokens import tokenize, with_bos
@@ -72,7 +73,7 @@ def samples(
         problem = f"it is {len(prompt_ids)} tokens, the model's context {lm.context}"
         raise UserError("prompt", prompt, problem, "give a shorter, non-empty prompt")
     ids = prompt_ids.repeat(n_samples, 1).to(lm.device)
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeds.generator("continuation", seed)
     stops = _stops(lm).to(lm.device)
     ended = torch.zeros(n_samples, dtype=torch.bool, device=lm.device)
     argument = cache_argument(lm.model) if use_cache else None

@@ -23,6 +23,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from suture import seeds
 from suture.errors import NumericalError, UserError
 from suture.lm.create import LMShape, new_lm
 from suture.lm.heldout import HeldOutLoss, encode_documents, held_out_loss, next_token_loss
@@ -203,8 +204,7 @@ def fine_tune(
     n_tokens = sum(map(len, encoded))
     if n_tokens < settings.block:
         raise UserError("block", settings.block, f"is longer than the {n_tokens} tokens of all documents", "lower it")
-    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
-        torch.manual_seed(settings.seed)
+    with seeds.drawing("language model", settings.seed, device=model.device):
 
         def score() -> HeldOutLoss | None:
             return held_out_loss(model, tokenizer, held_out) if held_out else None
@@ -261,9 +261,9 @@ def _batches(
     encoded: Sequence[Int[Tensor, "_"]], settings: LMSettings, n_epoch: int
 ) -> Iterator[Int[Tensor, "batch token"]]:
     """Every batch of the training, `n_epoch` per epoch; one generator decides all orders and offsets."""
-    generator = torch.Generator().manual_seed(settings.seed)
+    order = seeds.generator("language model", settings.seed)
     for _ in range(settings.epochs):
-        rows = epoch_blocks(encoded, settings.block, generator)  # 2
+        rows = epoch_blocks(encoded, settings.block, order)  # 2
         yield from rows.split(settings.batch_size)[:n_epoch]
 
 

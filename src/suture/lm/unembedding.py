@@ -25,6 +25,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
+from suture import seeds
 from suture.errors import UserError
 from suture.lm.hookpoints import resolve
 from suture.lm.hooks import record_at
@@ -128,7 +129,7 @@ def _common_factor(
     lm: LanguageModel, points: Float[Tensor, "point width"], product: Float[Tensor, "vocab width"]
 ) -> float | None:
     """Step 3: the factor between the product and the whole derivative; None where there is no such factor."""
-    generator = torch.Generator().manual_seed(0)
+    generator = seeds.generator("small steps", 0)
     probes = torch.randn(PROBES, points.shape[1], generator=generator).to(points)
     whole = _derivative(lm, points, probes, stop_at=None)
     assert whole is not None

@@ -19,7 +19,7 @@ from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from suture.dictionary.codes import Codes
-from suture.uncertainty import deal_groups
+from suture.uncertainty import correlation, deal_groups
 
 MIN_TOGETHER = 5
 """Pairs that are active together on fewer rows have no correlation to speak of."""
@@ -82,11 +82,8 @@ def correlations(a: csr_matrix, b: csr_matrix) -> Float[Tensor, "left right"]:
     n = _size(a)[0]
     sum_a, sum_b = _column_sums(a), _column_sums(b)
     square_a, square_b = _column_sums(a.power(2)), _column_sums(b.power(2))
-    covariance = n * _product(a, b) - torch.outer(sum_a, sum_b)
-    spread = torch.outer((n * square_a - sum_a**2).clamp_min(0), (n * square_b - sum_b**2).clamp_min(0)).sqrt()
-    together = _product(a > 0, b > 0)
-    known = (spread > 0) & (together >= MIN_TOGETHER)
-    return torch.where(known, covariance / spread.clamp_min(1e-300), torch.zeros_like(covariance))
+    found = correlation(n, sum_a[:, None], sum_b, square_a[:, None], square_b, _product(a, b))
+    return torch.where(_product(a > 0, b > 0) >= MIN_TOGETHER, found.nan_to_num(0.0), 0.0)
 
 
 def _with_members(parts: Sequence[csr_matrix], members: Tensor, m: int) -> Float[Tensor, "feature own"]:
@@ -98,11 +95,11 @@ def _with_members(parts: Sequence[csr_matrix], members: Tensor, m: int) -> Float
     return total / (members[:, :m] >= 0).sum(1, keepdim=True).clamp_min(1)
 
 
-def _pairs(correlation: Float[Tensor, "feature own"]) -> tuple[Int[Tensor, "pair"], Int[Tensor, "pair"]]:
+def _pairs(likeness: Float[Tensor, "feature own"]) -> tuple[Int[Tensor, "pair"], Int[Tensor, "pair"]]:
     """One-to-one pairs of the largest sum; those without a positive correlation are none."""
-    group, feature = linear_sum_assignment(correlation.clamp_min(0).numpy(), maximize=True)
+    group, feature = linear_sum_assignment(likeness.clamp_min(0).numpy(), maximize=True)
     group, feature = torch.from_numpy(group).long(), torch.from_numpy(feature).long()
-    real = correlation[group, feature] > 0
+    real = likeness[group, feature] > 0
     return group[real], feature[real]
 
 

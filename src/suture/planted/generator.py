@@ -12,19 +12,17 @@
 from dataclasses import dataclass
 from itertools import combinations
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from suture import seeds
 from suture.dictionary.codes import Codes
 from suture.errors import UserError
 from suture.planted.settings import PlantedSettings
 
 BLOCK = 1024
 """Rows generated together; part of the definition of the data, so changing it changes every row."""
-
-_TRUTH, _ROWS = 0, 1
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ class PlantedModels:
 
     def __init__(self, settings: PlantedSettings) -> None:
         self.settings = settings
-        generator = _generator(settings.seed, _TRUTH, 0)
+        generator = seeds.generator("planted truth", settings.seed)
         self.rates: Float[Tensor, "concept"] = firing_rates(
             settings.n_concepts, settings.mean_active, settings.zipf_exponent, settings.max_rate
         )
@@ -113,7 +111,7 @@ class PlantedModels:
     ) -> tuple[list[Float[Tensor, "row _"]], Float[Tensor, "row concept"], Bool[Tensor, "row"]]:
         """Step 3 and 4 for one block; the draws come in a fixed order, each of a fixed size."""
         settings = self.settings
-        generator = _generator(settings.seed, _ROWS, number)
+        generator = seeds.generator("planted rows", settings.seed, number)
         codes = self._draw_codes(generator)
         misaligned = torch.rand(BLOCK, generator=generator) < settings.misaligned
         shift = torch.randint(1, BLOCK, (BLOCK,), generator=generator)
@@ -253,9 +251,3 @@ def _orthogonal(height: int, width: int, generator: torch.Generator) -> Float[Te
 
 def _unit_rows(x: Float[Tensor, "n width"]) -> Float[Tensor, "n width"]:
     return x / x.norm(dim=1, keepdim=True)
-
-
-def _generator(seed: int, stream: int, number: int) -> torch.Generator:
-    """An independent generator for each (seed, stream, number)."""
-    state = np.random.SeedSequence([seed, stream, number]).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(state) % 2**63)

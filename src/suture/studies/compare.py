@@ -30,8 +30,8 @@ from suture.studies.cells import L0_TOLERANCE, Cell, run_cell
 from suture.studies.columns import Column, columns_for, headline, in_words
 from suture.studies.designs import Recipe, StudyDesign, chosen_designs, n_weights
 from suture.studies.grounds import Ground, LanguageGround, PlantedGround, Tell
-from suture.studies.intervals import MeanInterval, mean_interval
 from suture.studies.measures import prices
+from suture.uncertainty import MeanInterval, mean_interval
 
 STAGE, FILE, MARK = "study", "study.json", "settings.json"
 MADE = ("cells", "stores", "store", STAGE)

@@ -26,6 +26,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from suture import seeds
 from suture.activations.batches import Batch
 from suture.dictionary.dictionary import STAGE
 from suture.dictionary.evaluate import evaluate
@@ -316,8 +317,7 @@ def available_models(settings: TrainSettings, n_spaces: int, step: int) -> Bool[
     universal = settings.design.kind == "universal"
     if not universal and settings.model_dropout == 0:
         return None
-    # large odd constants keep (seed, step) pairs of different runs apart
-    generator = torch.Generator().manual_seed((settings.seed * 1_000_003 + step) * 2_654_435_761 % 2**63)
+    generator = seeds.generator("model masks", settings.seed, step)
     chosen = torch.randint(n_spaces, (settings.batch_size,), generator=generator)
     only = torch.nn.functional.one_hot(chosen, n_spaces).bool()
     if universal:

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from suture import seeds
 from suture.activations.batches import sequential
 from suture.activations.store import Store
 from suture.dictionary.design import Design
@@ -33,7 +34,8 @@ class DataStatistics:
 
 def data_statistics(store: Store, rows: Int[Tensor, "row"], *, seed: int) -> DataStatistics:
     """From a seeded sample of the rows."""
-    chosen = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:STATISTICS_ROWS].sort().values
+    order = torch.randperm(len(rows), generator=seeds.generator("statistics rows", seed))
+    chosen = order[:STATISTICS_ROWS].sort().values
     widths = [s.width for s in store.spaces]
     total = torch.zeros(sum(widths), dtype=torch.float64)
     squares = torch.zeros(sum(widths), dtype=torch.float64)
@@ -63,7 +65,7 @@ def new_dictionary(
     owned = owned_columns(dictionary)
     with torch.no_grad():
         # every rank draws all features, so that the same seed starts the same dictionary however it is split
-        W = torch.randn(design.n_features, dictionary.width, generator=torch.Generator().manual_seed(seed))
+        W = torch.randn(design.n_features, dictionary.width, generator=seeds.generator("start weights", seed))
         W = tie(dictionary, W[dictionary.own].clone())
         if owned is not None:
             W *= owned

@@ -16,6 +16,7 @@ from torch import Tensor
 from suture.interventions import measures
 from suture.interventions.steer.effect import Agreement
 from suture.interventions.steer.subject import Answers
+from suture.uncertainty import Draws, correlation, interval
 
 
 def agreement(
@@ -24,7 +25,7 @@ def agreement(
     partners: Sequence[int],
     a: Answers,
     b: Answers,
-    weights: Float[Tensor, "draw prompt"],
+    draws: Draws,
 ) -> Agreement:
     """The agreement of two models on one feature.
 
@@ -34,7 +35,7 @@ def agreement(
         partners: other features that both models were steered with.
         a: what the first model answered.
         b: what the second answered, over the same texts.
-        weights: bootstrap draws of the prompts.
+        draws: bootstrap draws of the prompts.
     """
     own_a, own_b = a.own[feature], b.own[feature]
     matched = measures.prompt_sums(own_a, own_b)
@@ -42,29 +43,27 @@ def agreement(
     mismatched += [measures.prompt_sums(a.own[j], own_b) for j in partners]
     random = [measures.prompt_sums(own_a, r) for r in b.random[feature]]
     random += [measures.prompt_sums(r, own_b) for r in a.random[feature]]
-    whole = torch.ones(1, weights.shape[1], dtype=weights.dtype)
-    correlation = float(_correlations([matched], whole))
+    whole = Draws.whole(len(own_a))
+    together = float(_correlations([matched], whole))
     low = float(_correlations(mismatched, whole)) if mismatched else None
     chance = float(_correlations(random, whole)) if random else None
-    drawn = _correlations([matched], weights)
+    drawn = _correlations([matched], draws)
     return Agreement(
         models=models,
-        correlation=correlation,
+        correlation=together,
         mismatched=low,
         random=chance,
-        value=correlation - (low or 0.0),
-        interval=measures.interval(drawn - (_correlations(mismatched, weights) if mismatched else 0.0)),
-        value_over_random=None if chance is None else correlation - chance,
-        interval_over_random=measures.interval(drawn - _correlations(random, weights)) if random else None,
+        value=together - (low or 0.0),
+        interval=interval(drawn - (_correlations(mismatched, draws) if mismatched else 0.0)),
+        value_over_random=None if chance is None else together - chance,
+        interval_over_random=interval(drawn - _correlations(random, draws)) if random else None,
         n_tokens=own_a.shape[1],
         n_prompts=own_a.shape[0],
         mismatched_features=tuple(partners),
     )
 
 
-def _correlations(
-    pairs: Sequence[Float[Tensor, "prompt 3"]], weights: Float[Tensor, "draw prompt"]
-) -> Float[Tensor, "draw"]:
-    """In each draw, the mean over pairs of their correlation."""
-    sums = torch.einsum("dp,npk->ndk", weights, torch.stack(list(pairs)))
-    return measures.correlation(sums).mean(0)
+def _correlations(pairs: Sequence[Float[Tensor, "prompt 3"]], draws: Draws) -> Float[Tensor, "draw"]:
+    """In each draw, the mean over pairs of their correlation; 0 where one of the two models did not change at all."""
+    ab, aa, bb = draws.sums(torch.stack(list(pairs), dim=1)).unbind(-1)
+    return correlation(1, 0, 0, aa, bb, ab).nan_to_num(0.0).mean(1)

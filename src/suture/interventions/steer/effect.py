@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from suture.errors import UserError
-from suture.interventions.measures import Interval
 from suture.pipeline import artifact
+from suture.uncertainty import Interval
 
 STAGE = "effect"
 FILE = "effects.json"

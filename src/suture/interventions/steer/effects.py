@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from suture import seeds
 from suture.dictionary.dictionary import Dictionary
 from suture.errors import UserError
 from suture.interventions import measures
@@ -38,6 +39,7 @@ from suture.interventions.steer.subject import Answers, Counter, OnProgress, Sub
 from suture.lm.generate import samples
 from suture.lm.load import LanguageModel
 from suture.lm.vocabulary import displayed, shared_texts, token_texts
+from suture.uncertainty import Draws, ratio_interval
 
 
 def steer_effect(
@@ -139,7 +141,7 @@ def steer_many(
     per_model = [
         _model_effects(s, a, features, prompts, halves, counter) for s, a in zip(subjects, answers, strict=True)
     ]
-    weights = measures.bootstrap_weights(len(prompts), settings.n_draws, settings.seed)
+    weights = Draws.make(len(prompts), settings.n_draws, settings.seed)
     return [
         Effect(
             feature=feature,
@@ -172,8 +174,8 @@ def _model_effects(
     edits = [steer(d, s) for f in features for d in subject.directions(f) for s in settings.strengths]
     sums, plain_ce, count = probe.neutral_sums(edits, counter.step)
     per_feature = sums.reshape(len(features), n_directions, n_strengths, probe.n_texts, 2)
-    text_weights = measures.bootstrap_weights(probe.n_texts, settings.n_draws, settings.seed)
-    prompt_weights = measures.bootstrap_weights(len(halves[1]), settings.n_draws, settings.seed)
+    text_weights = Draws.make(probe.n_texts, settings.n_draws, settings.seed)
+    prompt_weights = Draws.make(len(halves[1]), settings.n_draws, settings.seed)
     effects = []
     for feature, own_sums in zip(features, per_feature, strict=True):
         means = own_sums.sum(2) / count.sum()  # [direction, strength, 2]
@@ -193,13 +195,11 @@ def _model_effects(
                 plain_ce=float(plain_ce.sum() / count.sum()),
                 strengths=settings.strengths,
                 kl_neutral=tuple(kl),
-                kl_neutral_interval=tuple(measures.ratio_interval(t, count, text_weights) for t in own_kl),
+                kl_neutral_interval=tuple(ratio_interval(t, count, text_weights) for t in own_kl),
                 delta_ce=tuple(means[0, :, 1].tolist()),
-                delta_ce_interval=tuple(measures.ratio_interval(t, count, text_weights) for t in own_ce),
+                delta_ce_interval=tuple(ratio_interval(t, count, text_weights) for t in own_ce),
                 target_effect=tuple(target_effect),
-                target_effect_interval=tuple(
-                    measures.ratio_interval(t, torch.ones(len(t)), prompt_weights) for t in e[0]
-                ),
+                target_effect_interval=tuple(ratio_interval(t, torch.ones(len(t)), prompt_weights) for t in e[0]),
                 strength_at_kl=at,
                 effect_at_kl=measures.effect_at(settings.strengths, target_effect, at),
                 targets=tuple(displayed(probe.lm, subject.texts, int(i)) for i in target_ids),
@@ -307,7 +307,7 @@ def _check(
 
 def _halves(n_prompts: int, seed: int, *, given: bool) -> tuple[Int[Tensor, "discovery"], Int[Tensor, "evaluation"]]:
     """Prompts that choose the targets, and prompts that E is measured on: all of them when the targets are given."""
-    order = torch.randperm(n_prompts, generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(n_prompts, generator=seeds.generator("prompt halves", seed))
     n_discovery = 0 if given else n_prompts // 2
     return order[:n_discovery].sort().values, order[n_discovery:].sort().values
 
@@ -317,7 +317,7 @@ def _partners(
 ) -> dict[int, tuple[int, ...]]:
     """For each feature the others that agreement is compared with: those named, or the others steered and live ones."""
     live = torch.nonzero(scales.nan_to_num() > 0)[:, 0]
-    drawn = live[torch.randperm(len(live), generator=torch.Generator().manual_seed(settings.seed))].tolist()
+    drawn = live[torch.randperm(len(live), generator=seeds.generator("mismatched features", settings.seed))].tolist()
     if named is not None:
         for feature in named:
             if not 0 <= feature < len(scales) or not float(scales[feature]) > 0:

@@ -10,11 +10,11 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from suture import seeds
 from suture.dictionary.dictionary import Dictionary
 from suture.errors import UserError
 from suture.interventions import measures
@@ -74,8 +74,8 @@ class Subject:
         own = self.own(feature)
         directions = []
         for draw in range(self.settings.n_random):
-            seed = np.random.SeedSequence([self.settings.seed, feature, self.space, draw]).generate_state(1)
-            direction = torch.randn(len(own), generator=torch.Generator().manual_seed(int(seed[0]))).to(own)
+            chance = seeds.generator("random directions", self.settings.seed, feature, self.space, draw)
+            direction = torch.randn(len(own), generator=chance).to(own)
             directions.append(direction * (own.norm() / direction.norm()))
         return directions
 
