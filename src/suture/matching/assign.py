@@ -14,7 +14,7 @@ candidates each take seconds where the dense matrix takes hours. Optimal transpo
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Int
 from numpy import ndarray
 from scipy.sparse import csr_matrix, hstack, identity
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
@@ -24,7 +24,7 @@ from suture.matching.correlate import Candidates
 NOBODY = 2.0
 """What having no partner costs."""
 
-Pairs = tuple[Int64[ndarray, "pair"], Int64[ndarray, "pair"]]
+Pairs = tuple[Int[ndarray, "pair"], Int[ndarray, "pair"]]
 """Features of A, ascending, and of B."""
 
 

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64, Int
 from numpy import ndarray
 from scipy.sparse import csr_matrix
 
@@ -32,7 +32,7 @@ class Columns:
 
     total: Float64[ndarray, "feature"]
     square: Float64[ndarray, "feature"]
-    count: Int64[ndarray, "feature"]
+    count: Int[ndarray, "feature"]
     """Rows on which it fires."""
     n_rows: int
 
@@ -46,10 +46,10 @@ class Columns:
 class Candidates:
     """Pairs of features worth looking at, by feature of A, the strongest first."""
 
-    a: Int64[ndarray, "pair"]
-    b: Int64[ndarray, "pair"]
+    a: Int[ndarray, "pair"]
+    b: Int[ndarray, "pair"]
     r: Float64[ndarray, "pair"]
-    together: Int64[ndarray, "pair"]
+    together: Int[ndarray, "pair"]
     """Rows on which both fire."""
     shape: tuple[int, int]
     """Features of A and of B."""
@@ -201,7 +201,7 @@ class _Best:
         return _take(whole, np.lexsort((-whole.r, whole.a)))
 
 
-def _strongest(feature: Int64[ndarray, "pair"], r: Float64[ndarray, "pair"], keep: int) -> Int64[ndarray, "kept"]:
+def _strongest(feature: Int[ndarray, "pair"], r: Float64[ndarray, "pair"], keep: int) -> Int[ndarray, "kept"]:
     """Places of the `keep` largest r of each feature."""
     order = np.lexsort((-r, feature))
     counts = np.bincount(feature)
@@ -209,7 +209,7 @@ def _strongest(feature: Int64[ndarray, "pair"], r: Float64[ndarray, "pair"], kee
     return order[rank < keep]
 
 
-def _take(pairs: Candidates, places: Int64[ndarray, "kept"]) -> Candidates:
+def _take(pairs: Candidates, places: Int[ndarray, "kept"]) -> Candidates:
     return Candidates(
         a=pairs.a[places],
         b=pairs.b[places],

@@ -19,7 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64, Int
 from numpy import ndarray
 from scipy.sparse import csc_matrix, csr_matrix
 from scipy.special import ndtr
@@ -55,11 +55,11 @@ class Evidence:
 class Grouping:
     """Which document and which token type every row belongs to, as numbers from 0."""
 
-    document: Int64[ndarray, "row"]
-    token: Int64[ndarray, "row"]
+    document: Int[ndarray, "row"]
+    token: Int[ndarray, "row"]
 
     @staticmethod
-    def of(documents: Int64[ndarray, "row"], tokens: Int64[ndarray, "row space"]) -> Grouping:
+    def of(documents: Int[ndarray, "row"], tokens: Int[ndarray, "row space"]) -> Grouping:
         """Of several spaces, a token type is a combination of theirs."""
         document = np.unique(documents, return_inverse=True)[1]
         token = np.unique(tokens, axis=0, return_inverse=True)[1]
@@ -69,8 +69,8 @@ class Grouping:
 def evidence(
     a: csr_matrix,
     b: csr_matrix,
-    pair_a: Int64[ndarray, "pair"],
-    pair_b: Int64[ndarray, "pair"],
+    pair_a: Int[ndarray, "pair"],
+    pair_b: Int[ndarray, "pair"],
     grouping: Grouping,
     *,
     memory: int = 2**26,
@@ -227,5 +227,5 @@ def _at(x: csc_matrix, means: Float64[ndarray, "token pair"], grouping: Grouping
     return means[grouping.token[x.indices], _column(x)]
 
 
-def _column(x: csc_matrix) -> Int64[ndarray, "active"]:
+def _column(x: csc_matrix) -> Int[ndarray, "active"]:
     return np.repeat(np.arange(len(x.indptr) - 1, dtype=np.int64), np.diff(x.indptr))

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Float64, Int
 from numpy import ndarray
 from scipy.linalg import cholesky, solve_triangular
 from scipy.optimize import nnls
@@ -49,7 +49,7 @@ class Families:
 
     r: Float64[ndarray, "feature"]
     """Correlation of the mixture with the feature on the scoring half; NaN without candidates."""
-    members: Int64[ndarray, "feature member"]
+    members: Int[ndarray, "feature member"]
     """-1 where there is none."""
     weights: Float64[ndarray, "feature member"]
 
@@ -112,7 +112,7 @@ def kinds(
 
 
 def correlation_of(
-    a: csr_matrix, b: csr_matrix, pair_a: Int64[ndarray, "pair"], pair_b: Int64[ndarray, "pair"]
+    a: csr_matrix, b: csr_matrix, pair_a: Int[ndarray, "pair"], pair_b: Int[ndarray, "pair"]
 ) -> Float64[ndarray, "pair"]:
     """r of given pairs; 0 where one of the two does not vary."""
     left, right = columns(a), columns(b)
@@ -122,7 +122,7 @@ def correlation_of(
 
 
 def products(
-    a: csr_matrix, b: csr_matrix, pair_a: Int64[ndarray, "pair"], pair_b: Int64[ndarray, "pair"]
+    a: csr_matrix, b: csr_matrix, pair_a: Int[ndarray, "pair"], pair_b: Int[ndarray, "pair"]
 ) -> Float64[ndarray, "pair"]:
     """Sum over rows of f g, of given pairs."""
     left, right = csc_matrix(a, dtype=np.float64), csc_matrix(b, dtype=np.float64)
@@ -140,7 +140,7 @@ def _one_holds_the_other(evidence: Evidence) -> Bool[ndarray, "pair"]:
     return (high >= WITHIN) & (high >= LOPSIDED * low)
 
 
-def _strongest_members(candidates: Candidates) -> Int64[ndarray, "feature member"]:
+def _strongest_members(candidates: Candidates) -> Int[ndarray, "feature member"]:
     members = np.full((candidates.shape[0], MEMBERS), -1, dtype=np.int64)
     counts = np.bincount(candidates.a, minlength=candidates.shape[0])
     rank = np.arange(len(candidates)) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -160,7 +160,7 @@ class _Covariances:
     """Of the members with each other."""
 
     @staticmethod
-    def of(a: csr_matrix, b: csr_matrix, members: Int64[ndarray, "feature member"]) -> _Covariances:
+    def of(a: csr_matrix, b: csr_matrix, members: Int[ndarray, "feature member"]) -> _Covariances:
         """Entries without a member are 0."""
         left, right = columns(a), columns(b)
         across, within = np.zeros(members.shape), np.zeros((*members.shape, members.shape[1]))

@@ -1,0 +1,151 @@
+"""The codes that are matched: of rows that neither dictionary was trained on, in two halves of whole documents.
+
+1. A dictionary trained on this very store kept documents back; of two such dictionaries those that both kept back are
+   used. Of one trained on other rows nothing is known, and the result says so.
+2. Documents are dealt into halves by their number: the first chooses pairs, the second scores them. Training documents
+   would inflate r by a tenth, and the largest of many r is too large on the rows that chose it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from scipy.sparse import csr_matrix
+from torch import Tensor
+
+from suture.activations.batches import split_rows
+from suture.activations.settings import View
+from suture.activations.store import Store
+from suture.activations.view import seen
+from suture.dictionary.codes import Codes
+from suture.dictionary.dictionary import Dictionary
+from suture.dictionary.rows import matching_view, order_seed, whole_documents
+from suture.errors import UserError
+from suture.pipeline import artifact
+from suture.uncertainty import deal_groups
+
+BATCH_ROWS = 4096
+LEAST_DOCUMENTS = 20
+"""Ten a half: fewer say nothing about how sure a correlation is."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Side:
+    """A dictionary, where it lies in a store, and which of its spaces its codes are read from."""
+
+    name: str
+    dictionary: Dictionary
+    view: Store
+    """The dictionary's spaces, in its order."""
+    space: int | None
+    """All spaces when None."""
+    training: Mapping[str, Any]
+    """Its recorded settings."""
+
+    @staticmethod
+    def open(path: str | Path, store: Store, *, space: int | None = None, setting: str = "dictionary") -> Side:
+        """Read a dictionary and find its spaces.
+
+        Raises:
+            ArtifactError: it cannot be read.
+            UserError: the store has not its spaces, or it has no such space.
+        """
+        dictionary = Dictionary.load(path, precision="auto")
+        training = artifact.open_artifact(path).settings
+        view = matching_view(dictionary, seen(store, View.from_json(training.get("view"))))
+        if space is not None and space >= dictionary.n_spaces:
+            problem = f"{path} has {dictionary.n_spaces} spaces"
+            raise UserError(setting, space, problem, "count them from 0")
+        if space is None and not dictionary.design.joint and dictionary.n_spaces > 1:
+            problem = f"{path} reads one model's rows at a time"
+            raise UserError(setting, "(none)", problem, "name the space")
+        return Side(name=str(path), dictionary=dictionary, view=view, space=space, training=training)
+
+    @property
+    def spaces(self) -> list[int]:
+        """Those that its codes are read from."""
+        return list(range(self.dictionary.n_spaces)) if self.space is None else [self.space]
+
+    @property
+    def label(self) -> str:
+        """In words."""
+        return " and ".join(self.view.spaces[m].label for m in self.spaces)
+
+    @property
+    def columns(self) -> slice:
+        """The columns of a decoded row that belong to them."""
+        return slice(0, self.dictionary.width) if self.space is None else self.dictionary.columns(self.space)
+
+    def tokens(self, rows: Int[Tensor, "row"]) -> Int[Tensor, "row space"]:
+        """The token of every row in each of these spaces."""
+        return self.view.token_ids[rows][:, self.spaces]
+
+    def batches(self, rows: Int[Tensor, "row"]) -> Iterator[tuple[Codes, Float[Tensor, "row D"]]]:
+        """Codes of rows, and what they leave unexplained, in scaled units, a batch at a time."""
+        d = self.dictionary
+        for part in rows.split(BATCH_ROWS):
+            read = [self.view.read_space(part, m) if m in self.spaces else None for m in range(d.n_spaces)]
+            codes = d.encode_raw(read).ordered
+            scaled = [x * d.spaces[m].scale for m, x in enumerate(read) if x is not None]
+            yield codes, torch.cat(scaled, dim=1) - d.decode(codes)[:, self.columns]
+
+    def codes(self, rows: Int[Tensor, "row"]) -> csr_matrix:
+        """Codes of rows, float64 [row, feature]."""
+        return as_sparse(Codes.concatenate([codes for codes, _ in self.batches(rows)]))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Halves:
+    """Rows that nobody was trained on."""
+
+    rows: Int[Tensor, "row"]
+    scoring: Bool[Tensor, "row"]
+    """The others pair."""
+    unknown: tuple[str, ...]
+    """Dictionaries that may have been trained on these rows."""
+
+    @property
+    def parts(self) -> tuple[np.ndarray, np.ndarray]:
+        """Places among `rows` that pair, and that score."""
+        return np.flatnonzero(~self.scoring.numpy()), np.flatnonzero(self.scoring.numpy())
+
+
+def split(store: Store, sides: list[Side], n_rows: int) -> Halves:
+    """1 and 2.
+
+    Raises:
+        UserError: too few documents are left.
+    """
+    free = torch.ones(len(store), dtype=torch.bool)
+    unknown = []
+    for side in sides:
+        if side.training.get("store") != str(store.path):
+            unknown.append(side.name)
+            continue
+        share = float(side.training.get("heldout", 0.1))
+        _, heldout = split_rows(store, heldout=share, seed=order_seed(side.training))
+        own = torch.zeros_like(free)
+        own[heldout] = True
+        free &= own
+    rows = whole_documents(store.documents, torch.nonzero(free)[:, 0], n_rows)
+    documents = store.documents[rows]
+    n_documents = len(documents.unique())
+    if n_documents < LEAST_DOCUMENTS:
+        problem = f"has {n_documents} documents that no dictionary was trained on, fewer than {LEAST_DOCUMENTS}"
+        fix = "train with one --data-seed and a larger --heldout, or give a store of other text"
+        raise UserError("store", store.path, problem, fix)
+    return Halves(rows=rows, scoring=deal_groups(documents, 2) == 1, unknown=tuple(dict.fromkeys(unknown)))
+
+
+def as_sparse(codes: Codes) -> csr_matrix:
+    """Codes as scipy's matrix, float64; values of zero are dropped."""
+    shape = (codes.n_rows, codes.n_features)
+    matrix = csr_matrix((codes.value.double().numpy(), codes.feature.numpy(), codes.crow.numpy()), shape=shape)
+    matrix.eliminate_zeros()
+    return matrix
