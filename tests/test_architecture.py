@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "suture"
 
 FLOORS = {
-    "errors": 0, "axes": 0, "seeds": 0, "units": 0,
+    "errors": 0, "axes": 0, "seeds": 0, "units": 0, "labels": 0,
     "pipeline": 1, "parallel": 1, "uncertainty": 1,
     "lm": 2,
     "activations": 3,

@@ -182,7 +182,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_the_readme_example_runs(readme_run: Path) -> None:
     assert (readme_run / "report.html").stat().st_size > 10_000
     table = FeatureTable.load(readme_run / "features")
-    assert set(table.counts) == {"A", "B", "shared", "ambiguous", "dead"}
+    assert set(table.counts) == {"A", "B", "shared", "one-sided", "drifted", "ambiguous", "dead"}
 
 
 def test_the_store_reads_without_suture_as_the_formats_say(readme_run: Path) -> None:

@@ -69,6 +69,6 @@ def case(planted: Store) -> Case:
     dictionary = random_dictionary(planted)
     rows = torch.arange(680, 1500)
     discovery = torch.arange(680)
-    settings = StatsSettings(n_groups=12, batch_rows=100, n_top=4)
+    settings = StatsSettings(n_groups=12, batch_rows=100, n_top=4, missing="zero")
     stats = describe(dictionary, planted, rows.flip(0), discovery_rows=discovery, settings=settings)
     return Case(planted, dictionary, rows, discovery, stats)

@@ -16,6 +16,7 @@ from suture.errors import UserError
 from suture.features import classify as rule
 from suture.features.classify import TWO_HALVES, Labels, LabelSettings, classify, label_shares
 from suture.features.stats import FeatureStats, Shares, describe
+from suture.features.together import Together
 from suture.planted.generator import PlantedModels
 from suture.planted.settings import PlantedSettings
 from suture.planted.store import planted_store
@@ -41,24 +42,80 @@ def made(
     )
 
 
-def labelled(shares: Shares, counts: list[int] | None = None, together: Tensor | None = None) -> Labels:
+def labelled(shares: Shares, counts: list[int] | None = None, together: Together | None = None) -> Labels:
     n = shares.weight.shape[1]
     return label_shares(shares, torch.tensor(counts or [200] * n), together, LabelSettings())
 
 
-def test_two_unrelated_halves_are_not_a_shared_feature() -> None:
-    """In both models by its amounts, yet the codes from each alone fire at other places (or never, NaN)."""
-    shares = made([(1.0, 1.0)] * 4 + [(1.0, 0.0)])
-    labels = labelled(shares, together=torch.tensor([0.6, 0.1, 0.03, float("nan"), 0.0], dtype=torch.float64))
-    assert labels.label == ("shared", "shared", "ambiguous", "ambiguous", "A")
-    assert labels.reason[2] == labels.reason[3] == TWO_HALVES
+def firing_together(*correlations: float) -> Together:
+    """Codes of two models with these correlations, the same in 50 groups up to noise; NaN: neither fires."""
+    generator = torch.Generator().manual_seed(1)
+    r = torch.tensor(correlations, dtype=torch.float64) + 0.01 * torch.randn(50, len(correlations), generator=generator)
+    n, total, square = 100.0, 20.0, 30.0
+    common = (r * (n * square - total**2) + total**2) / n
+    one = torch.ones_like(r)
+    sums = torch.stack([one * total, one * total, one * square, one * square, common])
+    sums[:, r.isnan()] = 0
+    return Together(pairs=((0, 1),), sums=sums.unsqueeze(0), n_rows=torch.full((50,), n, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("amounts", "correlation", "label"),
+    [
+        ((1, 1), 0.9, "shared"),
+        ((1, 0.6), 0.5, "shared"),
+        ((1, 1), 0.1, "drifted"),
+        ((1, 1), 0.3, "ambiguous"),
+        ((1, 1), float("nan"), "ambiguous"),
+        ((1, 0), 0.0, "A"),
+        ((0.05, 1), 0.1, "B"),
+        ((1, 0.25), 0.05, "A"),
+        ((1, 0.25), 0.3, "ambiguous"),
+        ((1, 0.25), 0.8, "one-sided"),
+        ((1, 0.05), 0.8, "one-sided"),
+        ((1, 0.05), 0.3, "A"),
+        ((1, 0.43), 0.9, "shared"),
+    ],
+)
+def test_two_axes_make_the_label(amounts: tuple[float, float], correlation: float, label: str) -> None:
+    """What the feature writes, and whether its occasion can be read in the other model."""
+    # features at ease beside it, so that the correction for many features has something to correct
+    others = [(1.0, 1.0)] * 20
+    labels = labelled(made([amounts, *others]), together=firing_together(correlation, *[0.9] * 20))
+    assert labels.label[0] == label
+    assert labels.label[1:] == ("shared",) * 20
+
+
+def test_reasons_say_who_writes_it() -> None:
+    labels = labelled(made([(1, 0.05), (1, 1), (1, 1)]), together=firing_together(0.9, 0.0, float("nan")))
+    assert labels.reason == (rule.KNOWN_TO_ALL + "A", rule.OTHER_PLACES, TWO_HALVES)
+    assert labels.exclusive_rate == 0
+    apart = labelled(made([(1, 0.05)], raw=[(1, 0.6)]), together=firing_together(0.0))
+    assert apart.label == ("A",)  # whatever else B has there, it does not know the occasion
+
+
+def test_three_models_are_together_pair_by_pair() -> None:
+    alone = firing_together(0.9).sums[0]
+    apart = firing_together(0.0).sums[0]
+
+    def of(ab: Tensor, ac: Tensor, bc: Tensor) -> Together:
+        n_rows = firing_together(0.0).n_rows
+        return Together(pairs=((0, 1), (0, 2), (1, 2)), sums=torch.stack([ab, ac, bc]), n_rows=n_rows)
+
+    shared, pair = made([(1, 1, 1)]), made([(1, 1, 0)])
+    assert labelled(shared, together=of(alone, alone, alone)).label == ("shared",)
+    assert labelled(shared, together=of(alone, apart, apart)).label == ("drifted",)
+    assert labelled(pair, together=of(alone, apart, apart)).label == ("AB",)
+    assert labelled(pair, together=of(alone, alone, apart)).label == ("one-sided",)
 
 
 def test_clear_cases() -> None:
     labels = labelled(made([(1, 0), (0, 1), (1, 1), (1, 0.25), (1, -0.1), (1, 0.1)]))
     assert labels.label == ("A", "B", "shared", "shared", "A", "A")
     assert labels.reason == ("",) * 6
-    assert labels.counts == {"A": 3, "B": 1, "shared": 2, "ambiguous": 0, "dead": 0}
+    assert labels.counts == {
+        "A": 3, "B": 1, "shared": 2, "one-sided": 0, "drifted": 0, "ambiguous": 0, "dead": 0,
+    }  # fmt: skip
     assert labels.exclusive_rate == pytest.approx(4 / 6)
     assert float(labels.share[3, 1]) == pytest.approx(0.2, abs=0.01)
     assert float(labels.low[3, 1]) < 0.2 < float(labels.high[3, 1])
@@ -111,7 +168,7 @@ def test_models_trade_places() -> None:
 def test_three_models_name_those_that_have_it() -> None:
     labels = labelled(made([(1, 0, 0), (1, 1, 0), (1, 1, 1), (0, 1, 1), (0, 0, 1)]))
     assert labels.label == ("A", "AB", "shared", "BC", "C")
-    assert list(labels.counts) == ["A", "B", "C", "shared", "ambiguous", "dead", "AB", "BC"]
+    assert list(labels.counts) == ["A", "B", "C", "shared", "one-sided", "drifted", "ambiguous", "dead", "AB", "BC"]
 
 
 def test_a_direction_lost_in_noise_is_not_absence() -> None:
@@ -230,16 +287,16 @@ def test_a_much_wider_model_weighs_no_more(tmp_path: Path) -> None:
     assert labels.share.numpy() == pytest.approx(0.5, abs=0.1)
 
 
-def test_one_concept_in_two_halves_is_decoupled(known: tuple[Store, PlantedModels]) -> None:
-    """One feature writes the concept in A, another in B: the residual says exclusive, the activations do not."""
+def test_one_concept_in_two_features_is_one_sided_in_each(known: tuple[Store, PlantedModels]) -> None:
+    """One feature writes the concept in A, another in B: the residual says exclusive, but both models know it."""
     store, models = known
     where = [name if name in "AB" else "AB" for name in models.labels()]
     shared = models.labels().index("shared")
     where[shared] = "A"
     dictionary = exact_dictionary(store, models, [*enumerate(where), (shared, "B")])
     labels = classify(described(dictionary, store))
-    assert labels.label[shared] == labels.label[-1] == "ambiguous"
-    assert labels.reason[shared] == labels.reason[-1] == rule.DECOUPLED
+    assert labels.label[shared] == labels.label[-1] == "one-sided"
+    assert (labels.reason[shared], labels.reason[-1]) == (rule.KNOWN_TO_ALL + "A", rule.KNOWN_TO_ALL + "B")
     assert float(labels.share[shared, 1]) < 0.1
     assert float(labels.raw_share[shared, 1]) > 0.4
 

@@ -6,9 +6,10 @@ from torch import Tensor
 
 from features.conftest import Case, random_dictionary, scaled
 from suture.activations.store import Store
+from suture.dictionary.imputation import Imputation
 from suture.errors import UserError
 from suture.features.stats import StatsSettings, describe
-from suture.uncertainty import deal_groups
+from suture.uncertainty import deal_groups, hashed_rank
 
 
 def close(found: Tensor, expected: Tensor, tolerance: float = 2e-4) -> bool:
@@ -37,6 +38,39 @@ def test_codes_are_kept_whole(case: Case) -> None:
         assert torch.equal(stats.solo_counts[:, m], (solo[m] > 0).sum(0))
     assert torch.equal(stats.firing.counts, (f > 0).sum(0))
     assert float((solo[0] != solo[1]).double().mean()) > 0
+
+
+def test_each_half_of_the_documents_is_judged_by_the_other(case: Case) -> None:
+    """Crossing is two one-way passes added up: what a half fits, it does not judge."""
+    dictionary, store = case.dictionary, case.store
+    rows = torch.arange(len(store))
+    parity = hashed_rank(store.documents) % 2
+    settings = StatsSettings(n_groups=12)
+    crossed = describe(dictionary, store, rows, settings=settings)
+    assert crossed.n_rows == len(store)
+    ways = [
+        describe(dictionary, store, rows[parity == h], discovery_rows=rows[parity != h], settings=settings)
+        for h in range(2)
+    ]
+    for h, one in enumerate(ways):
+        for name in ("amount", "weight", "raw"):
+            both = getattr(crossed.shares, name)
+            assert close(both[h::2].sum(0), getattr(one.shares, name).sum(0))
+    assert torch.equal(crossed.solo_counts, ways[0].solo_counts + ways[1].solo_counts)
+    assert torch.equal(crossed.firing.counts, ways[0].firing.counts + ways[1].firing.counts)
+
+
+def test_a_missing_model_is_imputed_by_rows_that_judge_nothing(case: Case) -> None:
+    """The codes from one model alone are those of whole rows whose other columns a map of the discovery rows filled."""
+    stats = describe(case.dictionary, case.store, case.rows, discovery_rows=case.discovery)
+    imputation = Imputation.of_rows(case.store, case.discovery)
+    x = scaled(case.store, case.rows)
+    grid = torch.meshgrid(torch.arange(len(case.rows)), torch.arange(case.dictionary.n_features), indexing="ij")
+    for m in range(2):
+        filled = imputation.fill(x, torch.arange(2) == m)
+        assert close(stats.solo[m].lookup(*grid), case.dictionary.encode(filled).dense(), 1e-4)
+        zeros = case.stats.solo[m].lookup(*grid)
+        assert not close(stats.solo[m].lookup(*grid), zeros, 1e-2)
 
 
 def test_amounts_are_those_of_dense_algebra(case: Case) -> None:
@@ -146,7 +180,7 @@ def test_progress_reaches_all_rows(planted: Store) -> None:
 
 
 def test_refusals(planted: Store) -> None:
-    with pytest.raises(UserError, match="no rows"):
+    with pytest.raises(UserError, match="too few documents"):
         describe(random_dictionary(planted), planted, torch.arange(0), discovery_rows=torch.arange(10))
     with pytest.raises(UserError, match="n_groups = 0"):
         StatsSettings(n_groups=0)

@@ -93,7 +93,7 @@ def test_columns_say_what_they_are_called(case: Case, table: FeatureTable) -> No
     assert float(table.column("energy_share").sum()) == pytest.approx(1)
     scaling = case.stats.scaling
     assert scaling is not None
-    i = int(norms[:, 0].where(scaling.amount_eps.isfinite().all(1), 0).argmax())
+    i = int((norms[:, 0] - norms[:, 1]).where(scaling.amount_eps.isfinite().all(1), -torch.inf).argmax())
     expected = float(scaling.amount_eps[i, 1] / scaling.amount_eps[i, 0])
     assert norms[i, 0] > norms[i, 1]
     assert float(table.column("nu_eps")[i]) == pytest.approx(expected)

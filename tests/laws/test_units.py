@@ -13,7 +13,6 @@ from suture.dictionary.design import Design, Sparsity
 from suture.dictionary.dictionary import Dictionary
 from suture.dictionary.evaluate import evaluate
 from suture.features.classify import Labels, classify
-from suture.features.describe import chosen_rows
 from suture.features.stats import FeatureStats, describe
 from suture.planted.generator import PlantedModels
 from suture.planted.settings import PlantedSettings
@@ -48,8 +47,7 @@ CHANGES = {
 def _run(folder: Path, rows: list[Tensor]) -> tuple[Store, Dictionary, FeatureStats, Labels]:
     store = write_store(folder / "store", rows, documents=ROWS // 40)
     dictionary = train(folder / "dictionary", store, SETTINGS)
-    heldout, discovery = chosen_rows(store, {"heldout": 0.3}, 10_000)
-    stats = describe(dictionary, store, heldout, discovery_rows=discovery)
+    stats = describe(dictionary, store, ROWS)
     return store, dictionary, stats, classify(stats)
 
 
@@ -84,8 +82,7 @@ def test_a_dictionary_with_scales_of_its_own_is_measured_alike(plain) -> None:
         own.W_enc[:, columns] *= 4
         for weight in (own.W_dec[:, columns], own.b_dec[columns], own.center[columns]):
             weight /= 4
-    heldout, discovery = chosen_rows(store, {"heldout": 0.3}, 10_000)
-    found = classify(describe(own, store, heldout, discovery_rows=discovery))
+    found = classify(describe(own, store, ROWS))
     assert found.label == labels.label
     assert torch.allclose(found.share, labels.share, atol=1e-4, equal_nan=True)
     assert evaluate(own, store, ROWS).fvu == pytest.approx(evaluate(dictionary, store, ROWS).fvu, rel=1e-4)

@@ -129,8 +129,8 @@ def test_fit_and_labels_of_findings_made_by_hand() -> None:
     assert fit_numbers(replace(found, r2=None))["r2_missing"] is None
     labels = ("A", "AB", "shared", "shared", "ambiguous", "dead")
     counts = label_numbers(replace(found, labels=labels))
-    assert {name: counts[f"n_{name}"] for name in ("A", "B", "AB", "shared", "ambiguous")} == {
-        "A": 1, "B": 0, "AB": 1, "shared": 2, "ambiguous": 1,
+    assert {name: counts[f"n_{name}"] for name in ("A", "B", "AB", "shared", "one-sided", "drifted", "ambiguous")} == {
+        "A": 1, "B": 0, "AB": 1, "shared": 2, "one-sided": 0, "drifted": 0, "ambiguous": 1,
     }  # fmt: skip
     assert counts["exclusive_rate"] == exclusive_rate(labels) == 0.4
     assert shared_rate(labels) == 0.4

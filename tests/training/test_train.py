@@ -95,7 +95,7 @@ def test_model_dropout_makes_a_missing_model_recoverable(store: Store, out: Path
     plain = train(out, store, settings_of())
     masked = train(out.with_name("masked"), store, settings_of(model_dropout=0.5))
     _, heldout = split_rows(store, heldout=0.1, seed=0)
-    r2 = [evaluate(d, store, heldout).r2 for d in (plain, masked)]
+    r2 = [evaluate(d, store, heldout, missing="zero").r2 for d in (plain, masked)]
     assert r2[1][0][1] > r2[0][0][1] + 0.1
     assert r2[1][1][0] > r2[0][1][0] + 0.1
 
@@ -177,7 +177,7 @@ def test_a_run_killed_and_resumed_ends_with_the_same_weights(store: Store, tmp_p
         f"sys.path.insert(0, {str(Path(__file__).parent.parent)!r})\n"
         "from suture.activations.store import Store\n"
         "from suture.training.train import train\n"
-        "from dictionary.test_train import settings_of\n"
+        "from training.test_train import settings_of\n"
         "s = settings_of(model_dropout=0.2, sparsity='batchtopk', n_rows=150_000)\n"
         "print('ready', flush=True)\n"
         "train(sys.argv[1], Store.open(sys.argv[2]), s, resume=True, on_progress=lambda p: print(p.step, flush=True))\n"

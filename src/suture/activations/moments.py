@@ -57,6 +57,22 @@ class Moments:
             moments.add(batch.activations.to(device))
         return moments
 
+    @staticmethod
+    def known(
+        widths: Sequence[int], *, n_rows: int, mean: Float[Tensor, "D"], covariance: Float[Tensor, "D D"]
+    ) -> Moments:
+        """Those of rows that were summed before."""
+        moments = Moments(widths, mean.device)
+        moments.n_rows, moments.pivot = n_rows, mean.double()
+        moments.products = covariance.double() * n_rows
+        return moments
+
+    def rescaled(self, per_column: Float[Tensor, "D"]) -> Moments:
+        """Those of the same rows with every column multiplied by its factor."""
+        factors = per_column.to(self.total)
+        covariance = self.covariance() * torch.outer(factors, factors)
+        return Moments.known(self.widths, n_rows=self.n_rows, mean=self.mean() * factors, covariance=covariance)
+
     def add(self, x: Float[Tensor, "row D"]) -> None:
         """Add a batch of rows (1)."""
         x = x.to(self.total)

@@ -181,10 +181,9 @@ def features(
     from suture.activations.store import Store
     from suture.cli.models import models_of
     from suture.dictionary.dictionary import Dictionary
-    from suture.features.describe import FeatureSettings, advice
+    from suture.features.describe import FeatureSettings
     from suture.features.describe import features as run_features
     from suture.features.stats import StatsSettings
-    from suture.pipeline.artifact import open_artifact
 
     settings = FeatureSettings(n_rows=rows, stats=StatsSettings(n_top=top))
     opened = Store.open(store)
@@ -206,8 +205,6 @@ def features(
     counts = ", ".join(f"{n} {label}" for label, n in table.counts.items())
     null = table.summary.get("false_positive_rate")
     note = "" if null is None else f"; a null: {percent(null)} of the live features are falsely exclusive"
-    if hint := advice(table.reasons, open_artifact(dictionary).settings):
-        say(hint)
     emit({"features": str(out), **table.summary}, as_json=json, text=f"{out}: {counts}{note}")
 
 

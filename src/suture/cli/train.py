@@ -293,11 +293,13 @@ def _emit(trained: Mapping[Path, "Dictionary"], *, several: bool, as_json: bool)
         labels = [space.label for space in dictionary.spaces]
         fvu = ", ".join(f"{label} {value:.4f}" for label, value in zip(labels, evaluation["fvu"], strict=True))
         dead, r2 = percent(evaluation["dead"]), _matrix(evaluation["r2"])
+        if evaluation["r2_linear"]:
+            r2 += f", of the linear map alone {_matrix(evaluation['r2_linear'])}"
         where = "" if evaluation["heldout"] else " (on the training rows: none were held out)"
         found.append({"dictionary": str(out), **evaluation})
         lines.append(f"{out}: FVU {fvu}; L0 {evaluation['l0']:.1f}; dead {dead}; R2 {r2}{where}")
     emit({"dictionaries": found} if several else found[0], as_json=as_json, text="\n".join(lines))
 
 
-def _matrix(r2: list[list[float]]) -> str:
-    return "[" + "; ".join(" ".join(f"{v:.3f}" for v in row) for row in r2) + "]"
+def _matrix(r2: list[list[float | None]]) -> str:
+    return "[" + "; ".join(" ".join("-" if v is None else f"{v:.3f}" for v in row) for row in r2) + "]"

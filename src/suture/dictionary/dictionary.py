@@ -3,12 +3,13 @@
 | design       | a row is                              | code                                   | reconstructs |
 |--------------|---------------------------------------|----------------------------------------|--------------|
 | `sae`        | x of one space                        | sparsity(x E + b)                      | itself       |
-| `crosscoder` | (x_1 .. x_M) at one text position     | sparsity(mean_m available x_m E_m + b) | every space  |
+| `crosscoder` | (x_1 .. x_M) at one text position     | sparsity(mean_m x_m E_m + b)           | every space  |
 | `universal`  | as crosscoder, one x_m at a time      | the same, with one m available         | every space  |
 | `pooled`     | one space's x_m, narrower ones padded | sparsity(x E + b), may be told which m | that row     |
 
 Activations enter in scaled units (x · s_m, so that rows centred on their mean have a mean squared norm of the width)
-and have `center` subtracted before encoding, so that a missing model stands for an average activation, not for zero.
+and have `center` subtracted before encoding. Where a crosscoder is given some models only, the others are imputed
+(`imputation`), or left out of the mean, which then stands for an average activation, not for zero (`missing="zero"`).
 The scales stay beside the weights until `fold`.
 """
 
@@ -28,6 +29,7 @@ from suture.activations.space import Space, spaces_from_json
 from suture.dictionary import kernels
 from suture.dictionary.codes import Codes
 from suture.dictionary.design import Design, Precision, Sparsity
+from suture.dictionary.imputation import Imputation, Missing
 from suture.dictionary.kernels import Chunks
 from suture.dictionary.sparsity import select_inference
 from suture.errors import ArtifactError, UserError
@@ -36,6 +38,7 @@ from suture.pipeline import artifact
 
 STAGE = "dictionary"
 WEIGHTS, DESCRIPTION = "dictionary.safetensors", "dictionary.json"
+MOMENTS = "moments.safetensors"
 
 
 class Dictionary(nn.Module):
@@ -66,6 +69,8 @@ class Dictionary(nn.Module):
         design.check_widths([space.width for space in spaces])
         self.spaces, self.design, self.flag_scale = tuple(spaces), design, flag_scale
         self.precision: Literal["float32", "bfloat16"] = "float32"
+        self.imputation: Imputation | None = None
+        """From which a crosscoder's missing models are imputed; None until it is trained, or where none was kept."""
         self.grid = grid
         self.own = grid.features.share(design.n_features)
         F, D = self.own.stop - self.own.start, self.width
@@ -102,6 +107,15 @@ class Dictionary(nn.Module):
     def masks_padding(self) -> bool:
         """Whether a row of a narrower space ends where its space does; otherwise zeros beyond it are data."""
         return not self.design.joint and self.design.pad == "native" and len(set(self.widths)) > 1
+
+    @property
+    def missing(self) -> Missing:
+        """What stands in for a missing model unless told otherwise.
+
+        Only a crosscoder's code is of all models at once; one without second moments (made by an older suture, or
+        imported) can but leave the missing ones out.
+        """
+        return "zero" if self.imputation is None or self.design.kind != "crosscoder" else "impute"
 
     @property
     def cuts(self) -> tuple[int, ...]:
@@ -173,6 +187,7 @@ class Dictionary(nn.Module):
         *,
         available: Bool[Tensor, "row space"] | Bool[Tensor, "space"] | None = None,
         model: Int[Tensor, "row"] | None = None,
+        missing: Missing | None = None,
     ) -> Codes:
         """Codes of rows in scaled units.
 
@@ -180,10 +195,14 @@ class Dictionary(nn.Module):
             x: spaces side by side (`pooled`: one space's rows, padded with zeros).
             available: which spaces the code may come from; all by default. Columns of others are not read.
             model: `pooled`: the space of each row.
+            missing: what stands in for the spaces that are not available: `impute`, their rows as the available ones'
+                predict them, or `zero`, nothing. `self.missing` when not given.
 
         Raises:
-            UserError: a row without any available space; a flag without `model`.
+            UserError: a row without any available space; a flag without `model`; nothing to impute from.
         """
+        if available is not None and (missing or self.missing) == "impute":
+            x, available = self.imputed(x, available), None
         selection = select_inference(
             self.chunks(self.encoder_input(x, available=available, model=model)),
             self.sparsity,
@@ -200,12 +219,28 @@ class Dictionary(nn.Module):
         own = kernels.decode(codes.value, self.W_dec, codes.pattern)
         return self.grid.features.add_up(own) + self.b_dec
 
-    def encode_alone(self, x: Float[Tensor, "row D_all"], space: int) -> Codes:
-        """Codes from one space alone, of rows that hold every space side by side in scaled units (any design)."""
+    def imputed(
+        self, x: Float[Tensor, "row D"], available: Bool[Tensor, "row space"] | Bool[Tensor, "space"]
+    ) -> Float[Tensor, "row D"]:
+        """Rows in scaled units with the columns of spaces that are not available as the available ones predict them.
+
+        Raises:
+            UserError: a row without any available space; a dictionary without second moments.
+        """
+        if self.imputation is None:
+            problem = "needs the second moments of the training rows, which this dictionary does not have"
+            raise UserError("missing", "impute", problem, 'use "zero", or train it again')
+        self._share(available, x)
+        return self.imputation.fill(x, available)
+
+    def encode_alone(self, x: Float[Tensor, "row D_all"], space: int, *, missing: Missing | None = None) -> Codes:
+        """Codes from one space alone, of rows that hold every space side by side in scaled units (any design).
+
+        `missing` as in `encode`.
+        """
         if self.design.joint:
-            only = torch.zeros(self.n_spaces, dtype=torch.bool, device=x.device)
-            only[space] = True
-            return self.encode(x, available=only)
+            only = torch.arange(self.n_spaces, device=x.device) == space
+            return self.encode(x, available=only if self.n_spaces > 1 else None, missing=missing)
         return self.encode(self.padded(x, space), model=torch.full((x.shape[0],), space, device=x.device))
 
     def padded(self, x: Float[Tensor, "row D_all"], space: int) -> Float[Tensor, "row D"]:
@@ -217,8 +252,10 @@ class Dictionary(nn.Module):
         """Decoded rows cut into spaces (`pooled`: the same numbers read in each space's width)."""
         return [decoded[:, self.columns(m)] for m in range(self.n_spaces)]
 
-    def encode_raw(self, activations: Sequence[Float[Tensor, "row _"] | None]) -> Codes:
-        """Codes of activations in the models' own units; None stands for a missing model.
+    def encode_raw(
+        self, activations: Sequence[Float[Tensor, "row _"] | None], *, missing: Missing | None = None
+    ) -> Codes:
+        """Codes of activations in the models' own units; None stands for a missing model, `missing` as in `encode`.
 
         Raises:
             UserError: not one entry per space; a pooled dictionary given several models' rows at once.
@@ -246,7 +283,8 @@ class Dictionary(nn.Module):
             for a, s in zip(activations, self.spaces, strict=True)
         ]
         available = torch.tensor([a is not None for a in activations], device=first.device)
-        return self.encode(torch.cat(parts, dim=-1), available=available)
+        everyone = len(present) == self.n_spaces
+        return self.encode(torch.cat(parts, dim=-1), available=None if everyone else available, missing=missing)
 
     def decode_raw(self, codes: Codes) -> list[Float[Tensor, "row _"]]:
         """The activations of every space, in the models' own units, that the codes stand for."""
@@ -280,6 +318,7 @@ class Dictionary(nn.Module):
         folded.W_dec /= per_column
         folded.b_dec /= per_column
         folded.center /= per_column
+        folded.imputation = None if self.imputation is None else self.imputation.rescaled(1 / per_column)
         return folded
 
     # --- split over ranks -----------------------------------------------------------------------------------------
@@ -293,12 +332,15 @@ class Dictionary(nn.Module):
         for name, tensor in self.state_dict().items():
             per_feature = tensor.shape[0] != joined.state_dict()[name].shape[0]
             joined.state_dict()[name].copy_(self.grid.features.concatenate(tensor) if per_feature else tensor)
+        joined.imputation = self.imputation
         return joined
 
     # --- on disk --------------------------------------------------------------------------------------------------
 
     def write(self, folder: Path) -> None:
-        """Put weights and description into a folder (of an artifact being written)."""
+        """Put weights, description and second moments into a folder (of an artifact being written)."""
+        if self.imputation is not None:
+            self.imputation.save(folder / MOMENTS)
         save_file({n: t.detach().contiguous() for n, t in self.state_dict().items()}, folder / WEIGHTS)
         artifact.write_json(
             folder / DESCRIPTION,
@@ -349,6 +391,8 @@ class Dictionary(nn.Module):
                 flag_scale=raw["flag_scale"],
             )
             dictionary.load_state_dict(load_file(folder / WEIGHTS))
+            if (folder / MOMENTS).is_file():
+                dictionary.imputation = Imputation.load(folder / MOMENTS)
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
             raise ArtifactError("dictionary", folder, f"cannot be read ({error})", "train or export it again") from None
         return dictionary

@@ -3,8 +3,10 @@
 1. Encode every row from all models, and from each model alone.
 2. Accumulate ||x_j - xhat_j||^2 for every (source, target j), and the mean and energy of every x_j, in float64.
 3. R2[i, j] = 1 - sum ||x_j - xhat_j from the code of model i alone||^2 / sum ||x_j - mean||^2; last row: all models.
+   Where a crosscoder's missing models are imputed, the linear map that imputes them has an R2 of its own beside it.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,6 +18,7 @@ from suture.activations.batches import sequential
 from suture.activations.store import Store
 from suture.dictionary.codes import Codes
 from suture.dictionary.dictionary import Dictionary
+from suture.dictionary.imputation import Missing
 
 BATCH_ROWS = 2048
 
@@ -32,6 +35,10 @@ class Evaluation:
     """Share of features silent on all evaluated rows."""
     r2: list[list[float]]
     """[source, target]; sources are each model alone, then all models (`pooled`: each target's own code again)."""
+    missing: Missing = "zero"
+    """What stood in for the other models in the codes from one model alone."""
+    r2_linear: list[list[float | None]] | None = None
+    """[source, target]: R2 of the linear map alone that imputes a missing model; None on the diagonal."""
     n_rows: int
 
     def to_json(self) -> dict[str, Any]:
@@ -40,14 +47,24 @@ class Evaluation:
 
 
 def evaluate(
-    dictionary: Dictionary, store: Store, rows: Int[Tensor, "row"], *, batch_size: int = BATCH_ROWS
+    dictionary: Dictionary,
+    store: Store,
+    rows: Int[Tensor, "row"],
+    *,
+    missing: Missing | None = None,
+    alone: bool = True,
+    batch_size: int = BATCH_ROWS,
 ) -> Evaluation:
     """Evaluate a dictionary on rows of a store that holds its spaces, in the dictionary's own order.
 
-    Ranks that split the rows each encode their part; every one returns the numbers of all.
+    `missing` as in `Dictionary.encode`; without `alone` a joint dictionary's codes from one model alone are left out,
+    and `r2` has its last row only. Ranks that split the rows each encode their part; every one returns the numbers of
+    all.
     """
+    missing = missing or dictionary.missing
+    imputes = missing == "impute" and dictionary.n_spaces > 1
     device, M, grid = dictionary.W_dec.device, dictionary.n_spaces, dictionary.grid
-    errors = torch.zeros(M + 1, M, dtype=torch.float64)
+    errors, linear = torch.zeros(M + 1, M, dtype=torch.float64), torch.zeros(M, M, dtype=torch.float64)
     energy, total = torch.zeros(M, dtype=torch.float64), torch.zeros(sum(dictionary.widths), dtype=torch.float64)
     fired = torch.zeros(dictionary.W_dec.shape[0], dtype=torch.bool, device=device)
     n_rows, n_active, n_codes = 0, 0, 0
@@ -58,15 +75,21 @@ def evaluate(
         energy += torch.stack([t.double().square().sum() for t in targets]).cpu()
         total += x.double().sum(0).cpu()
         n_rows += x.shape[0]
-        alone = [dictionary.encode_alone(x, m) for m in range(M)]
-        for i, codes in enumerate(alone):
+        solo = []
+        if imputes and alone:
+            filled = [dictionary.imputed(x, torch.arange(M, device=x.device) == m) for m in range(M)]
+            linear += torch.stack([_apart(f.split(dictionary.widths, dim=-1), targets) for f in filled])
+            solo = [dictionary.encode(f) for f in filled]
+        elif alone or not dictionary.design.joint:
+            solo = [dictionary.encode_alone(x, m, missing="zero") for m in range(M)]
+        for i, codes in enumerate(solo):
             errors[i] += _squared_errors(dictionary, codes, targets)
-        main = [dictionary.encode(x)] if dictionary.design.joint else alone
+        main = [dictionary.encode(x)] if dictionary.design.joint else solo
         errors[M] += _squared_errors(dictionary, main[0], targets) if dictionary.design.joint else 0
         for codes in main:
             fired[codes.feature.long()] = True
             n_active, n_codes = n_active + codes.value.numel(), n_codes + codes.n_rows
-    for sums in (errors, energy, total):  # of every rank's rows
+    for sums in (errors, energy, total, linear):  # of every rank's rows
         grid.data.add_up(sums)
     counts = torch.tensor([n_rows, n_codes, n_active], dtype=torch.float64)
     n_rows, n_codes = (int(n) for n in grid.data.add_up(counts[:2]))
@@ -81,7 +104,9 @@ def evaluate(
         fvu=unexplained[M].tolist(),
         l0=n_active / max(n_codes, 1),
         dead=1.0 - n_fired / dictionary.n_features,
-        r2=(1.0 - unexplained).tolist(),
+        r2=(1.0 - unexplained).tolist()[0 if alone else M :],
+        missing=missing,
+        r2_linear=_off_diagonal(1.0 - linear / variance.clamp_min(1e-12)) if imputes and alone else None,
         n_rows=n_rows,
     )
 
@@ -89,5 +114,14 @@ def evaluate(
 def _squared_errors(
     dictionary: Dictionary, codes: Codes, targets: tuple[Float[Tensor, "row _"], ...]
 ) -> Float[Tensor, "space"]:
-    decoded = dictionary.per_space(dictionary.decode(codes))
-    return torch.stack([(t - d).double().square().sum() for t, d in zip(targets, decoded, strict=True)]).cpu()
+    return _apart(dictionary.per_space(dictionary.decode(codes)), targets)
+
+
+def _apart(
+    found: Sequence[Float[Tensor, "row _"]], targets: Sequence[Float[Tensor, "row _"]]
+) -> Float[Tensor, "space"]:
+    return torch.stack([(t - d).double().square().sum() for t, d in zip(targets, found, strict=True)]).cpu()
+
+
+def _off_diagonal(matrix: Float[Tensor, "source target"]) -> list[list[float | None]]:
+    return [[None if i == j else value for j, value in enumerate(row)] for i, row in enumerate(matrix.tolist())]

@@ -1,21 +1,28 @@
-"""Whose feature is it? From each model's share of a feature, with its uncertainty, to a label (methods, section 2).
+"""Whose feature is it? From two axes, each with its uncertainty, to a label (methods, section 2).
 
-1. Model m's amount b_m of a feature is what a unit of it brings in m, fitted again on other rows (`refit`), or for a
-   pooled dictionary the energy it spends on m's rows. Its share is b_m / sum b, negative amounts counted as none.
-2. "m lacks it": share below t, and "m has it": share above t, are each tested, documents being the unit. Both are
-   signs of (1 - t) b_m - t (the others' b), linear in the sums, so nothing misbehaves near zero.
-   What noise in the fitted direction would hide of a share of t is taken off the threshold, so that a feature seen too
-   rarely cannot pass for absent.
-3. Benjamini-Hochberg over all features that fired often enough, per model and per question.
-4. Every model decided: the label names those that have it (all of several: `shared`; none: undecided). A model that
-   lacks it by its residual but not by its plain activation is decoupled: other features carry its part, so no label.
-   A feature that brings something in both models but answers each at other places is two halves in one, not shared.
-5. Everything else is `ambiguous`, with its reason; a feature that never fired is `dead`.
+1. Share: what the feature *writes*. Model m's amount b_m is what a unit of the feature brings in m, fitted on other
+   documents (`refit`), or for a pooled dictionary the energy it spends on m's rows. Its share is b_m / sum b, negative
+   amounts counted as none.
+2. Co-firing: whether its *occasion* can be read in the other model. The correlation of its codes from each model alone,
+   the other imputed (`together`).
+3. "m lacks it": share below t, "m has it": share above t, "m has little": share below e; "apart": co-firing of two
+   models below c, "together": above it. Documents are the unit of each test. The tests of shares are
+   signs of (1 - t) b_m - t (the others' b), linear in the sums, so nothing misbehaves near zero. What noise in the
+   fitted direction would hide of a share of t is taken off the threshold, so that a feature seen too rarely cannot pass
+   for absent.
+4. Benjamini-Hochberg over all features that fired often enough, per model (or pair) and per question.
+5. The label:
+   - all have it, and none little: `shared` if together, `drifted` if apart: all write it, at other places.
+   - some have little of it, and are apart from those that have more: those that have it, by letter.
+   - some lack it, and are not together with those that have it: the same.
+   - some have little of it, but know its occasion (together): `one-sided`.
+6. Everything else is `ambiguous`, with its reason; a feature that never fired is `dead`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from string import ascii_uppercase
 
@@ -25,20 +32,22 @@ from torch import Tensor
 
 from suture.errors import UserError
 from suture.features.stats import FeatureStats, Shares
+from suture.features.together import Together
+from suture.labels import AMBIGUOUS, DEAD, DRIFTED, ONE_SIDED, OPEN, SHARED, is_exclusive
 from suture.uncertainty import Draws, Ratio, discoveries, ends, p_below
 
 CHUNK_FEATURES = 4096
 """Features whose draws are held at a time, so that [draw, feature] stays small."""
 
-SHARED, AMBIGUOUS, DEAD = "shared", "ambiguous", "dead"
-
-NEVER_FIRED = "never fired on the held-out rows"
+NEVER_FIRED = "never fired on the described rows"
 TOO_FEW_ROWS = "fired on too few rows"
 TOO_FEW_DOCUMENTS = "fired in too few documents"
-EXPLAINS_NOTHING = "explains nothing on held-out rows"
+EXPLAINS_NOTHING = "explains nothing on other rows"
 DECOUPLED = "decoupled: other features carry its part in the other model"
 STRADDLES = "interval straddles a boundary"
-TWO_HALVES = "two halves: the codes from each model alone do not fire together"
+TWO_HALVES = "two halves: whether the codes from each model alone fire together is not decided"
+KNOWN_TO_ALL = "every model knows its occasion, and hardly any but these writes it: "
+OTHER_PLACES = "every model writes it, each at other places"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +58,13 @@ class LabelSettings:
     """t: a model has a feature if its share is above, lacks it if below. Of M models: t · 2 / M."""
     raw_share: float = 0.3
     """A model whose share in the plain activations is at least this (of M: · 2 / M) does not lack the feature."""
-    cofiring: float = 0.1
-    """Shared features fire alike from each model alone: their codes correlate at least so much. Without this, features
-    over two unrelated models (one's rows shuffled) pass for shared: half of them did, with correlations below 0.04."""
+    even_share: float = 0.3
+    """e: a model whose share is below has little of the feature, too little for it to be shared. Of M: e · 2 / M. Known
+    features added to one of two real models have decoder shares of .05 to .24 in the other, where they carry noise;
+    features that fire alike in both, .3 to .7."""
+    cofiring: float = 0.3
+    """c: the codes from two models alone, each with the other imputed, fire together if they correlate above it, apart
+    if below. Known exclusive features of two real models: -.00 to .12; known shared ones: .97 to 1.00."""
     q: float = 0.05
     """False-discovery rate of each question over all tested features."""
     min_rows: int = 10
@@ -67,8 +80,10 @@ class LabelSettings:
         """Raise UserError for settings without meaning."""
         if not 0 < self.exclusive_share < 0.5:
             raise UserError("exclusive_share", self.exclusive_share, "is not between 0 and 0.5", "use 0.15")
-        if not -1 <= self.cofiring <= 1:
-            raise UserError("cofiring", self.cofiring, "is no correlation", "use 0.1")
+        if not -1 < self.cofiring < 1:
+            raise UserError("cofiring", self.cofiring, "is no correlation", "use 0.3")
+        if not self.exclusive_share <= self.even_share < 0.5:
+            raise UserError("even_share", self.even_share, "is below exclusive_share or not below 0.5", "use 0.3")
         if not self.exclusive_share <= self.raw_share <= 1:
             raise UserError("raw_share", self.raw_share, "is below exclusive_share or above 1", "use 0.3")
         if not 0 < self.q < 1:
@@ -82,9 +97,10 @@ class Labels:
     """A label per feature, and the numbers it was made from; NaN (p: 1) where a number has no meaning."""
 
     label: tuple[str, ...]
-    """`A`, `B`, .. by space; several letters for some of more than two; `shared`, `ambiguous` or `dead`."""
+    """`A`, `B`, .. by space; several letters for some of more than two; `shared`, `one-sided`, `drifted`, `ambiguous`
+    or `dead`."""
     reason: tuple[str, ...]
-    """Why it is ambiguous or dead; empty otherwise."""
+    """Why it is one-sided, drifted, ambiguous or dead; empty otherwise."""
     share: Float[Tensor, "feature space"]
     low: Float[Tensor, "feature space"]
     """Lower end of the 95 % bootstrap interval of the share."""
@@ -99,31 +115,30 @@ class Labels:
     def counts(self) -> dict[str, int]:
         """How many features carry each label, the fixed ones always listed."""
         n_spaces = self.share.shape[1]
-        names = [*ascii_uppercase[:n_spaces], SHARED, AMBIGUOUS, DEAD]
+        names = [*ascii_uppercase[:n_spaces], SHARED, *OPEN, DEAD]
         counted = Counter(self.label)
         return {name: counted[name] for name in [*names, *sorted(set(counted) - set(names))]}
 
     @property
     def exclusive_rate(self) -> float:
-        """The share of live features labelled as lacking in some model: on a null pair, the false-positive rate."""
+        """The share of live features said to be some models' own: on a null pair, the false-positive rate."""
         live = [name for name in self.label if name != DEAD]
-        return sum(name not in (SHARED, AMBIGUOUS) for name in live) / max(len(live), 1)
+        return sum(map(is_exclusive, live)) / max(len(live), 1)
 
 
 def classify(stats: FeatureStats, settings: LabelSettings | None = None) -> Labels:
     """Label every described feature. With one model a live feature is its own: `A`."""
-    together = None if stats.cofiring is None else stats.cofiring.correlation
-    return label_shares(stats.shares, stats.firing.counts, together, settings or LabelSettings())
+    return label_shares(stats.shares, stats.firing.counts, stats.together, settings or LabelSettings())
 
 
 def label_shares(
     shares: Shares,
     counts: Int[Tensor, "feature"],
-    together: Float[Tensor, "feature"] | None,
+    together: Together | None,
     settings: LabelSettings,
 ) -> Labels:
-    """Label every feature from its models' amounts, the number of rows it fired on and the correlation of the codes
-    from each model alone (None: not asked for).
+    """Label every feature from its models' amounts, the number of rows it fired on and the co-firing of the codes from
+    each model alone (None: not asked for).
     """
     share, raw = point_shares(shares)
     n_spaces = share.shape[1]
@@ -132,27 +147,42 @@ def label_shares(
     draws = Draws.make(shares.weight.shape[0], settings.n_draws, settings.seed)
     enough_groups = (shares.fired > 0).sum(0) >= settings.min_groups
     tested = (counts >= settings.min_rows) & enough_groups
-    p_lacks, p_has = _tests(shares, 2 * settings.exclusive_share / n_spaces)  # 2
-    lacks = torch.stack([discoveries(p_lacks[:, m], tested, settings.q) for m in range(n_spaces)], dim=-1)  # 3
-    has = torch.stack([discoveries(p_has[:, m], tested, settings.q) for m in range(n_spaces)], dim=-1)
+
+    def decided(p: Float[Tensor, "feature question"]) -> Bool[Tensor, "feature question"]:  # 4
+        return torch.stack([discoveries(column, tested, settings.q) for column in p.unbind(-1)], dim=-1)
+
+    p_lacks, p_has = _tests(shares, 2 * settings.exclusive_share / n_spaces)  # 3
+    p_little, _ = _tests(shares, 2 * settings.even_share / n_spaces)
+    lacks, has = decided(p_lacks), decided(p_has)
+    # a pooled feature's usage is counted, not fitted: no noise can pass for a little of it
+    little = lacks | decided(p_little) if together is not None and shares.kind == "refit" else lacks
+    apart, alike = _occasions(together, settings.cofiring, n_spaces, decided)
     decoupled = (lacks & (raw >= 2 * settings.raw_share / n_spaces)).any(-1)
-    halves = torch.zeros_like(decoupled) if together is None else ~(together >= settings.cofiring)  # NaN: never fired
     low, high = _intervals(shares, draws)
-    decided = []
-    for i, n in enumerate(counts.tolist()):
+    found = []
+    for i, n in enumerate(counts.tolist()):  # 5
         if n == 0:
-            decided.append((DEAD, NEVER_FIRED))
+            found.append((DEAD, NEVER_FIRED))
         elif n < settings.min_rows:
-            decided.append((AMBIGUOUS, TOO_FEW_ROWS))
+            found.append((AMBIGUOUS, TOO_FEW_ROWS))
         elif not enough_groups[i]:
-            decided.append((AMBIGUOUS, TOO_FEW_DOCUMENTS))
+            found.append((AMBIGUOUS, TOO_FEW_DOCUMENTS))
+        elif not bool(share[i].isfinite().all()):
+            found.append((AMBIGUOUS, EXPLAINS_NOTHING))
         else:
-            known = bool(share[i].isfinite().all())
-            flaws = {"decoupled": bool(decoupled[i]), "halves": bool(halves[i])}
-            decided.append(_decide(has[i], lacks[i], known=known, **flaws))
+            found.append(
+                _decide(
+                    has[i] & ~little[i],
+                    little[i],
+                    lacks[i],
+                    None if apart is None else apart[i],
+                    None if alike is None else alike[i],
+                    decoupled=bool(decoupled[i]),
+                )
+            )
     return Labels(
-        label=tuple(name for name, _ in decided),
-        reason=tuple(reason for _, reason in decided),
+        label=tuple(name for name, _ in found),
+        reason=tuple(reason for _, reason in found),
         share=share,
         low=low,
         high=high,
@@ -169,17 +199,50 @@ def point_shares(shares: Shares) -> tuple[Float[Tensor, "feature space"], Float[
 
 
 def _decide(
-    has: Bool[Tensor, "space"], lacks: Bool[Tensor, "space"], *, known: bool, decoupled: bool, halves: bool
+    much: Bool[Tensor, "space"],
+    little: Bool[Tensor, "space"],
+    lacks: Bool[Tensor, "space"],
+    apart: Bool[Tensor, "space space"] | None,
+    alike: Bool[Tensor, "space space"] | None,
+    *,
+    decoupled: bool,
 ) -> tuple[str, str]:
-    if not known:
-        return AMBIGUOUS, EXPLAINS_NOTHING
-    if not bool((has ^ lacks).all()) or not bool(has.any()):
+    """(label, reason) of a feature that fired often enough; None for an axis that was not asked for."""
+    if not bool((much ^ little).all()) or not bool(much.any()):
         return AMBIGUOUS, STRADDLES
-    if decoupled:
-        return AMBIGUOUS, DECOUPLED
-    if bool(has.all()):
-        return (AMBIGUOUS, TWO_HALVES) if halves else (SHARED, "")
-    return "".join(letter for letter, one in zip(ascii_uppercase, has.tolist(), strict=False) if one), ""
+    own = "".join(letter for letter, one in zip(ascii_uppercase, much.tolist(), strict=False) if one)
+    if bool(much.all()):
+        others = ~torch.eye(len(much), dtype=torch.bool)
+        if alike is None or bool(alike[others].all()):
+            return SHARED, ""
+        assert apart is not None
+        return (DRIFTED, OTHER_PLACES) if bool(apart[others].any()) else (AMBIGUOUS, TWO_HALVES)
+    if apart is not None and bool(apart[much][:, little].all()):
+        return own, ""
+    if alike is not None and bool(alike[much][:, little].any()):
+        return ONE_SIDED, KNOWN_TO_ALL + own
+    if not bool(lacks[little].all()):
+        return AMBIGUOUS, TWO_HALVES
+    return (AMBIGUOUS, DECOUPLED) if decoupled else (own, "")
+
+
+def _occasions(
+    together: Together | None,
+    bar: float,
+    n_spaces: int,
+    decided: Callable[[Float[Tensor, "feature question"]], Bool[Tensor, "feature question"]],
+) -> tuple[Bool[Tensor, "feature space space"] | None, Bool[Tensor, "feature space space"] | None]:
+    """Which models' codes fire apart, and which together, as symmetric matrices."""
+    if together is None:
+        return None, None
+    matrices = []
+    for p in together.tests(bar):
+        found = decided(p.T)
+        matrix = torch.zeros(len(found), n_spaces, n_spaces, dtype=torch.bool)
+        for column, (m, n) in enumerate(together.pairs):
+            matrix[:, m, n] = matrix[:, n, m] = found[:, column]
+        matrices.append(matrix)
+    return matrices[0], matrices[1]
 
 
 def _tests(shares: Shares, threshold: float) -> tuple[Float[Tensor, "feature space"], Float[Tensor, "feature space"]]:

@@ -19,6 +19,7 @@ from sklearn.metrics import silhouette_score
 from torch import Tensor
 
 from suture import seeds
+from suture.labels import SHARED
 
 PRIVATE_ENTROPY = 0.2
 N_BINS = 20
@@ -62,7 +63,7 @@ def two_clusters(
     live = entropy.isfinite()
     known = entropy[live]
     histogram = np.histogram(known.numpy().clip(0, 1), bins=N_BINS, range=(0, 1))[0]
-    shared = torch.tensor([name == "shared" for name in labels])
+    shared = torch.tensor([name == SHARED for name in labels])
     whole = float(energy.sum())
     return TwoClusters(
         entropy_histogram=[int(n) for n in histogram],

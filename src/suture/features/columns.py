@@ -178,14 +178,14 @@ MEASURES: tuple[Measure, ...] = (
         column=_column(
             "rate",
             "Rate",
-            "Share of the held-out rows on which it fires (pooled: of the rows of all models).",
+            "Share of the described rows on which it fires (pooled: of the rows of all models).",
             "percent",
             FIRING,
         ),
         of=_rate,
     ),
     Measure(
-        column=_column("n_active", "Rows active", "On how many held-out rows that is.", "integer", FIRING, unit="rows"),
+        column=_column("n_active", "Rows active", "On how many rows that is.", "integer", FIRING, unit="rows"),
         of=lambda e: e.stats.firing.counts,
     ),
     Measure(
@@ -249,10 +249,11 @@ MEASURES: tuple[Measure, ...] = (
         column=_column(
             "refit_share",
             "Refit share of {}",
-            "What labels rest on (all designs but pooled). On training rows the feature's direction in each model is "
-            "fitted again by least squares, with every other feature kept; on held-out rows it is measured how much of "
-            "the activation of {} a unit of the feature brings along that direction. Fitting and measuring on "
-            "different rows keeps noise from looking like a share. Negative amounts count as none.",
+            "What labels rest on (all designs but pooled). On one half of the documents the feature's direction in "
+            "each model is fitted again by least squares, with every other feature kept; on the other half, and the "
+            "other way round, it is measured how much of the activation of {} a unit of the feature brings along that "
+            "direction. Fitting and measuring on different rows keeps noise from looking like a share. Negative "
+            "amounts count as none.",
             "share",
             OWNERS,
         ),
@@ -352,8 +353,8 @@ MEASURES: tuple[Measure, ...] = (
         column=_column(
             "cofire_correlation",
             "Co-firing r",
-            "Pearson correlation of its values in the codes of A alone and of B alone, zeros included (mean over pairs "
-            "of models).",
+            "Pearson correlation of its values in the codes of A alone and of B alone (the other imputed), zeros "
+            "included (mean over pairs of models).",
             "correlation",
             OWNERS,
         ),
@@ -385,7 +386,7 @@ MEASURES: tuple[Measure, ...] = (
             "mapped_cosine",
             "Mapped cosine",
             "Cosine of A's decoder row, carried over by the linear map that fits B's activations to A's best (ridge, "
-            "on training rows), with B's row. Defined for any widths and bases. High: the two directions correspond; "
+            "on other documents), with B's row. Defined for any widths and bases. High: the two directions correspond; "
             "low says little, since a map fitted to all activations need not carry one feature. With more models one "
             "column per pair.",
             "correlation",

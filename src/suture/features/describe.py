@@ -1,7 +1,8 @@
 """The step `features`: a dictionary and a store become a feature table, labels and all, as one artifact.
 
-1. Find the dictionary's spaces in the store; split its rows as training did, so that held-out rows were never seen.
-2. One pass over them (`stats`), after the discovery rows fixed the directions.
+1. Find the dictionary's spaces in the store, and the documents to judge it by: of the whole store, each half of them by
+   what the other half fitted, or only those that training left out.
+2. One pass over them (`stats`).
 3. Labels (`classify`), two-clusters numbers, examples with text, promoted tokens where the models are at hand.
 4. Where one space is a copy of another, this is a null: its share of exclusive labels is the false-positive rate.
 """
@@ -13,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from jaxtyping import Int
 from torch import Tensor
 
@@ -25,7 +27,7 @@ from suture.dictionary.dictionary import Dictionary
 from suture.dictionary.evaluate import evaluate
 from suture.dictionary.rows import matching_view, order_seed, whole_documents
 from suture.errors import UserError
-from suture.features.classify import TWO_HALVES, Labels, LabelSettings, classify
+from suture.features.classify import Labels, LabelSettings, classify
 from suture.features.clusters import two_clusters
 from suture.features.columns import Evidence, measured
 from suture.features.examples import ContextSettings, examples
@@ -46,7 +48,10 @@ class FeatureSettings:
     """How features are described and labelled."""
 
     n_rows: int = 200_000
-    """Held-out rows at most, whole documents; about as many training rows find the directions."""
+    """Rows at most, whole documents."""
+    crossed: bool = True
+    """Judge documents of the whole store, each half of them by what the other half fitted. Otherwise those that
+    training left out (`heldout`), by about as many training rows: a tenth of the evidence."""
     n_promoted: int = 10
     """Promoted and suppressed tokens kept per feature and model."""
     n_run: int = 64
@@ -75,7 +80,7 @@ def features(
     overwrite: bool = False,
     command: str | None = None,
 ) -> FeatureTable:
-    """Describe and label a dictionary's features on a store's held-out rows, and write the table to `out`.
+    """Describe and label a dictionary's features on a store's rows, and write the table to `out`.
 
     `lms`, in the order of the dictionary's spaces, adds the tokens that each direction promotes.
 
@@ -88,7 +93,7 @@ def features(
     dictionary = Dictionary.load(dictionary_path, precision="auto")
     training = artifact.open_artifact(dictionary_path).settings
     view = matching_view(dictionary, seen(store, View.from_json(training.get("view"))))  # 1
-    heldout, discovery = chosen_rows(view, training, settings.n_rows)
+    rows, discovery = chosen_rows(view, training, settings.n_rows, crossed=settings.crossed)
     null = are_null(view.spaces)
     recorded: dict[str, Any] = asdict(settings) | {"store": str(store.path), "view": view.view, "null": null}
     with artifact.create(
@@ -101,7 +106,7 @@ def features(
         command=command,
     ) as draft:
         stats = describe(
-            dictionary, view, heldout, discovery_rows=discovery, settings=settings.stats, on_progress=on_progress
+            dictionary, view, rows, discovery_rows=discovery, settings=settings.stats, on_progress=on_progress
         )  # 2
         labels = classify(stats, settings.labels)  # 3
         specs, columns = measured(Evidence(stats=stats, labels=labels, dictionary=dictionary))
@@ -113,21 +118,26 @@ def features(
             specs=specs,
             examples=examples(stats, view, settings.context),
             logits=_promoted(dictionary, lms, view, stats, labels, settings) if lms is not None else [],
-            summary=_evaluation(dictionary_path, training, dictionary, view, heldout)
-            | _summary(dictionary, stats, labels, n_discovery=len(discovery), null=null),
+            summary=_evaluation(dictionary_path, training, dictionary, view, settings.n_rows)
+            | _summary(dictionary, stats, labels, discovery=discovery, null=null),
         )
         table.write(draft.folder)
     return table
 
 
 def chosen_rows(
-    store: Store, training: Mapping[str, Any], n_rows: int
-) -> tuple[Int[Tensor, "heldout"], Int[Tensor, "discovery"]]:
-    """Held-out rows, at most `n_rows`, and about as many training rows; whole documents, split as in training.
+    store: Store, training: Mapping[str, Any], n_rows: int, *, crossed: bool
+) -> tuple[Int[Tensor, "judged"], Int[Tensor, "discovery"] | None]:
+    """The rows to judge a dictionary by, at most `n_rows`, whole documents; and those that fit what judges them.
+
+    `crossed`: of the whole store, the halves fitting for each other (None). Otherwise held-out rows and about as many
+    training rows, split as in training.
 
     Raises:
         UserError: training kept nothing back.
     """
+    if crossed:
+        return whole_documents(store.documents, torch.arange(len(store)), n_rows), None
     heldout_share = float(training.get("heldout", 0.1))
     if heldout_share == 0:
         raise UserError("heldout", 0, "leaves no rows to describe features on", "train with a heldout share above 0")
@@ -156,31 +166,20 @@ def _promoted(
     )
 
 
-def advice(reasons: Sequence[str], training: Mapping[str, Any]) -> str:
-    """What to change where labels fail for a reason that lies in the training; empty where nothing does.
-
-    Without model dropout an encoder never learns to work from one model alone, and shared features look like two halves
-    (measured on two language models: 1,493 of 2,048 undecided without it, 202 with it).
-    """
-    halves = sum(reason == TWO_HALVES for reason in reasons)
-    dropped = training.get("model_dropout", 0) or training.get("design", {}).get("kind") != "crosscoder"
-    if dropped or halves <= 0.1 * len(reasons):
-        return ""
-    return f"{halves} are undecided because no code was trained on one model alone: train with --model-dropout 0.2"
-
-
 def _evaluation(
-    path: Path, training: Mapping[str, Any], dictionary: Dictionary, store: Store, rows: Tensor
+    path: Path, training: Mapping[str, Any], dictionary: Dictionary, store: Store, n_rows: int
 ) -> dict[str, Any]:
     """What training measured on this store, or a fresh evaluation on another."""
     file = path / "evaluation.json"
     if file.exists() and training.get("store") == str(store.path):
         return dict(artifact.read_json(file))
-    return evaluate(dictionary, store, rows).to_json()
+    share = float(training.get("heldout", 0.1))
+    rows = split_rows(store, heldout=share, seed=order_seed(training))[1] if share else torch.arange(len(store))
+    return evaluate(dictionary, store, whole_documents(store.documents, rows, n_rows)).to_json()
 
 
 def _summary(
-    dictionary: Dictionary, stats: FeatureStats, labels: Labels, *, n_discovery: int, null: bool
+    dictionary: Dictionary, stats: FeatureStats, labels: Labels, *, discovery: Tensor | None, null: bool
 ) -> dict[str, Any]:
     clusters = two_clusters(stats.solo_counts, stats.energy, dictionary.W_dec.detach(), labels.label)
     summary: dict[str, Any] = {
@@ -193,7 +192,8 @@ def _summary(
         "n_rows": stats.n_rows,
         "n_documents": stats.n_documents,
         "n_groups": stats.shares.weight.shape[0],
-        "n_discovery_rows": n_discovery,
+        "crossed": discovery is None,
+        "n_discovery_rows": stats.n_rows if discovery is None else len(discovery),
         "null": null,
     }
     if null:  # 4

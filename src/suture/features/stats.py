@@ -1,10 +1,12 @@
-"""Everything that is counted about a dictionary's features, in one pass over held-out rows.
+"""Everything that is counted about a dictionary's features, in one pass over the rows.
 
-1. Discovery rows (of the training part) fix each feature's direction in each model (`refit`); nothing else uses them.
-2. Held-out rows come group by group (documents dealt into groups); each batch is encoded from all models together and
-   from each model alone, the non-zeros are kept, and the group's sparse-transposed products are added up.
+1. Documents are dealt into two halves. What must be fitted (each feature's direction in each model, `refit`; the map
+   that imputes a missing model) is fitted on one half for the other, and both ways: every row is judged, none by what
+   it fitted itself. Where `discovery_rows` are given, they fit and the other rows are judged.
+2. The judged rows come group by group (documents dealt into groups); each batch is encoded from all models together and
+   from each model alone, the codes are kept, and the group's sparse-transposed products are added up.
 3. Per group, the products become what the bootstrap needs: a weight and the amounts along each model's directions.
-4. Firing, quantiles, co-firing and top rows come from the kept non-zeros (`activity`).
+4. Firing, quantiles, co-firing and top rows come from the kept codes (`activity`, `together`).
 
 A pooled dictionary has one code per (row, model) and no code of all models together: its feature's share of a model is
 that model's share of the energy it spends; step 1 and the products are left out.
@@ -12,7 +14,7 @@ that model's share of the energy it spends; step 1 and the products are left out
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,11 +25,13 @@ from suture.activations.moments import Moments
 from suture.activations.store import Store
 from suture.dictionary.codes import Codes, union
 from suture.dictionary.dictionary import Dictionary
+from suture.dictionary.imputation import Imputation, Missing, checking_documents
 from suture.errors import UserError
 from suture.features import refit
 from suture.features.activity import Cofiring, Firing, TopRows, firing, mean_cofiring, top_rows
 from suture.features.mapped import mapped_cosines
-from suture.uncertainty import deal_groups
+from suture.features.together import Together
+from suture.uncertainty import hashed_rank
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +46,8 @@ class StatsSettings:
     """Groups of documents that the bootstrap draws; fewer where there are fewer documents."""
     batch_rows: int = 4096
     """Rows encoded at a time."""
+    missing: Missing = "impute"
+    """What stands in for the other models in a crosscoder's codes from one model alone."""
 
     def __post_init__(self) -> None:
         """Raise UserError for settings without meaning."""
@@ -78,6 +84,8 @@ class FeatureStats:
     """Of the code of all models together (pooled: of every model's rows)."""
     cofiring: Cofiring | None
     """Of the codes from each model alone; None with one model."""
+    together: Together | None
+    """The same, with what its uncertainty needs."""
     solo_counts: Int[Tensor, "feature space"]
     """Rows on which the feature fires when encoded from one model alone."""
     energy: Float[Tensor, "feature"]
@@ -106,34 +114,36 @@ def describe(
     store: Store,
     rows: Int[Tensor, "row"],
     *,
-    discovery_rows: Int[Tensor, "discovery"],
+    discovery_rows: Int[Tensor, "discovery"] | None = None,
     settings: StatsSettings | None = None,
     on_progress: Callable[[str, int, int], None] | None = None,
 ) -> FeatureStats:
-    """Describe every feature over `rows`, with the directions found on `discovery_rows` (disjoint documents).
+    """Describe every feature over `rows`, each half of their documents by what the other half fitted.
 
-    The store's spaces must be the dictionary's, in its order. `on_progress` gets (phase, rows done, rows in all).
+    With `discovery_rows` (of other documents) these fit everything. The store's spaces must be the dictionary's, in its
+    order. `on_progress` gets (phase, rows done, rows in all).
 
     Raises:
-        UserError: no rows.
+        UserError: no rows, or of one document only.
     """
     settings = settings or StatsSettings()
-    if len(rows) == 0 or len(discovery_rows) == 0:
-        raise UserError("store", store.path, "has no rows to describe features on", "collect more documents")
     rows = torch.sort(rows).values
     documents = store.documents[rows]
-    n_documents = int(torch.unique(documents).numel())
-    group = deal_groups(documents, min(settings.n_groups, n_documents))
-    walk = _Walk(dictionary, store, settings.batch_rows, on_progress)
+    rank = hashed_rank(documents)
+    n_documents = int(rank.max()) + 1 if len(rows) else 0
+    crossed = discovery_rows is None
+    if n_documents < 1 + crossed or (discovery_rows is not None and len(discovery_rows) == 0):
+        raise UserError("store", store.path, "has too few documents to describe features on", "collect more")
+    n_groups = min(settings.n_groups, n_documents)
+    n_groups -= n_groups % 2 if crossed and n_groups > 1 else 0  # a group lies in one half
+    group = rank % n_groups
+    walk = _Walk(dictionary, store, settings, on_progress)
     units = refit.unit_lengths(dictionary, store)
-    mapped: dict[tuple[int, int], Tensor] = {}
-    if dictionary.design.joint:
-        products, moments = walk.discover(torch.sort(discovery_rows).values)
-        found = refit.directions(dictionary, products, units)
-        mapped = mapped_cosines(moments, [dictionary.decoder(m) for m in range(dictionary.n_spaces)])
-        seen = walk.held_out(rows, group, found)
-    else:
-        seen = walk.held_out(rows, group, None)
+    fitted: list[_Fitted] = []
+    if dictionary.design.joint:  # 1
+        parts = [rows[rank % 2 == half] for half in (1, 0)] if crossed else [torch.sort(discovery_rows).values]
+        fitted = [walk.discover(part, units) for part in parts]
+    seen = walk.judge(rows, group, fitted)
     squared = seen.joint.sums(2) if dictionary.design.joint else sum(s.sums(2) for s in seen.solo)
     norms = dictionary.W_dec.detach().double().cpu().square().sum(-1)
     fires = firing(seen.joint) if dictionary.design.joint else firing(Codes.concatenate(seen.solo))
@@ -143,12 +153,13 @@ def describe(
         n_documents=n_documents,
         firing=fires,
         cofiring=mean_cofiring(seen.solo) if len(seen.solo) > 1 else None,
+        together=Together.of(seen.solo, group, n_groups) if len(seen.solo) > 1 else None,
         solo_counts=torch.stack([s.counts for s in seen.solo], dim=-1),
         energy=squared * norms,
         attribution=seen.attribution,
         scaling=seen.scaling,
         units=units,
-        mapped_cosine=mapped,
+        mapped_cosine=_mean_cosines([one.mapped for one in fitted]),
         shares=seen.shares,
         top=top_rows(seen.joint, documents, n_top=settings.n_top, n_per_document=settings.n_per_document),
         rows=rows,
@@ -157,8 +168,22 @@ def describe(
     )
 
 
+def _mean_cosines(found: Sequence[dict[tuple[int, int], Tensor]]) -> dict[tuple[int, int], Tensor]:
+    """Of both halves' maps."""
+    return {pair: torch.stack([one[pair] for one in found]).mean(0) for pair in found[0]} if found else {}
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """What some documents fix for the judgement of others."""
+
+    directions: refit.Directions
+    imputation: Imputation | None
+    mapped: dict[tuple[int, int], Tensor]
+
+
 @dataclass(frozen=True, kw_only=True)
-class _HeldOut:
+class _Judged:
     joint: Codes
     solo: tuple[Codes, ...]
     shares: Shares
@@ -172,23 +197,39 @@ class _Walk:
 
     dictionary: Dictionary
     store: Store
-    batch_rows: int
+    settings: StatsSettings
     on_progress: Callable[[str, int, int], None] | None
 
-    def discover(self, rows: Int[Tensor, "row"]) -> tuple[refit.Products, Moments]:
-        """Step 1's sums."""
-        total = refit.Products.zeros(self.dictionary)
-        moments = Moments(self.dictionary.widths, self.dictionary.W_dec.device)
+    @property
+    def imputes(self) -> bool:
+        """Whether codes from one model alone have the others imputed; other designs are made for one at a time."""
+        dictionary = self.dictionary
+        several = dictionary.design.kind == "crosscoder" and dictionary.n_spaces > 1
+        return several and self.settings.missing == "impute"
+
+    def discover(self, rows: Int[Tensor, "row"], units: Tensor) -> _Fitted:
+        """Directions, and the moments from which a missing model is imputed."""
+        dictionary = self.dictionary
+        total = refit.Products.zeros(dictionary)
+        checks = checking_documents(self.store.documents[rows])
+        moments = [Moments(dictionary.widths, dictionary.W_dec.device) for _ in range(2)]
         for done, chosen in self._chunks(torch.arange(len(rows))):
             x = self._read(rows[chosen])
-            codes = self.dictionary.encode(x)
-            total.add(self.dictionary, codes, x, x - self.dictionary.decode(codes), self._mean())
-            moments.add(x)
+            codes = dictionary.encode(x)
+            total.add(dictionary, codes, x, x - dictionary.decode(codes), self._mean())
+            for own, part in zip(moments, (~checks[chosen], checks[chosen]), strict=True):
+                if bool(part.any()):
+                    own.add(x[part.to(x.device)])
             self._tell("directions", done, len(rows))
-        return total, moments
+        decoders = [dictionary.decoder(m) for m in range(dictionary.n_spaces)]
+        return _Fitted(
+            directions=refit.directions(dictionary, total, units),
+            imputation=Imputation(moments[0], moments[1]) if self.imputes else None,
+            mapped=mapped_cosines(moments[0], decoders),
+        )
 
-    def held_out(self, rows: Int[Tensor, "row"], group: Int[Tensor, "row"], found: refit.Directions | None) -> _HeldOut:
-        """Steps 2 and 3; without directions (pooled) step 3 sums f^2."""
+    def judge(self, rows: Int[Tensor, "row"], group: Int[Tensor, "row"], fitted: Sequence[_Fitted]) -> _Judged:
+        """Steps 2 and 3; with nothing fitted (pooled) step 3 sums f^2. Group g is judged by fit g mod their number."""
         dictionary, n_groups = self.dictionary, int(group.max()) + 1
         kept = [_Kept(len(rows), dictionary.n_features) for _ in range(1 + dictionary.n_spaces)]
         total = refit.Products.zeros(dictionary)
@@ -196,23 +237,24 @@ class _Walk:
         done = 0
         for g in range(n_groups):
             products = refit.Products.zeros(dictionary)
+            own = fitted[g % len(fitted)] if fitted else None
             for _, position in self._chunks(torch.nonzero(group == g)[:, 0]):
-                self._batch(rows[position], position, products if found else None, kept)
+                self._batch(rows[position], position, products, own, kept)
                 done += len(position)
                 self._tell("features", done, len(rows))
-            if found:
+            if own is not None:
                 per_group.append(
                     (
-                        refit.weights(found, products),
-                        refit.refit_amounts(dictionary, found, products),
-                        refit.raw_amounts(dictionary, found, products),
+                        refit.weights(own.directions, products),
+                        refit.refit_amounts(dictionary, own.directions, products),
+                        refit.raw_amounts(dictionary, own.directions, products),
                     )
                 )
                 total.merge(products)
         solo = tuple(k.finish() for k in kept[1:])
-        if found is None:
+        if not fitted:
             usage = torch.stack([s.counts for s in solo], -1).double()
-            return _HeldOut(
+            return _Judged(
                 joint=union(solo),
                 solo=solo,
                 shares=_usage(solo, group, n_groups),
@@ -222,23 +264,31 @@ class _Walk:
         joint = kept[0].finish()
         weight, amount, raw = (torch.stack([p[i] for p in per_group]) for i in range(3))
         fired = _by_group(joint, group, n_groups)
-        return _HeldOut(
+        noise = torch.stack([one.directions.noise for one in fitted]).square().mean(0).sqrt()
+        return _Judged(
             joint=joint,
             solo=solo,
-            shares=Shares(kind="refit", weight=weight, amount=amount, raw=raw, fired=fired, noise=found.noise),
+            shares=Shares(kind="refit", weight=weight, amount=amount, raw=raw, fired=fired, noise=noise),
             attribution=refit.attribution(dictionary, total),
-            scaling=refit.scaling(dictionary, total, self._mean(), found.units),
+            scaling=refit.scaling(dictionary, total, self._mean(), fitted[0].directions.units),
         )
 
-    def _batch(self, rows: Tensor, position: Tensor, products: refit.Products | None, kept: list[_Kept]) -> None:
+    def _batch(
+        self, rows: Tensor, position: Tensor, products: refit.Products, fitted: _Fitted | None, kept: list[_Kept]
+    ) -> None:
         dictionary = self.dictionary
         x = self._read(rows)
-        if products is not None:
+        if fitted is not None:
             codes = dictionary.encode(x)
             kept[0].add(position, codes)
             products.add(dictionary, codes, x, x - dictionary.decode(codes), self._mean())
         for m in range(dictionary.n_spaces):
-            kept[1 + m].add(position, dictionary.encode_alone(x, m))
+            if fitted is not None and fitted.imputation is not None:
+                only = torch.arange(dictionary.n_spaces, device=x.device) == m
+                codes = dictionary.encode(fitted.imputation.fill(x, only))
+            else:
+                codes = dictionary.encode_alone(x, m, missing="zero")
+            kept[1 + m].add(position, codes)
 
     def _read(self, rows: Tensor) -> Tensor:
         """The spaces side by side, in the dictionary's scaled units."""
@@ -255,7 +305,7 @@ class _Walk:
     def _chunks(self, positions: Tensor) -> Iterator[tuple[int, Tensor]]:
         """(rows done after it, a chunk of positions)."""
         done = 0
-        for chunk in positions.split(self.batch_rows):
+        for chunk in positions.split(self.settings.batch_rows):
             done += len(chunk)
             yield done, chunk
 

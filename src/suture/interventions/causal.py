@@ -32,6 +32,7 @@ from suture.errors import UserError
 from suture.features.table import FeatureTable
 from suture.interventions.paired import PairedBatch, PairedText
 from suture.interventions.splice import refuse_null
+from suture.labels import DEAD, OPEN, SHARED
 from suture.lm.load import LanguageModel
 from suture.pipeline import artifact
 from suture.uncertainty import Draws, Interval, by_unit, correlation, interval
@@ -189,7 +190,7 @@ def of_each_label(table: FeatureTable, n: int) -> list[int]:
     """Of every label except `dead` the `n` features that fire on most rows: a rule, so that nobody picks."""
     active = table.column("n_active")
     found = []
-    for label in sorted(set(table.labels) - {"dead"}):
+    for label in sorted(set(table.labels) - {DEAD}):
         numbers = [i for i, own in enumerate(table.labels) if own == label]
         found += sorted(numbers, key=lambda i: -float(active[i]))[:n]
     return found
@@ -306,10 +307,10 @@ def verdict(label: str, ratio: Sequence[tuple[float, float]] | None, pairs: Sequ
     >>> verdict("A", [(1.0, 1.0), (0.0, 0.02)], [])
     'confirms'
     """
-    if ratio is None or len(ratio) == 1 or label in ("ambiguous", "dead"):
+    if ratio is None or len(ratio) == 1 or label in (*OPEN, DEAD):
         return "undecided"
     moves, still = [low >= MOVES for low, _ in ratio], [high < MOVES for _, high in ratio]
-    if label == "shared":
+    if label == SHARED:
         alike = all(pair.above is not None and pair.above[0] > 0 for pair in pairs)
         return "contradicts" if any(still) else "confirms" if all(moves) and alike else "undecided"
     denied = [m for m in range(len(ratio)) if ascii_uppercase[m] not in label]

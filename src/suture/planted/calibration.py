@@ -21,7 +21,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-UNDECIDED = ("ambiguous", "dead")
+from suture.labels import DEAD, OPEN, SHARED
+
+UNDECIDED = (*OPEN, DEAD)
 """Labels that claim nothing."""
 AT_BOUNDARY = 0.01
 """How near a planted share is to the boundary to be on it: the models' scales differ by some per cent."""
@@ -107,6 +109,6 @@ def claims(labels: Sequence[str], n_models: int) -> tuple[Bool[Tensor, "label mo
     """
     letters = ascii_uppercase[:n_models]
     decided = torch.tensor([name not in UNDECIDED for name in labels], dtype=torch.bool).unsqueeze(1)
-    named = [[name == "shared" or letter in name for letter in letters] for name in labels]
+    named = [[name == SHARED or letter in name for letter in letters] for name in labels]
     has = torch.tensor(named, dtype=torch.bool).view(len(labels), n_models) & decided
     return ~has & decided, has

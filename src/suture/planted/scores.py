@@ -18,6 +18,8 @@ from jaxtyping import Bool, Float, Int, Num
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from suture.labels import DEAD, OPEN, SHARED
+
 
 def true_labels(n_models: int) -> tuple[str, ...]:
     """Whose a concept can be among several models.
@@ -26,12 +28,12 @@ def true_labels(n_models: int) -> tuple[str, ...]:
     ('A', 'B', 'C', 'AB', 'AC', 'BC', 'shared')
     """
     letters = ascii_uppercase[:n_models]
-    return (*("".join(c) for size in range(1, n_models) for c in combinations(letters, size)), "shared")
+    return (*("".join(c) for size in range(1, n_models) for c in combinations(letters, size)), SHARED)
 
 
 def found_columns(n_models: int) -> tuple[str, ...]:
     """What a concept can be found as: the true labels, undecided, or not at all."""
-    return (*true_labels(n_models), "ambiguous", "dead", "missed")
+    return (*true_labels(n_models), *OPEN, DEAD, "missed")
 
 
 TRUE_LABELS = true_labels(2)
@@ -121,7 +123,7 @@ def confusion(
 def macro_f1(table: Int[Tensor, "label found"]) -> float:
     """Mean over the true labels that occur of F1 = 2 hits / (truly so + called so); columns begin with the true labels.
 
-    A concept that was missed, or called ambiguous or dead, is a miss of its true label.
+    A concept that was missed, or called ambiguous, dead, drifted or one-sided, is a miss of its true label.
     """
     hits = table.diagonal().double()
     truly, called = table.sum(dim=1).double(), table[:, : len(table)].sum(dim=0).double()
@@ -235,7 +237,7 @@ def score_dictionary(
     assignment = assign(cosine, live)
     found_as = found_labels(assignment, feature_labels)
     table = confusion(truth, found_as, true_labels(n_models), found_columns(n_models))
-    is_exclusive = torch.tensor([label != "shared" for label in truth])
+    is_exclusive = torch.tensor([label != SHARED for label in truth])
     found = assignment >= 0
     score = lacking(decoder_shares(decoders))[assignment.clamp(min=0)]
     return PlantedScores(

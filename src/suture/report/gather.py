@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from suture.errors import ArtifactError, UserError
+from suture.labels import is_exclusive
 from suture.pipeline.artifact import MANIFEST, Manifest, open_artifact, read_json, sha256_of
 from suture.report import words
 
@@ -138,7 +139,7 @@ class Comparison:
         given = self.summary.get("false_positive_rate", self.summary.get("null_rate")) if self.is_null else None
         if given is not None:
             return float(given)
-        own = sum(n for label, n in self.counts.items() if label not in ("shared", "ambiguous", "dead"))
+        own = sum(n for label, n in self.counts.items() if is_exclusive(label))
         return own / self.n_live if self.n_live else None
 
     @property

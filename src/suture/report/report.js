@@ -190,7 +190,7 @@
   }
   const edged = (text) => visible(text).replace(/^ /, "·").replace(/(.) $/, "$1·") || "·";
   const owners = (label) => (several(label) ? `${[...label.slice(0, -1)].join(", ")} and ${label.slice(-1)}` : label);
-  const labelWords = (label) => (["shared", "ambiguous", "dead"].includes(label) ? label : `only ${owners(label)}`);
+  const labelWords = (label) => (["shared", "one-sided", "drifted", "ambiguous", "dead"].includes(label) ? label : `only ${owners(label)}`);
   const labelClass = (label) => ([...LABELS, "C", "D"].includes(label) ? `label-${label.toLowerCase()}` : several(label) ? "label-some" : "label-other");
   const letterOf = (model) => String.fromCharCode(65 + model);
   const sideClass = (model) => (model < 2 ? `side-${"ab"[model]}` : "side-other");

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from suture import units
 from suture.features.columns import column_called
+from suture.labels import DRIFTED, ONE_SIDED, is_exclusive
 from suture.report import words
 from suture.report.figures import (
     SHARE_COLUMNS,
@@ -19,6 +20,8 @@ from suture.report.parts import badge, chip, figure, heat_table, legend, section
 
 _LABEL_HELP = {
     "shared": "both models have it",
+    "one-sided": "every model knows its occasion, hardly any but some write it",
+    "drifted": "every model writes it, each on other occasions",
     "ambiguous": "the data do not decide",
     "dead": "never active on held-out text",
 }
@@ -110,7 +113,8 @@ def missing_models(gathered: Gathered) -> Html | None:
     note = (
         "Each cell is R², the share of a model's variance explained on held-out text. Off the diagonal a model is "
         "reconstructed from another one alone: that is what the models have in common and the dictionary knows. "
-        "Below 0 the reconstruction is worse than the mean."
+        "A crosscoder's missing models are imputed by a linear map, whose own R² stands below; what lies above it "
+        "is the dictionary's part. Below 0 the reconstruction is worse than the mean."
     )
     return section(
         "missing",
@@ -174,8 +178,9 @@ def _sentence(c: Comparison) -> Html:
     own = [
         join([tag("b", units.count(n)), f" only in {words.owners(label)}, "])
         for label, n in counts.items()
-        if label not in ("shared", "ambiguous", "dead")
+        if is_exclusive(label)
     ]
+    between = [f"{units.count(counts[name])} {name}, " for name in (ONE_SIDED, DRIFTED) if counts.get(name)]
     return join(
         [
             "Of ",
@@ -184,6 +189,7 @@ def _sentence(c: Comparison) -> Html:
             tag("b", units.count(counts.get("shared", 0)), " are shared"),
             f" ({units.percent(c.shared_share, 0)}), ",
             own,
+            between,
             f"and {units.count(counts.get('ambiguous', 0))} remain ambiguous. ",
             _null_sentence(c),
         ]
@@ -303,6 +309,10 @@ def _heat_map(r2: Sequence[Sequence[int | float | None]], c: Comparison) -> Html
     names = [f"code from {letter} alone" for letter in letters] + [last]
     rows = [
         (name, [(units.fvu(value), value or 0.0) for value in values]) for name, values in zip(names, r2, strict=False)
+    ]
+    rows += [
+        (f"linear map from {letter} alone", [(units.fvu(value), value or 0.0) for value in values])
+        for letter, values in zip(letters, c.summary.get("r2_linear") or [], strict=False)
     ]
     return heat_table([f"R² of {letter}" for letter in letters], rows, label=f"R² matrix of {c.name}")
 

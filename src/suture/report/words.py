@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from suture import units
+from suture.labels import is_exclusive
 
 LABEL_ORDER = ("shared", "A", "B", "ambiguous", "dead")
 """The order in which labels appear everywhere; labels beyond these (three models) come before `ambiguous`."""
@@ -50,7 +51,7 @@ def owners(label: str) -> str:
 
 def label_words(label: str) -> str:
     """A label as the reader sees it: `A` is `only A`."""
-    return label if label in ("shared", "ambiguous", "dead") else f"only {owners(label)}"
+    return f"only {owners(label)}" if is_exclusive(label) else label
 
 
 def label_class(label: str) -> str:

@@ -143,6 +143,8 @@ def columns_for(n_models: int) -> tuple[Column, ...]:
                 (f"n_{name}", name if name == "shared" else f"Only {name}", _labelled(name), None, "count")
                 for name in names
             ),
+            ("n_one-sided", "one-sided", "Every model knows their occasion, hardly any writes them.", None, "count"),
+            ("n_drifted", "drifted", "Every model writes them, each on other occasions.", None, "count"),
             ("n_ambiguous", "ambiguous", "Features whose data do not decide.", None, "count"),
             ("exclusive_rate", "Exclusive", "Share of live features that some model is said to lack.", None, "share"),
             (

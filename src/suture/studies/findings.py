@@ -15,9 +15,9 @@ from suture.dictionary.codes import Codes, union
 from suture.dictionary.dictionary import Dictionary
 from suture.dictionary.evaluate import BATCH_ROWS
 from suture.dictionary.rows import whole_documents
-from suture.features.classify import AMBIGUOUS, DEAD, SHARED
 from suture.features.clusters import two_clusters
 from suture.features.table import FeatureTable
+from suture.labels import AMBIGUOUS, DEAD, SHARED
 from suture.matching.pairs import MIN_ROWS, Matched, match
 from suture.pipeline import artifact
 from suture.studies.measures import Findings

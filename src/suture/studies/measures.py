@@ -21,8 +21,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from suture.dictionary.codes import Codes
-from suture.features.classify import AMBIGUOUS, DEAD, SHARED
 from suture.features.clusters import N_BINS
+from suture.labels import DEAD, OPEN, SHARED, is_exclusive
 from suture.planted import scores
 from suture.planted.generator import PlantedModels
 
@@ -79,7 +79,7 @@ def fit_numbers(found: Findings) -> Numbers:
 def label_numbers(found: Findings) -> Numbers:
     """How many features are whose, and whether they have fallen into two clusters."""
     names = scores.true_labels(found.n_models)
-    numbers: Numbers = {f"n_{name}": found.labels.count(name) for name in (*names, AMBIGUOUS)}
+    numbers: Numbers = {f"n_{name}": found.labels.count(name) for name in (*names, *OPEN)}
     numbers["exclusive_rate"] = exclusive_rate(found.labels)
     return numbers | {name: found.clusters[name] for name in ("private_share", "shared_energy", "silhouette")}
 
@@ -91,7 +91,7 @@ def exclusive_rate(labels: Sequence[str]) -> float | None:
     0.25
     """
     live = [name for name in labels if name != DEAD]
-    return sum(name not in (SHARED, AMBIGUOUS) for name in live) / len(live) if live else None
+    return sum(map(is_exclusive, live)) / len(live) if live else None
 
 
 def shared_rate(labels: Sequence[str]) -> float | None:

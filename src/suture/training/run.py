@@ -30,6 +30,7 @@ from suture import seeds
 from suture.activations.batches import Batch
 from suture.dictionary.dictionary import STAGE
 from suture.dictionary.evaluate import evaluate
+from suture.dictionary.imputation import Imputation
 from suture.dictionary.kernels import resolve_precision
 from suture.errors import DiskSpaceError, NumericalError, UserError
 from suture.parallel import ALONE, Grid, local_device
@@ -230,6 +231,8 @@ class Run:
         self._check_finite(self.dictionary.state_dict().values())
         self.state.finish_thresholds()  # 4
         training, heldout = self.feed.split
+        if self.settings.design.kind == "crosscoder":
+            self.dictionary.imputation = Imputation.of_rows(self.feed.reference, training, self.device)
         # where nothing was held out, the evaluation says that it is of training rows
         rows = every_other(heldout if len(heldout) else training, EVALUATION_ROWS)
         evaluation = evaluate(self.dictionary, self.feed.reference, rows).to_json() | {"heldout": len(heldout) > 0}
@@ -271,7 +274,11 @@ class Run:
         rate = (self.done - self._since_step) * settings.batch_size / max(time.monotonic() - self._since, 1e-9)
         state.finish_thresholds()
         n_dead = float(self.grid.features.add_up(state.dead.double().sum()))
-        fvu = evaluate(state.dictionary, self.feed.reference, self.validation).fvu if len(self.validation) else []
+        fvu = (
+            evaluate(state.dictionary, self.feed.reference, self.validation, alone=False).fvu
+            if len(self.validation)
+            else []
+        )
         progress = TrainProgress(
             step=self.done,
             n_steps=settings.n_steps,
