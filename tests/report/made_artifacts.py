@@ -1,13 +1,40 @@
-"""Artifact folders as the other rooms write them, small and with texts that try to break a page."""
+"""Artifact folders, written by the rooms that write them, small and with texts that try to break a page."""
 
 import json
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from suture.activations.shards import Rows, ShardWriter, write_index
+from suture.activations.space import Copy, Space
+from suture.activations.store import Alignment
+from suture.activations.view import View
+from suture.dictionary.design import Design
+from suture.dictionary.dictionary import Dictionary
+from suture.dictionary.evaluate import Evaluation
+from suture.dictionary.sparsity import Sparsity
+from suture.features.clusters import TwoClusters
+from suture.features.describe import FeatureSettings
+from suture.features.table import FeatureTable
+from suture.interventions.causal import Causal, Cause, PairShift, Verdict
+from suture.interventions.splice import Loss, Splice, SplicedModel
+from suture.interventions.steer.effect import (
+    Agreement,
+    Effect,
+    Generation,
+    ModelEffect,
+    RandomControl,
+    SteerSettings,
+)
 from suture.pipeline import artifact
+from suture.training.run import EVALUATION, TrainProgress, recorded_settings
+from suture.training.settings import TrainSettings
+from suture.training.tracking import Tracker
 
 NASTY = (
     "<script>alert(1)</script>",
@@ -25,9 +52,14 @@ NASTY = (
 )
 """Token texts: markup, other scripts, control characters, a lone surrogate, a very long one."""
 
+WRITABLE = tuple(text for text in NASTY if text != "\ud83d")
+"""Those that come from files: UTF-8 holds no lone surrogate."""
+
 STORY = " Once upon a time , there was a little girl named Lily . She loved to play outside in the park with a ball"
 LABELS = ("shared", "A", "B", "ambiguous", "dead")
 MODELS = ["tinystories-1l @ mlp0.out", "tinystories-2l @ mlp0.out"]
+SPACES = tuple(Space(model=m.split(" @ ")[0], hookpoint="mlp0.out", width=8, scale=0.5, fingerprint=m) for m in MODELS)
+N_ROWS = 96
 
 
 def make_all(folder: Path, *, n_features: int = 60, n_examples: int = 4) -> Path:
@@ -38,51 +70,97 @@ def make_all(folder: Path, *, n_features: int = 60, n_examples: int = 4) -> Path
         make_features(
             folder / f"features-{design}", folder, dictionary=design, n_features=n_features, n_examples=n_examples
         )
-    make_dictionary(folder / "null", folder / "store", design="crosscoder", n_features=n_features)
+    make_dictionary(folder / "null", folder / "store", design="crosscoder", n_features=n_features, null=True)
     make_features(folder / "features-null", folder, dictionary="null", n_features=n_features, n_examples=1, null=True)
     make_effect(folder / "steering" / "feature-3", folder / "crosscoder")
     return folder
 
 
-def make_store(path: Path) -> None:
-    """A store's JSON; its shards are of no interest to a report."""
-    spaces = [
-        {"model": m.split(" @ ")[0], "hookpoint": "mlp0.out", "width": 128, "scale": 0.5, "fingerprint": m}
-        for m in MODELS
-    ]
-    alignment = [{"n_tokens": 100_000, "n_kept": 98_000, "n_special": 900}] * 2
-    settings = {"corpus": "stories <b>.txt", "block": 128, "dtype": "bfloat16"}
-    with artifact.create(path, stage="store", settings=settings, command="suture collect store") as draft:
-        index = {"spaces": spaces, "alignment": alignment, "dtype": "bfloat16", "shards": [65_536, 32_464]}
-        artifact.write_json(draft.folder / "store.json", index)
-
-
-def make_dictionary(path: Path, store: Path | None, *, design: str, n_features: int) -> None:
-    """A trained dictionary's JSON files."""
-    settings = {"design": {"kind": design, "n_features": n_features, "sparsity": {"kind": "batchtopk", "k": 24}}}
-    with artifact.create(
-        path,
-        stage="dictionary",
-        settings=settings | {"n_steps": 2000, "lr": 3e-4},
-        seed=1,
-        parents=(store,) if store else (),
-    ) as draft:
-        artifact.write_json(draft.folder / "dictionary.json", {**settings, "spaces": []})
-        r2 = [[0.81, 0.42], [0.47, 0.78], [0.88, 0.86]]
-        artifact.write_json(
-            draft.folder / "evaluation.json", {"fvu": [0.12, 0.14], "l0": 23.7, "dead": 0.05, "r2": r2, "n_rows": 9800}
+def make_store(path: Path, *, seed: int = 0) -> None:
+    """A store of few rows; what became of the tokens is made up."""
+    alignment = [Alignment(n_tokens=100_000, n_kept=98_000, n_special=900)] * len(SPACES)
+    settings = {"corpus": "stories <b>.txt", "block": 128, "dtype": "float32", "seed": seed}
+    with artifact.create(path, stage="store", settings=settings, seed=seed, command="suture collect store") as draft:
+        writer = ShardWriter(draft.folder, spaces=SPACES, dtype="float32", shard_rows=64)
+        generator = torch.Generator().manual_seed(seed)
+        rows = Rows(
+            activations=[torch.randn(N_ROWS, space.width, generator=generator) for space in SPACES],
+            documents=torch.zeros(N_ROWS, dtype=torch.int32),
+            ends=torch.arange(1, N_ROWS + 1, dtype=torch.int32),
+            token_ids=torch.zeros(N_ROWS, len(SPACES), dtype=torch.int32),
+            texts={0: "." * N_ROWS},
         )
-        lines = [
-            {"step": s, "fvu": [0.12 + math.exp(-s / 300), 0.14 + 0.9 * math.exp(-s / 400)], "l0": 24.0}
-            for s in range(0, 2001, 50)
-        ]
-        (draft.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        writer.append(rows, state={})
+        writer.finish({})
+        write_index(writer, alignment)
+
+
+def make_dictionary(
+    path: Path,
+    store: Path | None,
+    *,
+    design: str,
+    n_features: int,
+    null: bool = False,
+    k: int = 4,
+    seed: int = 1,
+    spaces: Sequence[Space] = SPACES,
+    evaluation: Evaluation | None = None,
+) -> None:
+    """A dictionary as training leaves it, its weights zero; a null's second space is a copy of the first."""
+    sparsity = Sparsity(kind="batchtopk", k=k)
+    chosen = Design(kind=design, n_features=n_features, sparsity=sparsity)  # pyright: ignore[reportArgumentType]
+    view = View(spaces=(1,), null=True, rotation_seed=0) if null else View()
+    if null:
+        own = spaces[1]
+        spaces = [own, replace(own, copy_of=Copy(original=own.label, rotated=True, seed=0))]
+    settings = recorded_settings(
+        TrainSettings(design=chosen, view=view, n_rows=20_000, learning_rate=3e-4, seed=seed, device="cpu"),
+        {"store": str(store), "n_spaces": len(spaces)},
+    )
+    evaluation = evaluation or Evaluation(
+        fvu=[0.12, 0.14], l0=23.7, dead=0.05, r2=[[0.81, 0.42], [0.47, 0.78], [0.88, 0.86]], n_rows=9800
+    )
+    parents = (store,) if store else ()
+    with artifact.create(path, stage="dictionary", settings=settings, seed=seed, parents=parents) as draft:
+        Dictionary(spaces, chosen).write(draft.folder)
+        artifact.write_json(draft.folder / EVALUATION, evaluation.to_json() | {"heldout": True})
+        with Tracker(draft.folder, first_step=0, kinds=(), settings={}, leads=True) as tracker:
+            for step in range(0, 2001, 50):
+                tracker.log(make_progress(step))
+
+
+def make_progress(step: int) -> TrainProgress:
+    """A line of metrics."""
+    return TrainProgress(
+        step=step,
+        n_steps=2000,
+        rows=10 * step,
+        loss=1.0,
+        terms={},
+        fvu=[0.12 + math.exp(-step / 300), 0.14 + 0.9 * math.exp(-step / 400)],
+        training_fvu=[0.1, 0.1],
+        l0=24.0,
+        dead=0.0,
+        learning_rate=3e-4,
+        k=24.0,
+        rows_per_second=1.0,
+    )
 
 
 def make_features(
-    path: Path, root: Path, *, dictionary: str, n_features: int, n_examples: int, null: bool = False
+    path: Path,
+    root: Path,
+    *,
+    dictionary: str,
+    n_features: int,
+    n_examples: int,
+    null: bool = False,
+    store: str = "store",
+    settings: FeatureSettings | None = None,
+    rate: float = 0.0123,
 ) -> None:
-    """A feature table's JSON files; feature 0 fires on every nasty text."""
+    """A feature table; feature 0 fires on every nasty text."""
     rng = random.Random(dictionary)
     columns = make_columns(n_features, rng, pooled=dictionary == "pooled", null=null)
     examples = [
@@ -109,12 +187,32 @@ def make_features(
         "null": null,
     }
     if null:
-        summary["false_positive_rate"] = 0.0123
-    parents = (root / dictionary, root / "store")
-    with artifact.create(path, stage="features", settings={"null": null}, seed=0, parents=parents) as draft:
-        content = {"n_features": n_features, "models": MODELS, "columns": columns}
-        for name, value in (("columns", content), ("examples", examples), ("logits", logits), ("summary", summary)):
-            (draft.folder / f"{name}.json").write_text(json.dumps(value))  # ASCII: keeps the lone surrogate
+        summary["false_positive_rate"] = rate
+    recorded = asdict(settings or FeatureSettings()) | {"store": str(root / store), "view": "", "null": null}
+    parents = (root / dictionary, root / store)
+    models = [MODELS[1], MODELS[1].replace(" @", " (rotated copy) @")] if null else MODELS
+    with artifact.create(path, stage="features", settings=recorded, seed=0, parents=parents) as draft:
+        make_table(models, columns, examples, logits, summary).write(draft.folder)
+
+
+def make_table(
+    models: Sequence[str],
+    columns: Mapping[str, list[Any]],
+    examples: Sequence[Sequence[Mapping[str, Any]]],
+    logits: Sequence[Sequence[Mapping[str, Any]]],
+    summary: Mapping[str, Any],
+) -> FeatureTable:
+    """A feature table of columns as JSON has them."""
+    numbers = {name: values for name, values in columns.items() if name not in ("label", "reason")}
+    return FeatureTable(
+        models=tuple(models),
+        labels=tuple(columns["label"]),
+        reasons=tuple(columns["reason"]),
+        columns={n: torch.tensor([math.nan if v is None else v for v in own]).double() for n, own in numbers.items()},
+        examples=examples,
+        logits=logits,
+        summary=summary,
+    )
 
 
 def make_columns(n_features: int, rng: random.Random, *, pooled: bool, null: bool) -> dict[str, list[Any]]:
@@ -148,7 +246,7 @@ def make_example(rng: random.Random, label: str, *, nasty: bool) -> dict[str, An
     """One example of 40 tokens around a peak, on both sides."""
     plain = [f" {w}" for w in STORY.split()] * 2
     start = rng.randrange(8)
-    tokens = (plain[start : start + 14] + list(NASTY) + plain[:14]) if nasty else plain[start : start + 40]
+    tokens = (plain[start : start + 14] + list(WRITABLE) + plain[:14]) if nasty else plain[start : start + 40]
     peak = 14 if nasty else 20
     strength = 2 + 4 * rng.random()
     values = [strength * max(0.0, 1 - abs(i - peak) / 3) for i in range(len(tokens))]
@@ -174,46 +272,71 @@ def make_logits(rng: random.Random) -> dict[str, Any]:
 
 def make_effect(path: Path, dictionary: Path, *, models: Sequence[str] = MODELS) -> None:
     """A steering effect in every model, with control and agreement."""
-    strengths = [0.5, 1.0, 2.0, 4.0]
+    strengths = (0.5, 1.0, 2.0, 4.0)
 
-    def curves(size: float) -> dict[str, Any]:
+    def generations() -> tuple[Generation, ...]:
+        text = f" there was {NASTY[0]} and a ball, {{}} times."
+        return tuple(Generation(strength=s, prompt="Once upon a time", text=text.format(s)) for s in (0.0, 1.0, 2.0))
+
+    def measures(size: float) -> dict[str, tuple[float, ...]]:
         return {
-            "strengths": strengths,
-            "kl_neutral": [size * 0.02 * s * s for s in strengths],
-            "delta_ce": [size * 0.01 * s * s for s in strengths],
-            "target_effect": [size * 1.1 * math.tanh(s) for s in strengths],
-            "top_promoted": [[" ball", 1.2], [" <b>bold</b>", 0.8], [NASTY[0], 0.7]],
-            "top_suppressed": [[" the", -0.4], ["\n", -0.3]],
-            "generations": [
-                {"strength": s, "prompt": "Once upon a time", "text": f" there was {NASTY[0]} and a ball, {s} times."}
-                for s in (0.0, 1.0, 2.0)
-            ],
+            "kl_neutral": tuple(size * 0.02 * s * s for s in strengths),
+            "delta_ce": tuple(size * 0.01 * s * s for s in strengths),
+            "target_effect": tuple(size * 1.1 * math.tanh(s) for s in strengths),
         }
 
-    def model(name: str, size: float) -> dict[str, Any]:
-        intervals = {f"{k}_interval": [[0.9 * v, 1.1 * v] for v in curves(size)[k]] for k in ("kl_neutral", "delta_ce")}
-        spread = {"target_effect_sd": [0.05] * 4}
-        return {"model": name, **curves(size), **intervals, "random": {**curves(size * 0.1), **spread}}
+    lists: dict[str, Any] = {
+        "top_promoted": ((" ball", 1.2), (" <b>bold</b>", 0.8), (NASTY[0], 0.7)),
+        "top_suppressed": ((" the", -0.4), ("\n", -0.3)),
+        "generations": generations(),
+        "strengths": strengths,
+        "strength_at_kl": None,
+        "effect_at_kl": None,
+    }
 
-    agreement = {
-        "models": list(models[:2]),
-        "correlation": 0.71,
-        "mismatched": 0.06,
-        "random": 0.01,
-        "value": 0.65,
-        "interval": [0.58, 0.71],
-        "n_tokens": 2000,
-    }
-    effect = {
-        "feature": 3,
-        "models": [model(name, 1.0 + 0.4 * i) for i, name in enumerate(models)],
-        "prompts": ["Once upon a time", NASTY[1]],
-        "agreement": agreement,
-    }
-    with artifact.create(
-        path, stage="effect", settings={"feature": 3}, seed=0, parents=(dictionary,), command="suture steer crosscoder"
-    ) as draft:
-        (draft.folder / "effects.json").write_text(json.dumps(effect))
+    def model(name: str, size: float) -> ModelEffect:
+        own = measures(size)
+        nothing = (0.0,) * len(strengths)
+        control = {**measures(size * 0.1), "kl_neutral_sd": nothing, "delta_ce_sd": nothing}
+        return ModelEffect(
+            model=name,
+            direction_norm=1.0,
+            n_tokens=900,
+            n_texts=30,
+            plain_ce=2.3,
+            **own,
+            **{f"{k}_interval": tuple((0.9 * v, 1.1 * v) for v in own[k]) for k in ("kl_neutral", "delta_ce")},
+            target_effect_interval=(None,) * len(strengths),
+            targets=(" ball",),
+            anti_targets=(" the",),
+            targets_from="given",
+            random=RandomControl(n_directions=3, target_effect_sd=(0.05,) * 4, **control, **lists),
+            **lists,
+        )
+
+    agreement = Agreement(
+        models=(models[0], models[1]),
+        correlation=0.71,
+        mismatched=0.06,
+        random=0.01,
+        value=0.65,
+        interval=(0.58, 0.71),
+        value_over_random=0.7,
+        interval_over_random=None,
+        n_tokens=2000,
+        n_prompts=2,
+        mismatched_features=(4,),
+    )
+    effect = Effect(
+        feature=3,
+        scale=2.0,
+        models=tuple(model(name, 1.0 + 0.4 * i) for i, name in enumerate(models)),
+        agreements=(agreement,),
+        prompts=("Once upon a time", NASTY[1]),
+        evaluation_prompts=(1,),
+        settings=SteerSettings(strengths=strengths),
+    )
+    effect.save(path, parents=(dictionary,), command="suture steer crosscoder")
 
 
 # ---- three models ----------------------------------------------------------------------------------------------------
@@ -225,12 +348,17 @@ THREE_LABELS = ("A", "B", "C", "AB", "AC", "BC", "shared", "ambiguous", "dead")
 def make_three_models(folder: Path, *, n_features: int = 80, kind: str = "refit") -> Path:
     """dictionary/, features/ and steering/feature-3/ of a crosscoder of three models below `folder`."""
     rng = random.Random(3)
-    settings = {"design": {"kind": "crosscoder", "n_features": n_features}}
     r2 = [[0.81, 0.42, 0.3], [0.47, 0.78, 0.35], [0.4, 0.5, 0.7], [0.88, 0.86, 0.83]]
-    evaluation = {"fvu": [0.12, 0.14, 0.17], "l0": 23.7, "dead": 0.05, "r2": r2}
-    with artifact.create(folder / "dictionary", stage="dictionary", settings=settings, seed=1) as draft:
-        artifact.write_json(draft.folder / "dictionary.json", {**settings, "spaces": []})
-        artifact.write_json(draft.folder / "evaluation.json", evaluation)
+    evaluation = Evaluation(fvu=[0.12, 0.14, 0.17], l0=23.7, dead=0.05, r2=r2, n_rows=9800)
+    spaces = [replace(SPACES[0], model=name.split(" @ ")[0], fingerprint=name) for name in THREE]
+    make_dictionary(
+        folder / "dictionary",
+        None,
+        design="crosscoder",
+        n_features=n_features,
+        spaces=spaces,
+        evaluation=evaluation,
+    )
     labels = rng.choices(THREE_LABELS, (10, 8, 9, 6, 4, 5, 60, 8, 3), k=n_features)
     shares = [_three_shares(label, rng) for label in labels]
     columns: dict[str, list[Any]] = {
@@ -249,13 +377,13 @@ def make_three_models(folder: Path, *, n_features: int = 80, kind: str = "refit"
     examples = [[_three_sides(make_example(rng, "shared", nasty=i == 0))] for i in range(n_features)]
     logits = [[make_logits(rng) for _ in THREE] for _ in range(n_features)]
     counts = {label: labels.count(label) for label in THREE_LABELS}
-    clusters = {"entropy_histogram": [rng.randint(0, 9) for _ in range(20)], "private_share": 0.2}
-    summary = {"design": "crosscoder", "counts": counts, **evaluation, "two_clusters": clusters, "null": False}
+    histogram = [rng.randint(0, 9) for _ in range(20)]
+    clusters = TwoClusters(entropy_histogram=histogram, private_share=0.2, shared_energy=None, silhouette=None)
+    measured = evaluation.to_json() | {"two_clusters": asdict(clusters)}
+    summary = {"design": "crosscoder", "counts": counts, "null": False, **measured}
     parents = (folder / "dictionary",)
     with artifact.create(folder / "features", stage="features", settings={}, seed=0, parents=parents) as draft:
-        content = {"n_features": n_features, "models": THREE, "columns": columns}
-        for name, value in (("columns", content), ("examples", examples), ("logits", logits), ("summary", summary)):
-            (draft.folder / f"{name}.json").write_text(json.dumps(value))
+        make_table(THREE, columns, examples, logits, summary).write(draft.folder)
     make_effect(folder / "steering" / "feature-3", folder / "dictionary", models=THREE)
     return folder
 
@@ -278,45 +406,46 @@ def _three_sides(example: dict[str, Any]) -> dict[str, Any]:
 def make_behaviour(folder: Path) -> Path:
     """dictionary/, splice/ and causal/ below `folder`."""
     make_dictionary(folder / "dictionary", None, design="crosscoder", n_features=9)
-    models = [
-        {
-            "model": name,
-            "clean": {"ce": 2.314, "se": 0.021},
-            "spliced": {"ce": 2.401 + 0.1 * m, "se": 0.023},
-            "mean": {"ce": 4.02, "se": 0.05},
-            "alone": [{"ce": 2.5, "se": None}, {"ce": 4.1, "se": 0.04}],
-            "n_predictions": 8_000,
-            "replaced": 0.97,
-            "recovered": 0.949 - 0.06 * m,
-            "recovered_alone": [0.891, -0.047],
-        }
+    models = tuple(
+        SplicedModel(
+            model=name,
+            clean=Loss(ce=2.314, se=0.021),
+            spliced=Loss(ce=2.401 + 0.1 * m, se=0.023),
+            mean=Loss(ce=4.02, se=0.05),
+            alone=[Loss(ce=2.5, se=None), Loss(ce=4.1, se=0.04)],
+            n_predictions=8_000,
+            replaced=0.97,
+        )
         for m, name in enumerate(MODELS)
-    ]
+    )
     parents = (folder / "dictionary",)
     with artifact.create(folder / "splice", stage="splice", settings={"n_documents": 64}, parents=parents) as draft:
-        artifact.write_json(draft.folder / "splice.json", {"models": models, "n_documents": 64, "n_rows": 7_900})
-    features = [
-        {
-            "feature": 10 * i,
-            "label": label,
-            "n_positions": 0 if verdict == "undecided" else 412,
-            "kl": [0.0213, 0.0007],
-            "ratio": None if verdict == "undecided" else [[1.0, 1.0], [0.02, 0.05]],
-            "pairs": [{"models": [0, 1], "correlation": 0.61, "control": -0.12, "above": [0.4, 0.58]}],
-            "verdict": verdict,
-        }
-        for i, (label, verdict) in enumerate(
-            [("shared", "confirms"), ("shared", "contradicts"), ("A", "confirms"), (NASTY[0], "undecided")]
+        spliced = Splice(models=models, n_documents=64, n_rows=7_900)
+        artifact.write_json(draft.folder / "splice.json", spliced.to_json())
+    found: tuple[tuple[str, Verdict], ...] = (
+        ("shared", "confirms"), ("shared", "contradicts"), ("A", "confirms"), (NASTY[0], "undecided")
+    )  # fmt: skip
+    features = tuple(
+        Cause(
+            feature=10 * i,
+            label=label,
+            n_positions=0 if verdict == "undecided" else 412,
+            kl=(0.0213, 0.0007),
+            kl_control=(0.0, 0.0),
+            ratio=None if verdict == "undecided" else ((1.0, 1.0), (0.02, 0.05)),
+            pairs=(PairShift(models=(0, 1), correlation=0.61, control=-0.12, above=(0.4, 0.58)),),
+            verdict=verdict,
         )
-    ]
-    tally = {
-        "shared": {"confirms": 1, "contradicts": 1, "undecided": 0},
-        "A": {"confirms": 1, "contradicts": 0, "undecided": 0},
-        NASTY[0]: {"confirms": 0, "contradicts": 0, "undecided": 1},
-    }
-    with artifact.create(folder / "causal", stage="causal", settings={}, seed=0, parents=parents) as draft:
-        artifact.write_json(draft.folder / "causal.json", {"models": MODELS, "features": features, "verdicts": tally})
+        for i, (label, verdict) in enumerate(found)
+    )
+    make_causal(folder / "causal", Causal(models=tuple(MODELS), features=features), parents=parents)
     return folder
+
+
+def make_causal(path: Path, causal: Causal, *, parents: tuple[Path, ...] = ()) -> None:
+    """A causal check."""
+    with artifact.create(path, stage="causal", settings={}, seed=0, parents=parents) as draft:
+        artifact.write_json(draft.folder / "causal.json", causal.to_json())
 
 
 # ---- studies ---------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """The report: what is in the folders is on the page, as text, and nothing on the page reaches outside."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from report.made_artifacts import (
     LABELS,
     MODELS,
     NASTY,
+    SPACES,
     make_all,
     make_dictionary,
     make_features,
@@ -17,6 +19,7 @@ from report.made_artifacts import (
 )
 from report.parsed_page import Page
 from suture.errors import ArtifactError, UserError
+from suture.features.describe import FeatureSettings
 from suture.pipeline import artifact
 from suture.report.gather import gather, short_names
 from suture.report.page import find_artifacts, report
@@ -161,14 +164,67 @@ def test_a_null_is_set_beside_its_own_design_only(folder: Path) -> None:
     assert [c.name for c in gathered.nulls] == ["null"]
 
 
-def test_null_is_seen_without_features_by_equal_fingerprints(tmp_path: Path) -> None:
+def test_a_null_is_seen_without_features(tmp_path: Path) -> None:
     make_store(tmp_path / "store")
-    space = {"model": "m", "hookpoint": "mlp0.out", "width": 8, "fingerprint": "same"}
-    with artifact.create(tmp_path / "dict", stage="dictionary", settings={}, parents=(tmp_path / "store",)) as draft:
-        artifact.write_json(draft.folder / "dictionary.json", {"design": "crosscoder", "spaces": [space, space]})
+    make_dictionary(tmp_path / "dict", tmp_path / "store", design="crosscoder", n_features=9, null=True)
     gathered = gather([tmp_path / "dict", tmp_path / "store"])
     assert not gathered.comparisons
     assert gathered.nulls[0].is_null
+
+
+def test_a_comparison_has_its_own_null_or_none(tmp_path: Path) -> None:
+    """Nulls of another size, k, seed, store or labelling stand there too, and first: none of them is borrowed."""
+    make_store(tmp_path / "store")
+    make_store(tmp_path / "store-2", seed=1)
+    made = {
+        "a-small": {"n_features": 30},
+        "b-sparser": {"n_features": 60, "k": 3},
+        "c-seed": {"n_features": 60, "seed": 2},
+        "d-elsewhere": {"n_features": 60, "store": "store-2"},
+        "e-otherwise": {"n_features": 60},
+        "f-own": {"n_features": 60},
+    }
+    for number, (name, how) in enumerate(made.items()):
+        store = how.pop("store", "store")
+        make_dictionary(tmp_path / name, tmp_path / store, design="crosscoder", null=True, **how)
+        make_features(
+            tmp_path / f"{name}-features",
+            tmp_path,
+            dictionary=name,
+            n_features=how["n_features"],
+            n_examples=1,
+            null=True,
+            store=store,
+            settings=FeatureSettings(n_rows=77 if name == "e-otherwise" else 200_000),
+            rate=(number + 1) / 100,
+        )
+    for name, size in (("x-60", 60), ("y-90", 90)):
+        make_dictionary(tmp_path / name, tmp_path / "store", design="crosscoder", n_features=size)
+        make_features(tmp_path / f"{name}-features", tmp_path, dictionary=name, n_features=size, n_examples=1)
+    gathered = gather(find_artifacts(tmp_path))
+    assert len(gathered.nulls) == len(made)
+    real = {c.name: c for c in gathered.comparisons}
+    own = real["x-60"].null
+    assert own is not None
+    assert own.name == "f-own"
+    assert own.exclusive_share == 0.06
+    assert real["y-90"].null is None
+    html = report(tmp_path / "r.html", [tmp_path / n for n in ("y-90", "y-90-features", "f-own", "f-own-features")])
+    text = Page(html.read_text(encoding="utf-8")).text
+    assert "No model was compared with a copy of itself on these rows with these settings" in text
+    assert "no null of its own" in text
+
+
+def test_a_null_of_a_space_that_is_not_compared_is_not_its_own(tmp_path: Path) -> None:
+    make_store(tmp_path / "store")
+    other = [replace(space, model=f"other-{m}") for m, space in enumerate(SPACES)]
+    for name, null, spaces in (("real", False, SPACES), ("null", True, other)):
+        make_dictionary(
+            tmp_path / name, tmp_path / "store", design="crosscoder", n_features=9, null=null, spaces=spaces
+        )
+        make_features(tmp_path / f"{name}-features", tmp_path, dictionary=name, n_features=9, n_examples=1, null=null)
+    (real,) = gather(find_artifacts(tmp_path)).comparisons
+    assert real.null is None
 
 
 @pytest.mark.parametrize(
@@ -229,7 +285,7 @@ def test_wrong_input_is_one_line(folder: Path, tmp_path: Path) -> None:
 def test_broken_json_is_named(tmp_path: Path) -> None:
     with artifact.create(tmp_path / "features", stage="features", settings={}) as draft:
         (draft.folder / "columns.json").write_text("{ half")
-    with pytest.raises(ArtifactError, match=r"columns\.json is not JSON"):
+    with pytest.raises(ArtifactError, match="cannot be read"):
         report(tmp_path / "r.html", [tmp_path / "features"], title="x", commands=[])
 
 

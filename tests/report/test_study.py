@@ -13,7 +13,7 @@ from report.parsed_page import Page
 from suture.pipeline import artifact
 from suture.report.page import find_artifacts, report
 from suture.report.study_answer import study_answer
-from suture.report.study_numbers import Study, read_study
+from suture.report.study_numbers import Study
 from suture.report.words import label_words
 
 MEASURED = [name for name, _, quality in DESIGNS if quality is not None]
@@ -55,7 +55,7 @@ def with_intervals(low_high: dict[str, tuple[float | None, float | None, float]]
     ends = {
         d: {"macro_f1": {"mean": m, "low": lo, "high": hi, "n": 3 if lo else 1}} for d, (lo, hi, m) in low_high.items()
     }
-    return read_study(
+    return Study.from_json(
         {
             "truth": "planted",
             "designs": [{"name": d, "group": ""} for d in low_high],
@@ -96,7 +96,7 @@ def test_figures_are_valid_plotly(page: Page) -> None:
 
 
 def test_every_number_is_in_the_table(html: str, content: dict[str, Any]) -> None:
-    study = read_study(content)
+    study = Study.from_json(content)
     body = html[html.index('class="designs numeric"') : html.index('class="seeds"')]
     cells = re.findall(r'data-value="([^"]+)"', body)
     assert len(cells) == sum(len(study.estimates[d]) for d in MEASURED)
@@ -108,12 +108,12 @@ def test_every_number_is_in_the_table(html: str, content: dict[str, Any]) -> Non
 
 
 def test_the_null_rate_stands_beside_every_exclusive_count(html: str, content: dict[str, Any]) -> None:
-    n_counts = len([c for c in read_study(content).columns if c.key in ("n_A", "n_B")])
+    n_counts = len([c for c in Study.from_json(content).columns if c.key in ("n_A", "n_B")])
     assert html.count('class="null">null ') == n_counts * len(MEASURED) == 2 * len(MEASURED)
 
 
 def test_marks_are_the_standing(html: str, content: dict[str, Any]) -> None:
-    study = read_study(content)
+    study = Study.from_json(content)
     standings = [s for c in study.columns if (s := study.standing(c.key)) is not None]
     start = html.index('class="designs numeric"')
     rows = html[html.index("<tbody>", start) : html.index("</tbody>", start)]
@@ -122,7 +122,7 @@ def test_marks_are_the_standing(html: str, content: dict[str, Any]) -> None:
 
 
 def test_every_design_stands_somewhere(content: dict[str, Any]) -> None:
-    study = read_study(content)
+    study = Study.from_json(content)
     for column in study.columns:
         standing = study.standing(column.key)
         if standing is None:
@@ -179,7 +179,7 @@ def test_touching_intervals_are_not_told_apart() -> None:
 
 def test_the_answer_stands_first_of_language_models_too(tmp_path: Path) -> None:
     content = make_study(tmp_path / "study", truth="language models", seeds=(0,))
-    text = said(read_study(content))
+    text = said(Study.from_json(content))
     for question in ("Who leaves least unexplained?", "Who finds most in common?", "Who keeps the models working?"):
         assert question in text
     assert "is best" not in text
@@ -240,7 +240,7 @@ def test_what_a_study_lacks_is_left_out(content: dict[str, Any], tmp_path: Path)
             row[key] = None
         row["numbers"] = {"macro_f1": row["numbers"]["macro_f1"]}
     bare["summary"] = {d: {"macro_f1": one["macro_f1"], "l0": None} for d, one in bare["summary"].items()}
-    bare |= {"notes": [], "matched": None, "models": []}
+    bare |= {"notes": [], "matched": {}, "models": []}
     bare["summary"]["pooled"]["macro_f1"] = {"mean": float("nan"), "low": None, "high": None, "n": 1}
     with artifact.create(tmp_path / "study", stage="study", settings={}) as draft:
         (draft.folder / "study.json").write_text(json.dumps(bare))

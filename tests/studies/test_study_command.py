@@ -12,7 +12,7 @@ from suture.cli.app import app
 from suture.cli.console import run
 from suture.dictionary.dictionary import Dictionary
 from suture.interventions.splice import SpliceSettings, spliced_losses
-from suture.interventions.steer.effect import load_effect
+from suture.interventions.steer.effect import Effect
 from suture.interventions.steer.steer import heldout_documents
 from suture.lm.load import load_model
 from suture.pipeline import artifact
@@ -77,7 +77,7 @@ def test_language_models_are_spliced_and_steered(suture: Command, tmp_path: Path
         sae = tmp_path / "out" / "cells" / "separate-seed0" / f"sae-{letter}"
         own = spliced_losses(Dictionary.load(sae), [lms["AB".index(letter)]], documents, SpliceSettings(n_documents=32))
         assert separate[f"ce_spliced_{letter}"] == pytest.approx(own.models[0].spliced.ce)
-    effects = [load_effect(folder) for folder in sorted((cell / "steering").glob("feature-*"))]
+    effects = [Effect.load(folder) for folder in sorted((cell / "steering").glob("feature-*"))]
     if joint["n_shared"]:
         values = [effect.agreements[0].value for effect in effects]
         assert joint["agreement"] == pytest.approx(sum(values) / len(values))

@@ -1,6 +1,6 @@
 """The subcommands `splice` and `causal`: what a dictionary costs its models, and whether its labels hold in action."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +10,7 @@ from suture.cli.console import command_line, emit, progress
 from suture.cli.options import Device, Json, Offline, Overwrite, TrustCode
 
 if TYPE_CHECKING:
-    from suture.interventions.causal import Cause
+    from suture.interventions.causal import Causal
     from suture.interventions.splice import Splice
     from suture.lm.load import LanguageModel
 
@@ -83,7 +83,7 @@ def causal(
 
     A shared feature should move every model's predictions at the same places, an exclusive one those of its own alone.
     """
-    from suture.interventions.causal import CausalSettings, to_json
+    from suture.interventions.causal import CausalSettings
     from suture.interventions.causal import causal as run_causal
 
     lms = _models(dictionary, revision, device=device, offline=offline, trust=trust_remote_code)
@@ -101,7 +101,7 @@ def causal(
             overwrite=overwrite,
             command=command_line(),
         )
-    emit({"out": str(out), **to_json(causes)}, as_json=json, text=_causal_text(causes))
+    emit({"out": str(out), **causes.to_json()}, as_json=json, text=_causal_text(causes))
 
 
 def _models(
@@ -132,7 +132,7 @@ def _splice_text(result: "Splice") -> str:
     return "\n".join(lines)
 
 
-def _causal_text(causes: "Sequence[Cause]") -> str:
+def _causal_text(causes: "Causal") -> str:
     lines = []
     for cause in causes:
         kl = " ".join(f"{value:.2g}" for value in cause.kl)

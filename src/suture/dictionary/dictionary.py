@@ -15,7 +15,7 @@ The scales stay beside the weights until `fold`.
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,6 +39,35 @@ from suture.pipeline import artifact
 STAGE = "dictionary"
 WEIGHTS, DESCRIPTION = "dictionary.safetensors", "dictionary.json"
 MOMENTS = "moments.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """What a dictionary's folder says of it, without its weights."""
+
+    spaces: tuple[Space, ...]
+    design: Design
+    flag_scale: float
+
+    def __str__(self) -> str:
+        places = " x ".join(space.label for space in self.spaces)
+        return f"{self.design.kind} of {self.design.n_features:,} features over {places}"
+
+    @staticmethod
+    def load(folder: Path) -> "Description":
+        """Read it from a dictionary's folder.
+
+        Raises:
+            ArtifactError: it is not there, or is something else.
+        """
+        try:
+            raw = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+            design = raw["design"]
+            parts = {"dedicated": tuple(design["dedicated"]), "sparsity": Sparsity(**design["sparsity"])}
+            spaces = spaces_from_json(raw["spaces"])
+            return Description(spaces=spaces, design=Design(**{**design, **parts}), flag_scale=raw["flag_scale"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ArtifactError("dictionary", folder, f"cannot be read ({error})", "train or export it again") from None
 
 
 class Dictionary(nn.Module):
@@ -380,16 +409,9 @@ class Dictionary(nn.Module):
         Raises:
             ArtifactError: weights that do not fit the description.
         """
+        described = Description.load(folder)
+        dictionary = Dictionary(described.spaces, described.design, flag_scale=described.flag_scale)
         try:
-            raw = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-            design = raw["design"]
-            dictionary = Dictionary(
-                spaces_from_json(raw["spaces"]),
-                Design(
-                    **{**design, "dedicated": tuple(design["dedicated"]), "sparsity": Sparsity(**design["sparsity"])}
-                ),
-                flag_scale=raw["flag_scale"],
-            )
             dictionary.load_state_dict(load_file(folder / WEIGHTS))
             if (folder / MOMENTS).is_file():
                 dictionary.imputation = Imputation.load(folder / MOMENTS)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from suture.errors import ArtifactError
+from suture.features.clusters import TwoClusters
 from suture.features.columns import LABEL, REASON, column_called
 from suture.pipeline import artifact
+from suture.pipeline.result import typed
 from suture.pipeline.table import Column, Table, Tabular
 
 STAGE = "features"
@@ -37,6 +39,24 @@ NUMBERS, COLUMNS, EXAMPLES, LOGITS, SUMMARY = (
     "logits.json",
     "summary.json",
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureSummary:
+    """The numbers of a whole table: summary.json. What an older file does not say is empty or None."""
+
+    design: str = ""
+    models: tuple[str, ...] = ()
+    counts: dict[str, int] = field(default_factory=dict)
+    """Features with each label."""
+    fvu: tuple[float, ...] = ()
+    l0: float | None = None
+    dead: float | None = None
+    r2: tuple[tuple[float, ...], ...] = ()
+    two_clusters: TwoClusters | None = None
+    null: bool = False
+    false_positive_rate: float | None = None
+    """Of a null."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -70,7 +90,7 @@ class FeatureTable(Tabular):
         """Every column, label and reason among them, in the order of the table."""
         return LABEL, REASON, *(self.specs or (column_called(name) for name in self.columns))
 
-    @cached_property
+    @property
     def table(self) -> Table:
         """The columns, label and reason among them, as arrays."""
         texts = {LABEL.name: self.labels, REASON.name: self.reasons}
@@ -88,6 +108,16 @@ class FeatureTable(Tabular):
         """How many features carry each label."""
         return dict(self.summary["counts"])
 
+    @cached_property
+    def found(self) -> FeatureSummary:
+        """The summary as typed values."""
+        return typed(artifact.as_json(self.summary), FeatureSummary)
+
+    def plain_columns(self) -> dict[str, list[Any]]:
+        """Every column as JSON values, labels and reasons first; what is no number is None."""
+        columns: dict[str, list[Any]] = {LABEL.name: list(self.labels), REASON.name: list(self.reasons)}
+        return columns | {name: _plain(column) for name, column in self.columns.items()}
+
     def column(self, name: str) -> Tensor:
         """A numeric column, float64 [feature].
 
@@ -99,11 +129,9 @@ class FeatureTable(Tabular):
     def write(self, folder: Path) -> None:
         """Put the table's files into a folder (of an artifact being written)."""
         save_file({name: column.contiguous() for name, column in self.columns.items()}, folder / NUMBERS)
-        columns: dict[str, list[Any]] = {LABEL.name: list(self.labels), REASON.name: list(self.reasons)}
-        columns |= {name: _plain(column) for name, column in self.columns.items()}
         head = f'{{\n"n_features": {self.n_features},\n"models": {_line(list(self.models))},\n"described": [\n'
         head += ",\n".join(_line(column.to_json()) for column in self.described) + '\n],\n"columns": {\n'
-        body = ",\n".join(f"{_line(name)}: {_line(values)}" for name, values in columns.items())
+        body = ",\n".join(f"{_line(name)}: {_line(values)}" for name, values in self.plain_columns().items())
         (folder / COLUMNS).write_text(f"{head}{body}\n}}\n}}\n", encoding="utf-8")
         for name, rows in ((EXAMPLES, self.examples), (LOGITS, self.logits)):
             with (folder / name).open("w", encoding="utf-8") as stream:

@@ -15,7 +15,8 @@ contradicted where a model for sure does not move; an exclusive label is confirm
 do not move, contradicted where one for sure does; anything else is undecided.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations, islice
 from pathlib import Path
@@ -35,6 +36,7 @@ from suture.interventions.splice import refuse_null
 from suture.labels import DEAD, OPEN, SHARED
 from suture.lm.load import LanguageModel
 from suture.pipeline import artifact
+from suture.pipeline.result import read_typed
 from suture.uncertainty import Draws, Interval, by_unit, correlation, interval
 
 STAGE = "causal"
@@ -102,6 +104,49 @@ class Cause:
     verdict: Verdict
 
 
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Causal:
+    """The causal check of a dictionary's features: what `causal` writes."""
+
+    models: tuple[str, ...]
+    """Labels of the spaces."""
+    features: tuple[Cause, ...]
+
+    def __repr__(self) -> str:
+        said = ", ".join(f"{n} {verdict}" for verdict, n in Counter(c.verdict for c in self.features).most_common())
+        return f"Causal({len(self.features)} features of {' x '.join(self.models)}: {said})"
+
+    def __iter__(self) -> Iterator[Cause]:
+        return iter(self.features)
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    @property
+    def verdicts(self) -> dict[str, dict[Verdict, int]]:
+        """How many labels of each kind were confirmed."""
+        tally: dict[str, dict[Verdict, int]] = {}
+        for cause in self.features:
+            verdicts = tally.setdefault(cause.label, {"confirms": 0, "contradicts": 0, "undecided": 0})
+            verdicts[cause.verdict] += 1
+        return tally
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for causal.json."""
+        features = [asdict(cause) for cause in self.features]
+        return {"models": list(self.models), "features": features, "verdicts": self.verdicts}
+
+    @staticmethod
+    def load(path: str | Path) -> "Causal":
+        """Read what `causal` wrote.
+
+        Raises:
+            ArtifactError: not a finished causal check.
+        """
+        artifact.open_artifact(path, stage=STAGE)
+        return read_typed(Path(path) / RESULT, Causal)
+
+
 def find_causes(
     dictionary: Dictionary,
     lms: Sequence[LanguageModel],
@@ -148,7 +193,7 @@ def causal(
     on_progress: OnProgress | None = None,
     overwrite: bool = False,
     command: str | None = None,
-) -> list[Cause]:
+) -> Causal:
     """The step `causal`: `find_causes` on disk, of the features named and of `each_label` of every label.
 
     Raises:
@@ -173,17 +218,9 @@ def causal(
     ) as draft:  # fmt: skip
         labels = {feature: table.labels[feature] for feature in wanted}
         causes = find_causes(dictionary, lms, documents, labels, settings, on_progress=on_progress)
-        artifact.write_json(draft.folder / RESULT, {"models": list(table.models), **to_json(causes)})
-    return causes
-
-
-def to_json(causes: Sequence[Cause]) -> dict[str, Any]:
-    """Plain values: every feature, and how many labels of each kind were confirmed."""
-    tally: dict[str, dict[str, int]] = {}
-    for cause in causes:
-        verdicts = tally.setdefault(cause.label, {"confirms": 0, "contradicts": 0, "undecided": 0})
-        verdicts[cause.verdict] += 1
-    return {"features": [asdict(cause) for cause in causes], "verdicts": tally}
+        found = Causal(models=table.models, features=tuple(causes))
+        artifact.write_json(draft.folder / RESULT, found.to_json())
+    return found
 
 
 def of_each_label(table: FeatureTable, n: int) -> list[int]:

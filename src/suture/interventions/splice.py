@@ -22,6 +22,7 @@ from suture.errors import UserError
 from suture.interventions.paired import PairedBatch, PairedText, scored_documents
 from suture.lm.load import LanguageModel
 from suture.pipeline import artifact
+from suture.pipeline.result import read_typed
 from suture.uncertainty import Ratio
 
 STAGE = "splice"
@@ -86,13 +87,27 @@ class SplicedModel:
         return 1 - (loss.ce - self.clean.ce) / price if price > 0 else None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Splice:
     """What splicing a dictionary in costs each of its models."""
 
     models: tuple[SplicedModel, ...]
     n_documents: int
     n_rows: int
+
+    def __repr__(self) -> str:
+        costs = "; ".join(f"{m.model}: CE {m.clean.ce:.3f}, spliced {m.spliced.ce:.3f}" for m in self.models)
+        return f"Splice({costs}; {self.n_documents:,} documents, {self.n_rows:,} rows)"
+
+    @staticmethod
+    def load(path: str | Path) -> "Splice":
+        """Read what `splice` wrote.
+
+        Raises:
+            ArtifactError: not a finished splice.
+        """
+        artifact.open_artifact(path, stage=STAGE)
+        return read_typed(Path(path) / RESULT, Splice)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for splice.json."""

@@ -6,10 +6,13 @@ turns roles into the theme's colours. What tells traces apart without colour (pa
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 from suture.features.columns import column_called
+from suture.interventions.steer.effect import Effect, ModelEffect
 from suture.report import words
+from suture.training.run import TrainProgress
+from suture.uncertainty import Interval
 
 Figure = dict[str, Any]
 """`data` and `layout` as Plotly takes them, and `alt`, the sentence a screen reader says."""
@@ -38,9 +41,10 @@ def per_model(columns: Mapping[str, Sequence[Any]], column: str) -> list[str]:
 
 def simplex(columns: Mapping[str, Sequence[Any]], column: str) -> Figure | None:
     """The features of three models in a triangle of their shares; None with another number of models."""
-    names, labels = per_model(columns, column), columns.get("label")
-    if len(names) != 3 or labels is None:
+    names = per_model(columns, column)
+    if len(names) != 3:
         return None
+    labels = columns["label"]
     shares = list(zip(*(columns[name] for name in names), strict=True))
     data = []
     for label in words.ordered_labels(dict.fromkeys(labels, 1)):
@@ -71,9 +75,9 @@ def simplex(columns: Mapping[str, Sequence[Any]], column: str) -> Figure | None:
 
 def share_histogram(columns: Mapping[str, Sequence[Any]], column: str) -> Figure | None:
     """How many features have which share of B, stacked by label; None where the column has no numbers."""
-    values, labels = columns.get(column), columns.get("label")
-    if values is None or labels is None or not any(v is not None for v in values):
+    if column not in columns or not any(v is not None for v in columns[column]):
         return None
+    values, labels = columns[column], columns["label"]
     title = column_called(column).title
     ends = ("all A", "all B") if column in SHARE_COLUMNS else ("none", "all")
     present = {label: 0 for label in labels if label != "dead"}
@@ -112,16 +116,11 @@ def share_histogram(columns: Mapping[str, Sequence[Any]], column: str) -> Figure
     return {"data": data, "layout": layout, "alt": f"Histogram of {title}, stacked by label."}
 
 
-def entropy_histogram(two_clusters: Mapping[str, Any]) -> Figure | None:
-    """The usage-entropy histogram, from its counts and edges; None where it is not given."""
-    histogram = two_clusters.get("entropy_histogram") or two_clusters.get("usage_entropy_histogram")
-    if isinstance(histogram, Mapping):
-        counts, edges = histogram.get("counts"), histogram.get("edges")
-    else:
-        counts, edges = histogram, None
+def entropy_histogram(counts: Sequence[int]) -> Figure | None:
+    """The usage-entropy histogram, from its counts over [0, 1]; None where there are none."""
     if not counts:
         return None
-    edges = edges or [i / len(counts) for i in range(len(counts) + 1)]
+    edges = [i / len(counts) for i in range(len(counts) + 1)]
     middles = [round((a + b) / 2, 4) for a, b in pairwise(edges)]
     trace = {
         "type": "bar",
@@ -139,26 +138,29 @@ def entropy_histogram(two_clusters: Mapping[str, Any]) -> Figure | None:
     return {"data": [trace], "layout": layout, "alt": "Histogram of usage entropy."}
 
 
-def effect_curves(effect: Mapping[str, Any], measure: str, *, y_title: str) -> Figure | None:
+EffectMeasure = Literal["target_effect", "kl_neutral", "delta_ce"]
+
+
+def effect_curves(effect: Effect, measure: EffectMeasure, *, y_title: str) -> Figure | None:
     """One measure of a steering effect against strength, a line per model and a faint one per control."""
     data = []
-    for number, model in enumerate(effect.get("models", [])):
+    for number, model in enumerate(effect.models):
         role = words.letter(number)
         style = {"dash": _DASHES[number % 4], "width": 2.5}
         marker = {"symbol": _SYMBOLS[number % 4], "size": 7}
-        if model.get(measure):
-            data.append(_curve(model, measure, name=f"{role}: {model['model']}", role=role, line=style, marker=marker))
-            data[-1] |= _interval_bars(model[measure], model.get(f"{measure}_interval"))
-        control = {"strengths": model.get("strengths"), **(model.get("random") or {})}
-        if control.get(measure):
+        values, intervals, control = _measured(model, measure)
+        if values:
+            curve = _curve(model.strengths, values, name=f"{role}: {model.model}", role=role, line=style, marker=marker)
+            data.append(curve | _interval_bars(values, intervals))
+        if model.random is not None and control is not None:
             thin = {"dash": "dot", "width": 1.5}
             open_marker = {"symbol": f"{_SYMBOLS[number % 4]}-open", "size": 6}
             name = f"{role}: random direction"
-            data.append(_curve(control, measure, name=name, role=role, line=thin, marker=open_marker))
-            data[-1]["meta"]["control"] = True
-            spread = control.get(f"{measure}_sd")
-            if spread:
-                data[-1]["error_y"] = {"type": "data", "array": list(spread), "thickness": 1, "width": 3}
+            mean, spread = control
+            curve = _curve(model.random.strengths, mean, name=name, role=role, line=thin, marker=open_marker)
+            curve["meta"]["control"] = True
+            curve["error_y"] = {"type": "data", "array": list(spread), "thickness": 1, "width": 3}
+            data.append(curve)
     if not data:
         return None
     layout = {
@@ -169,23 +171,36 @@ def effect_curves(effect: Mapping[str, Any], measure: str, *, y_title: str) -> F
     return {"data": data, "layout": layout, "alt": f"{y_title} against steering strength."}
 
 
-def training_curves(metrics: Sequence[Mapping[str, Any]], *, max_points: int = 200) -> Figure | None:
+def _measured(
+    model: ModelEffect, measure: EffectMeasure
+) -> tuple[Sequence[float], Sequence[Interval | None], tuple[Sequence[float], Sequence[float]] | None]:
+    """A measure's values, their intervals, and the control's mean and standard deviation."""
+    random = model.random
+    if measure == "target_effect":
+        control = random and (random.target_effect, random.target_effect_sd)
+        return model.target_effect, model.target_effect_interval, control
+    if measure == "kl_neutral":
+        return model.kl_neutral, model.kl_neutral_interval, random and (random.kl_neutral, random.kl_neutral_sd)
+    return model.delta_ce, model.delta_ce_interval, random and (random.delta_ce, random.delta_ce_sd)
+
+
+def training_curves(metrics: Sequence[TrainProgress], *, max_points: int = 200) -> Figure | None:
     """FVU per model over the training steps, thinned to `max_points`; None where training left no metrics."""
-    points = [m for m in metrics if isinstance(m.get("fvu"), list) and m.get("step") is not None]
+    points = [m for m in metrics if m.fvu]
     if len(points) < 2:
         return None
     stride = -(-len(points) // max_points)
     points = [*points[:-1][::stride], points[-1]]
     data = []
-    for model in range(len(points[0]["fvu"])):
+    for model in range(len(points[0].fvu)):
         role = words.letter(model)
         data.append(
             {
                 "type": "scatter",
                 "mode": "lines",
                 "name": role,
-                "x": [p["step"] for p in points],
-                "y": [_rounded(p["fvu"][model]) for p in points],
+                "x": [p.step for p in points],
+                "y": [_rounded(p.fvu[model]) for p in points],
                 "line": {"dash": _DASHES[model % 4], "width": 2},
                 "meta": {"role": role},
                 "hovertemplate": "step %{x}: FVU %{y:.3f}<extra>" + role + "</extra>",
@@ -199,14 +214,14 @@ def training_curves(metrics: Sequence[Mapping[str, Any]], *, max_points: int = 2
 
 
 def _curve(
-    source: Mapping[str, Any], measure: str, *, name: str, role: str, line: Figure, marker: Figure
+    strengths: Sequence[float], values: Sequence[float], *, name: str, role: str, line: Figure, marker: Figure
 ) -> dict[str, Any]:
     return {
         "type": "scatter",
         "mode": "lines+markers",
         "name": name,
-        "x": list(source["strengths"]),
-        "y": [_rounded(v) for v in source[measure]],
+        "x": list(strengths),
+        "y": [_rounded(v) for v in values],
         "line": line,
         "marker": marker,
         "meta": {"role": role},
@@ -214,10 +229,8 @@ def _curve(
     }
 
 
-def _interval_bars(
-    values: Sequence[int | float], intervals: Sequence[Sequence[int | float] | None] | None
-) -> dict[str, Any]:
-    if not intervals or not any(intervals):
+def _interval_bars(values: Sequence[int | float], intervals: Sequence[Interval | None]) -> dict[str, Any]:
+    if not any(intervals):
         return {}
     known = [interval or (value, value) for value, interval in zip(values, intervals, strict=True)]
     above = [_rounded(max(0.0, high - value)) for value, (_, high) in zip(values, known, strict=True)]

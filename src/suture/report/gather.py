@@ -1,29 +1,49 @@
-"""Find the artifacts that a report is about, read their JSON, and put together what belongs together.
+"""Find the artifacts that a report is about, open their results, and put together what belongs together.
 
 1. Every folder with a manifest.json below a directory is an artifact; unfinished folders (.partial) are left alone.
-2. An artifact's JSON files are read whole; tensors and shards are not opened.
+2. An artifact's result is opened as what its stage wrote; weights and shards are not read.
 3. A features artifact, its dictionary and its store are joined through the manifest checksums of their parents.
-4. A comparison of a model with itself (a null) is set beside the comparison of the same design.
+4. A comparison of a model with itself (a null) is set beside the comparison that it was made for (`nulls`).
 """
 
-import json
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-from suture.errors import ArtifactError, UserError
+from suture.activations.space import Space, are_null
+from suture.activations.store import Store
+from suture.errors import UserError
+from suture.features.clusters import TwoClusters
+from suture.features.table import FeatureSummary, FeatureTable
+from suture.interventions.causal import Causal
+from suture.interventions.splice import Splice
+from suture.interventions.steer.effect import Effect
 from suture.labels import is_exclusive
-from suture.pipeline.artifact import MANIFEST, Manifest, open_artifact, read_json, sha256_of
-from suture.report import words
+from suture.pipeline.artifact import MANIFEST, Manifest, open_artifact, sha256_of
+from suture.report.nulls import Recipe, copies_one_of, recipe
+from suture.report.study_numbers import FILE as STUDY
+from suture.report.study_numbers import Study
+from suture.training.result import TrainResult
 
 DESIGN_ORDER = ("crosscoder", "pooled", "universal", "sae")
 """Designs in the order in which a report shows them; the first one with features answers the question."""
 
 
-READ_STAGES = ("store", "dictionary", "features", "effect", "study", "splice", "causal")
-"""Stages whose JSON a report shows; of others it shows the manifest alone."""
+Result = Store | TrainResult | FeatureTable | Effect | Splice | Causal | Study
+READERS: Mapping[str, Callable[[Path], Result]] = {
+    "store": Store.open,
+    "dictionary": TrainResult.load,
+    "features": FeatureTable.load,
+    "effect": Effect.load,
+    "splice": Splice.load,
+    "causal": Causal.load,
+    "study": Study.load,
+}
+"""Stage -> what opens its result; of others a report shows the manifest alone."""
+T = TypeVar("T")
 
 CELLS = "cells"
 """The folder beside a study in which its runs lie."""
@@ -38,11 +58,10 @@ class Artifact:
     """Short and unique within the report."""
     manifest: Manifest
     manifest_sha256: str
-    json: dict[str, Any]
-    """The content of its JSON files by name without suffix."""
+    result: Result | None
 
     @property
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> Mapping[str, object]:
         """Everything that decided the result."""
         return self.manifest.settings
 
@@ -60,7 +79,7 @@ class Comparison:
     features: Artifact | None
     store: Artifact | None
     null: "Comparison | None" = None
-    """The same design on a model against itself."""
+    """The same on a model against itself: the null that was made for it."""
 
     @property
     def name(self) -> str:
@@ -70,55 +89,57 @@ class Comparison:
         return artifact.name
 
     @property
-    def summary(self) -> dict[str, Any]:
-        """The dictionary's evaluation, overlaid with the features' summary."""
-        evaluation = self.dictionary.json.get("evaluation", {}) if self.dictionary else {}
-        return {**evaluation, **(self.features.json.get("summary", {}) if self.features else {})}
+    def trained(self) -> TrainResult | None:
+        """The dictionary's result."""
+        return _as(TrainResult, self.dictionary)
+
+    @property
+    def table(self) -> FeatureTable | None:
+        """The features' table."""
+        return _as(FeatureTable, self.features)
+
+    @property
+    def summary(self) -> FeatureSummary:
+        """The numbers of the features; where there are none, those of the dictionary's evaluation."""
+        if self.table is not None:
+            return self.table.found
+        found = self.trained.evaluation if self.trained else None
+        if found is None:
+            return FeatureSummary()
+        r2 = tuple(tuple(row) for row in found.r2)
+        return FeatureSummary(fvu=tuple(found.fvu), l0=found.l0, dead=found.dead, r2=r2)
 
     @property
     def design(self) -> str:
         """`sae`, `crosscoder`, `pooled` or `universal`."""
-        for artifact in (self.dictionary, self.features):
-            if artifact is not None:
-                for source in (artifact.json.get("dictionary", {}), artifact.settings, self.summary):
-                    design = source.get("design")
-                    kind = design.get("kind") if isinstance(design, dict) else design
-                    if isinstance(kind, str):
-                        return kind
-        return "dictionary"
+        return self.trained.description.design.kind if self.trained else self.summary.design or "dictionary"
 
     @property
     def models(self) -> list[str]:
         """A label per model, in the order of the spaces."""
-        columns = self.features.json.get("columns", {}) if self.features else {}
-        return short_labels(columns.get("models") or [space_label(s) for s in self.spaces])
+        return short_labels(self.table.models if self.table else [space.label for space in self.spaces])
 
     @property
-    def spaces(self) -> list[dict[str, Any]]:
-        """What is known of each space."""
-        for artifact in (self.dictionary, self.store):
-            if artifact is not None:
-                for source in (*artifact.json.values(), artifact.settings):
-                    if isinstance(source, dict) and isinstance(source.get("spaces"), list):
-                        return [s for s in source["spaces"] if isinstance(s, dict)]
-        return []
+    def spaces(self) -> tuple[Space, ...]:
+        """The dictionary's spaces; without one, none."""
+        return self.trained.description.spaces if self.trained else ()
 
     @property
     def n_features(self) -> int | None:
         """The size of the dictionary."""
-        if self.features is not None and self.features.json.get("columns", {}).get("n_features"):
-            return int(self.features.json["columns"]["n_features"])
-        if self.dictionary is not None:
-            for source in (self.dictionary.json.get("dictionary", {}), self.dictionary.settings):
-                for path, value in words.flatten(source).items():
-                    if path.rsplit(".", 1)[-1] == "n_features" and isinstance(value, int):
-                        return value
-        return None
+        if self.trained is not None:
+            return self.trained.description.design.n_features
+        return self.table.n_features if self.table else None
 
     @property
-    def counts(self) -> dict[str, int]:
+    def clusters(self) -> TwoClusters | None:
+        """The two-clusters numbers."""
+        return self.summary.two_clusters
+
+    @property
+    def counts(self) -> Counter[str]:
         """Number of features per label; empty where none were labelled."""
-        return dict(self.summary.get("counts") or {})
+        return Counter(self.summary.counts)
 
     @property
     def n_live(self) -> int:
@@ -128,24 +149,27 @@ class Comparison:
     @property
     def is_null(self) -> bool:
         """Whether the models compared are one model and a copy of itself."""
-        sources = [self.summary]
-        sources += [a.settings for a in (self.features, self.store, self.dictionary) if a is not None]
-        known = [(s.get("fingerprint"), s.get("hookpoint")) for s in self.spaces if s.get("fingerprint")]
-        return any(bool(s.get("null")) for s in sources) or len(set(known)) < len(known)
+        return are_null(self.spaces) if self.trained else self.summary.null
+
+    @property
+    def recipe(self) -> Recipe | None:
+        """How it was made; unknown where its dictionary or its features are not there."""
+        if self.dictionary is None or self.features is None:
+            return None
+        return recipe(self.dictionary.manifest, self.features.manifest)
 
     @property
     def exclusive_share(self) -> float | None:
         """Share of live features labelled as one model's own; on a null, the false-positive rate."""
-        given = self.summary.get("false_positive_rate", self.summary.get("null_rate")) if self.is_null else None
-        if given is not None:
-            return float(given)
+        if self.is_null and self.summary.false_positive_rate is not None:
+            return self.summary.false_positive_rate
         own = sum(n for label, n in self.counts.items() if is_exclusive(label))
         return own / self.n_live if self.n_live else None
 
     @property
     def shared_share(self) -> float | None:
         """Share of live features labelled shared; on a null, the ceiling."""
-        return self.counts.get("shared", 0) / self.n_live if self.n_live else None
+        return self.counts["shared"] / self.n_live if self.n_live else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,17 +180,14 @@ class Gathered:
     comparisons: list[Comparison]
     """Real comparisons, crosscoders first; nulls hang on them or are in `nulls`."""
     nulls: list[Comparison]
-    effects: list[Artifact]
 
-    @property
-    def stores(self) -> list[Artifact]:
-        """The stores, in the order given."""
-        return [a for a in self.artifacts if a.manifest.stage == "store"]
+    def results(self, kind: type[T]) -> list[tuple[Artifact, T]]:
+        """The artifacts whose result is of one kind, with it, in the order given."""
+        return [(a, a.result) for a in self.artifacts if isinstance(a.result, kind)]
 
-    @property
-    def studies(self) -> list[Artifact]:
-        """The studies, in the order given."""
-        return [a for a in self.artifacts if a.manifest.stage == "study" and "study" in a.json]
+
+def _as(kind: type[T], artifact: Artifact | None) -> T | None:
+    return artifact.result if artifact is not None and isinstance(artifact.result, kind) else None
 
 
 def find_artifacts(folder: str | Path) -> list[Path]:
@@ -208,10 +229,9 @@ def gather(folders: Iterable[str | Path]) -> Gathered:
     artifacts = [_read(path, name) for path, name in zip(paths, names, strict=True)]
     every = _comparisons(artifacts)
     nulls = [c for c in every if c.is_null]
-    real = [_with_null(c, nulls) for c in every if not c.is_null]
+    real = [replace(c, null=_own_null(c, nulls)) for c in every if not c.is_null]
     real.sort(key=lambda c: (c.features is None, DESIGN_ORDER.index(c.design) if c.design in DESIGN_ORDER else 9))
-    effects = [a for a in artifacts if a.manifest.stage == "effect"]
-    return Gathered(artifacts=artifacts, comparisons=real, nulls=nulls, effects=effects)
+    return Gathered(artifacts=artifacts, comparisons=real, nulls=nulls)
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:
@@ -224,11 +244,6 @@ def short_names(paths: Sequence[Path]) -> list[str]:
     return ["/".join(p.parts[common:]) for p in paths]
 
 
-def space_label(space: dict[str, Any]) -> str:
-    """`model @ hookpoint`."""
-    return str(space.get("label") or f"{space.get('model', '?')} @ {space.get('hookpoint', '?')}")
-
-
 def short_labels(labels: Sequence[str]) -> list[str]:
     """Labels `model @ hookpoint` with the model's last path part alone, where they stay different that way."""
     parts = [label.partition(" @ ") for label in labels]
@@ -238,21 +253,10 @@ def short_labels(labels: Sequence[str]) -> list[str]:
 
 def _read(path: Path, name: str) -> Artifact:
     manifest = open_artifact(path, setting="folders")
-    content: dict[str, Any] = {}
-    for entry in manifest.files:
-        file = path / entry.name
-        if "/" in entry.name or manifest.stage not in READ_STAGES:
-            continue
-        try:
-            if file.suffix == ".json":
-                content[file.stem] = read_json(file)
-            elif file.name == "metrics.jsonl":
-                lines = file.read_text(encoding="utf-8").splitlines()
-                content["metrics"] = [json.loads(line) for line in lines if line]
-        except ValueError as error:
-            problem = f"file {entry.name} is not JSON ({error})"
-            raise ArtifactError("folders", path, problem, "make it again") from None
-    return Artifact(folder=path, name=name, manifest=manifest, manifest_sha256=sha256_of(path / MANIFEST), json=content)
+    without = manifest.stage == "study" and not (path / STUDY).is_file()
+    result = READERS[manifest.stage](path) if manifest.stage in READERS and not without else None
+    sha256 = sha256_of(path / MANIFEST)
+    return Artifact(folder=path, name=name, manifest=manifest, manifest_sha256=sha256, result=result)
 
 
 def parent_of(artifact: Artifact, stage: str, among: Sequence[Artifact]) -> Artifact | None:
@@ -281,6 +285,8 @@ def _comparisons(artifacts: list[Artifact]) -> list[Comparison]:
     return found
 
 
-def _with_null(comparison: Comparison, nulls: list[Comparison]) -> Comparison:
-    null = next((n for n in nulls if n.design == comparison.design and n.counts), None)
-    return Comparison(dictionary=comparison.dictionary, features=comparison.features, store=comparison.store, null=null)
+def _own_null(comparison: Comparison, nulls: Iterable[Comparison]) -> Comparison | None:
+    """The null that was made for a comparison, labelled; None where there is none.  (4)"""
+    made = comparison.recipe
+    own = (n for n in nulls if n.counts and n.recipe == made and copies_one_of(n.spaces, comparison.spaces))
+    return next(own, None) if made is not None else None

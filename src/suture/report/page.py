@@ -16,9 +16,10 @@ from plotly.offline import get_plotlyjs
 
 from suture import units
 from suture.errors import UserError
+from suture.interventions.steer.effect import Effect
 from suture.pipeline.artifact import package_version
 from suture.report.behaviour import behaviour
-from suture.report.gather import Comparison, Gathered, find_artifacts, gather
+from suture.report.gather import Gathered, find_artifacts, gather
 from suture.report.html import Html, clean, embedded_json, join, tag
 from suture.report.parts import section
 from suture.report.payload import Limits, explorer_payload
@@ -27,7 +28,7 @@ from suture.report.sections import answer, compared, designs, missing_models, sh
 from suture.report.steering import steering
 from suture.report.study import study_section
 from suture.report.study_answer import study_answer
-from suture.report.study_numbers import read_study
+from suture.report.study_numbers import Study
 
 __all__ = ["find_artifacts", "report"]
 
@@ -75,7 +76,7 @@ def report(
 def _page(gathered: Gathered, *, title: str | None, commands: Sequence[str], limits: Limits) -> str:
     versions = [("suture", package_version()), ("plotly", version("plotly"))]
     first = next((c for c in gathered.comparisons), None) or next((c for c in gathered.nulls), None)
-    studies = [read_study(a.json["study"]) for a in gathered.studies]
+    studies = [study for _, study in gathered.results(Study)]
     alone = studies[0] if studies and first is None else None
     title = title or (alone.title if alone else TITLE.format(_NUMBERS.get(len(first.models) if first else 2, "two")))
     of_studies = [study_section(s, i, with_answer=s is not alone) for i, s in enumerate(studies)]
@@ -86,7 +87,7 @@ def _page(gathered: Gathered, *, title: str | None, commands: Sequence[str], lim
         missing_models(gathered),
         shares(gathered),
         _explorer(gathered, limits),
-        steering(gathered.effects),
+        steering([effect for _, effect in gathered.results(Effect)]),
         behaviour(gathered),
         *([] if alone else of_studies),
         provenance(gathered, commands=commands, versions=versions),
@@ -134,13 +135,13 @@ def _contents(sections: Sequence[Html]) -> Html:
 
 def _explorer(gathered: Gathered, limits: Limits) -> Html | None:
     """The feature table; a page's script fills it from the embedded data."""
-    tables = [c for c in gathered.comparisons if c.features and c.features.json.get("columns")]
+    tables = [(c, c.table) for c in gathered.comparisons if c.table is not None]
     if not tables:
         return None
-    total = sum(c.n_features or 0 for c in tables)
+    total = sum(table.n_features for _, table in tables)
     data = []
-    for i, c in enumerate(tables):
-        share = (c.n_features or 0) / max(1, total)
+    for i, (c, table) in enumerate(tables):
+        share = table.n_features / max(1, total)
         own = Limits(
             n_examples=limits.n_examples,
             n_before=limits.n_before,
@@ -148,8 +149,11 @@ def _explorer(gathered: Gathered, limits: Limits) -> Html | None:
             n_promoted=limits.n_promoted,
             n_tokens=int(limits.n_tokens * share),
         )
-        data.append(embedded_json(_payload(c, own), id_=f"table-{i}"))
-    options = [tag("option", f"{c.name} ({units.count(c.n_features)} features)", value=i) for i, c in enumerate(tables)]
+        data.append(embedded_json(explorer_payload(table, name=c.name, limits=own), id_=f"table-{i}"))
+    options = [
+        tag("option", f"{c.name} ({units.count(table.n_features)} features)", value=i)
+        for i, (c, table) in enumerate(tables)
+    ]
     note = (
         "A row opens to its numbers with intervals, its strongest examples in every model and the tokens it promotes. "
         "Search looks at the examples' tokens and the promoted and suppressed tokens."
@@ -179,14 +183,6 @@ def _table_frame() -> Html:
     box = tag("div", grid, class_="scroll", tabindex=0, role="region", aria_label="Feature table")
     script_off = tag("noscript", tag("p", "The feature table and the figures need JavaScript."))
     return join([script_off, box, pager])
-
-
-def _payload(c: Comparison, limits: Limits) -> dict[str, object]:
-    assert c.features is not None
-    content = c.features.json
-    return explorer_payload(
-        content["columns"], content.get("examples") or [], content.get("logits") or [], name=c.name, limits=limits
-    )
 
 
 def _script(text: str) -> Html:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from suture.features.columns import column_called
+from suture.features.table import FeatureTable
 from suture.pipeline.table import Column
 from suture.report.gather import short_labels
 
@@ -38,47 +38,30 @@ class Limits:
         return min(self.n_examples, self.n_tokens // max(1, n_features * window))
 
 
-def explorer_payload(
-    columns: Mapping[str, Any],
-    examples: Sequence[Sequence[Mapping[str, Any]]],
-    logits: Sequence[Sequence[Mapping[str, Any]]],
-    *,
-    name: str,
-    limits: Limits,
-) -> dict[str, Any]:
+def explorer_payload(table: FeatureTable, *, name: str, limits: Limits) -> dict[str, Any]:
     """What the feature table of one dictionary needs, as plain JSON values.
 
     Args:
-        columns: content of columns.json.
-        examples: content of examples.json, per feature its examples; may be empty.
-        logits: content of logits.json, per feature per model; may be empty.
+        table: the features with their examples and promoted tokens, where there are any.
         name: how the report calls the dictionary.
         limits: how much of the examples to keep.
     """
-    n_features = int(columns["n_features"])
-    kept = limits.per_feature(n_features)
-    cut = [[_window(e, limits) for e in (per_feature or [])[:kept]] for per_feature in examples]
-    tops = [[_top(side, limits) for side in per_feature or []] for per_feature in logits]
+    kept = limits.per_feature(table.n_features)
+    cut = [[_window(example, limits) for example in per_feature[:kept]] for per_feature in table.examples]
+    tops = [[_top(side, limits) for side in per_feature] for per_feature in table.logits]
     strings, index = _string_table(cut, tops)
     return {
         "name": name,
-        "models": short_labels(columns["models"]),
-        "n": n_features,
-        "columns": {key: [_rounded(v) for v in values] for key, values in columns["columns"].items()},
-        "meta": {column.name: column_meta(column) for column in described(columns)},
+        "models": short_labels(table.models),
+        "n": table.n_features,
+        "columns": {key: [_rounded(v) for v in values] for key, values in table.plain_columns().items()},
+        "meta": {column.name: column_meta(column) for column in table.described},
         "strings": strings,
         "examples": [[_packed(e, index) for e in per_feature] for per_feature in cut],
         "logits": [[[_pairs(side[kind], index) for kind in (0, 1)] for side in per_feature] for per_feature in tops],
-        "paths": [[str(side.get("path", "direct")) for side in per_feature or []] for per_feature in logits],
-        "examples_left_out": bool(examples) and kept == 0,
+        "paths": [[str(side.get("path", "direct")) for side in per_feature] for per_feature in table.logits],
+        "examples_left_out": bool(table.examples) and kept == 0,
     }
-
-
-def described(columns: Mapping[str, Any]) -> list[Column]:
-    """What the columns of columns.json are, as it says, or by their names where an old one does not say it."""
-    if "described" in columns:
-        return [Column.from_json(column) for column in columns["described"]]
-    return [column_called(name) for name in columns["columns"]]
 
 
 def column_meta(column: Column) -> dict[str, str]:
@@ -89,7 +72,7 @@ def column_meta(column: Column) -> dict[str, str]:
 def _window(example: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
     sides = []
     for side in example["sides"]:
-        peak = int(side.get("peak", 0))
+        peak = side["peak"]
         start, stop = max(0, peak - limits.n_before), peak + limits.n_after + 1
         sides.append(
             {
@@ -99,15 +82,13 @@ def _window(example: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
             }
         )
     # The joint code has the tokens of the first side; other sides have their own positions where tokenizers differ.
-    peak = int(example["sides"][0].get("peak", 0)) if sides else 0
-    joint = (example.get("joint") or [])[max(0, peak - limits.n_before) : peak + limits.n_after + 1]
+    peak = example["sides"][0]["peak"] if sides else 0
+    joint = example["joint"][max(0, peak - limits.n_before) : peak + limits.n_after + 1]
     return {**example, "sides": sides, "joint": [_rounded(v) or 0 for v in joint]}
 
 
 def _top(side: Mapping[str, Any], limits: Limits) -> tuple[list[Any], list[Any]]:
-    return list(side.get("promoted") or [])[: limits.n_promoted], list(side.get("suppressed") or [])[
-        : limits.n_promoted
-    ]
+    return side["promoted"][: limits.n_promoted], side["suppressed"][: limits.n_promoted]
 
 
 def _string_table(
@@ -132,7 +113,7 @@ def _packed(example: Mapping[str, Any], index: Mapping[str, int]) -> dict[str, A
         tokens = [index[t] for t in side["tokens"]]
         sides.append({"t": None if tokens == first else tokens, "v": _sparse(side["values"]), "p": side["peak"]})
         first = first or tokens
-    about = {"v": _rounded(example.get("value")), "d": example.get("document"), "r": example.get("row")}
+    about = {"v": _rounded(example["value"]), "d": example["document"], "r": example["row"]}
     return {**about, "j": _sparse(example["joint"]), "s": sides}
 
 

@@ -1,8 +1,11 @@
 """The report's sections on comparisons: the answer, what was compared, designs, R² with models missing, shares."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 
 from suture import units
+from suture.activations.store import Store
+from suture.features.clusters import TwoClusters
 from suture.features.columns import column_called
 from suture.labels import DRIFTED, ONE_SIDED, is_exclusive
 from suture.report import words
@@ -14,9 +17,26 @@ from suture.report.figures import (
     simplex,
     training_curves,
 )
-from suture.report.gather import Artifact, Comparison, Gathered, short_labels, space_label
+from suture.report.gather import Artifact, Comparison, Gathered, short_labels
 from suture.report.html import Child, Html, join, tag
 from suture.report.parts import badge, chip, figure, heat_table, legend, section, table
+
+_CLUSTERS: tuple[tuple[str, str, Callable[[TwoClusters], float | None], Callable[[float | None], str]], ...] = (
+    (
+        "Private features",
+        "live features that one model uses almost alone (entropy below 0.2)",
+        lambda clusters: clusters.private_share,
+        units.percent,
+    ),
+    ("Energy in shared features", "of all decoded energy", lambda clusters: clusters.shared_energy, units.percent),
+    (
+        "Silhouette",
+        "of decoder rows grouped by the model that uses them most: 1 two clouds, 0 one",
+        lambda clusters: clusters.silhouette,
+        units.correlation,
+    ),
+)
+"""The two-clusters numbers: title, what it means, which it is, how it is written."""
 
 _LABEL_HELP = {
     "shared": "both models have it",
@@ -34,10 +54,10 @@ def answer(comparison: Comparison) -> Html:
     if counts and len(comparison.models) > 1:
         parts += [tag("p", _sentence(comparison), class_="answer"), _stack(counts)]
     tiles: list[Html] = []
-    for letter, value in _per_model(summary.get("fvu")):
+    for letter, value in _per_model(summary.fvu):
         tiles.append(_tile(f"FVU of {letter}", units.fvu(value), "variance the dictionary does not explain"))
-    if summary.get("l0") is not None:
-        tiles.append(_tile("L0", units.number(summary["l0"]), "features active on an average row"))
+    if summary.l0 is not None:
+        tiles.append(_tile("L0", units.number(summary.l0), "features active on an average row"))
     null = comparison.null
     if null is not None:
         tiles.append(
@@ -50,11 +70,10 @@ def answer(comparison: Comparison) -> Html:
 
 def compared(gathered: Gathered) -> Html | None:
     """What was compared and how."""
-    if not gathered.stores and not gathered.comparisons:
+    stores = gathered.results(Store)
+    if not stores and not gathered.comparisons:
         return None
-    parts: list[Child] = []
-    for store in gathered.stores:
-        parts.append(_store(store, alone=len(gathered.stores) == 1))
+    parts: list[Child] = [_store(made, store, alone=len(stores) == 1) for made, store in stores]
     items = []
     for c in (*gathered.comparisons, *gathered.nulls):
         if c.dictionary is None:
@@ -73,7 +92,7 @@ def designs(gathered: Gathered) -> Html | None:
         return None
     labels = words.ordered_labels({label: 1 for c in every for label in c.counts})
     labelled = any(c.counts for c in every)
-    n_models = max((len(c.summary.get("fvu") or []) for c in every), default=0)
+    n_models = max((len(c.summary.fvu) for c in every), default=0)
     head: list[Child] = ["Dictionary", "Features", *[f"FVU {words.letter(m)}" for m in range(n_models)], "L0", "Dead"]
     if labelled:
         head += [*[chip(label) for label in labels if label != "dead"], "Null rate", "Ceiling"]
@@ -87,7 +106,7 @@ def designs(gathered: Gathered) -> Html | None:
     )
     curves = []
     for i, c in enumerate(gathered.comparisons):
-        spec = training_curves(c.dictionary.json.get("metrics", [])) if c.dictionary else None
+        spec = training_curves(c.trained.metrics) if c.trained else None
         if spec is not None:
             curves.append(figure(spec, f"training-{i}", title=c.name, caption="FVU while training", height=220))
     more = tag("details", tag("summary", "Training curves"), tag("div", curves, class_="grid")) if curves else None
@@ -104,7 +123,7 @@ def missing_models(gathered: Gathered) -> Html | None:
     """R²[i, j]: what is explained of model j when only model i is seen."""
     maps = []
     for c in (*gathered.comparisons, *gathered.nulls):
-        r2 = c.summary.get("r2")
+        r2 = c.summary.r2
         if r2 and len(r2[0]) > 1:
             maps.append(tag("figure", tag("figcaption", tag("strong", c.name)), _heat_map(r2, c)))
     if not maps:
@@ -154,7 +173,7 @@ def shares(gathered: Gathered) -> Html | None:
 
 
 def _share_figures(c: Comparison, number: int) -> list[Html]:
-    columns = c.features.json.get("columns", {}).get("columns", {}) if c.features else {}
+    columns = c.table.plain_columns() if c.table else {}
     figures: list[Html] = []
     for column in SHARE_COLUMNS:
         names = per_model(columns, column)
@@ -167,7 +186,7 @@ def _share_figures(c: Comparison, number: int) -> list[Html]:
             if together is not None:
                 title, caption = "All three at once", "a corner: one model's alone; the middle: shared by all"
                 figures.append(figure(together, f"simplex-{number}", title=title, caption=caption, height=320))
-    spec = entropy_histogram(c.summary.get("two_clusters") or {})
+    spec = entropy_histogram(c.clusters.entropy_histogram) if c.clusters else None
     if spec is not None:
         figures.append(figure(spec, f"entropy-{number}", title="Usage entropy"))
     return figures
@@ -180,17 +199,17 @@ def _sentence(c: Comparison) -> Html:
         for label, n in counts.items()
         if is_exclusive(label)
     ]
-    between = [f"{units.count(counts[name])} {name}, " for name in (ONE_SIDED, DRIFTED) if counts.get(name)]
+    between = [f"{units.count(counts[name])} {name}, " for name in (ONE_SIDED, DRIFTED) if counts[name]]
     return join(
         [
             "Of ",
             tag("b", units.count(live)),
             f" live features of the {c.design}, ",
-            tag("b", units.count(counts.get("shared", 0)), " are shared"),
+            tag("b", units.count(counts["shared"]), " are shared"),
             f" ({units.percent(c.shared_share, 0)}), ",
             own,
             between,
-            f"and {units.count(counts.get('ambiguous', 0))} remain ambiguous. ",
+            f"and {units.count(counts['ambiguous'])} remain ambiguous. ",
             _null_sentence(c),
         ]
     )
@@ -200,7 +219,8 @@ def _null_sentence(c: Comparison) -> str:
     two = len(c.models) == 2
     if c.null is None:
         exclusive = "“only A” and “only B”" if two else "“only A”, “only A and B” and the like"
-        return f"No model was compared with itself, so the false-positive rate of {exclusive} is unknown."
+        made = "No model was compared with a copy of itself on these rows with these settings"
+        return f"{made}, so the false-positive rate of {exclusive} is unknown."
     own = "one model's own" if two else "lacking in some model"
     return (
         f"That makes {units.percent(c.exclusive_share)} {own}; of a model compared with itself, where none "
@@ -208,10 +228,10 @@ def _null_sentence(c: Comparison) -> str:
     )
 
 
-def _stack(counts: Mapping[str, int]) -> Html:
+def _stack(counts: Counter[str]) -> Html:
     total = sum(counts.values())
-    live = (total - counts.get("dead", 0)) or 1
-    shown = [(label, counts.get(label, 0)) for label in words.ordered_labels(counts)]
+    live = (total - counts["dead"]) or 1
+    shown = [(label, counts[label]) for label in words.ordered_labels(counts)]
     bars = [
         tag("span", class_=f"bar {words.label_class(label)}", style=f"flex-grow:{n}", title=f"{label}: {n}")
         for label, n in shown
@@ -223,11 +243,15 @@ def _stack(counts: Mapping[str, int]) -> Html:
             chip(label),
             tag("b", units.count(n)),
             tag("small", f"of {units.count(total)}" if label == "dead" else units.percent(n / live)),
-            title=_LABEL_HELP.get(label, f"only {words.owners(label)} has it") + "; percent of the live features",
+            title=f"{_label_help(label)}; percent of the live features",
         )
         for label, n in shown
     ]
     return tag("div", tag("div", bars, class_="stack", aria_hidden="true"), tag("ul", items, class_="counts"))
+
+
+def _label_help(label: str) -> str:
+    return _LABEL_HELP[label] if label in _LABEL_HELP else f"only {words.owners(label)} has it"
 
 
 def _tile(name: str, value: str, meaning: str) -> Html:
@@ -238,68 +262,50 @@ def _per_model(values: Sequence[int | float] | None) -> list[tuple[str, int | fl
     return [(words.letter(m), v) for m, v in enumerate(values or [])]
 
 
-def _store(store: Artifact, *, alone: bool) -> Html:
-    index = store.json.get("store", {})
-    spaces = index.get("spaces") or store.settings.get("spaces") or []
-    alignment = index.get("alignment") or []
-    names = short_labels([space_label(space) for space in spaces])
-    rows = []
-    for m, space in enumerate(spaces):
-        seen = alignment[m] if m < len(alignment) else {}
-        kept = seen.get("n_kept", 0) / seen["n_tokens"] if seen.get("n_tokens") else None
-        rows.append(
-            [
-                join([badge(m), " ", tag("span", names[m], title=space_label(space))]),
-                words.plain(space.get("width")),
-                units.number(space.get("scale")),
-                units.count(seen.get("n_tokens")),
-                units.percent(kept),
-                units.count(seen.get("n_special")),
-            ]
-        )
+def _store(made: Artifact, store: Store, *, alone: bool) -> Html:
+    names = short_labels([space.label for space in store.spaces])
+    rows = [
+        [
+            join([badge(m), " ", tag("span", names[m], title=space.label)]),
+            words.plain(space.width),
+            units.number(space.scale),
+            units.count(seen.n_tokens),
+            units.percent(seen.kept_share if seen.n_tokens else None),
+            units.count(seen.n_special),
+        ]
+        for m, (space, seen) in enumerate(zip(store.spaces, store.alignment, strict=True))
+    ]
     head = ["Model @ hookpoint", "Width", "Scale", "Tokens seen", "Kept as rows", "Special tokens left out"]
-    n_rows = sum(index.get("shards") or []) or store.settings.get("n_rows")
-    corpus = store.settings.get("corpus")
-    corpus = corpus.get("source", corpus) if isinstance(corpus, Mapping) else corpus
-    text = f"{units.count(n_rows)} rows: text positions at which a token of every model ends. "
+    corpus = made.settings.get("corpus")
+    text = f"{units.count(len(store))} rows: text positions at which a token of every model ends. "
     text += f"Text: {corpus}. " if corpus else ""
     return join(
         [
-            None if alone else tag("h3", "Store ", store.name),
+            None if alone else tag("h3", "Store ", made.name),
             tag("p", text),
-            table(head, rows, label=f"Models of the store {store.name}"),
+            table(head, rows, label=f"Models of the store {made.name}"),
         ]
     )
 
 
 def _design_row(c: Comparison, labels: Sequence[str], n_models: int) -> list[Child]:
-    summary, fvu = c.summary, c.summary.get("fvu") or []
+    fvu = c.summary.fvu
     name = join([tag("b", c.name), tag("small", f"{c.design} (null)" if c.is_null else c.design)])
     row: list[Child] = [name, units.count(c.n_features)]
     row += [units.fvu(fvu[m]) if m < len(fvu) else units.DASH for m in range(n_models)]
-    row += [units.number(summary.get("l0")), _dead(c)]
+    row += [units.number(c.summary.l0), units.percent(c.summary.dead)]
     if not labels:
         return row
     for label in labels:
         if label != "dead":
-            n = c.counts.get(label, 0) if c.counts else None
+            n = c.counts[label] if c.counts else None
             share = units.percent(n / c.n_live) if n is not None and c.n_live else None
             row.append(join([units.count(n), tag("small", share)]))
     source = c if c.is_null else c.null
-    row += [
-        units.percent(source.exclusive_share if source else None),
-        units.percent(source.shared_share if source else None),
-    ]
+    if source is None:
+        return [*row, tag("small", "no null of its own"), units.DASH]
+    row += [units.percent(source.exclusive_share), units.percent(source.shared_share)]
     return row
-
-
-def _dead(c: Comparison) -> str:
-    dead = c.summary.get("dead")
-    if dead is None:
-        return units.DASH
-    if isinstance(dead, int) and c.n_features and dead > 0:
-        dead = dead / c.n_features
-    return units.percent(float(dead))
 
 
 def _heat_map(r2: Sequence[Sequence[int | float | None]], c: Comparison) -> Html:
@@ -318,12 +324,11 @@ def _heat_map(r2: Sequence[Sequence[int | float | None]], c: Comparison) -> Html
 
 
 def _two_clusters(gathered: Gathered) -> Html | None:
-    known = {c.name: c.summary["two_clusters"] for c in gathered.comparisons if c.summary.get("two_clusters")}
+    known = {c.name: c.clusters for c in gathered.comparisons if c.clusters is not None}
     rows: list[list[Child]] = []
-    for key, (title, meaning) in words.CLUSTERS.items():
-        values = [numbers.get(key) for numbers in known.values()]
+    for title, meaning, value, write in _CLUSTERS:
+        values = [value(clusters) for clusters in known.values()]
         if any(v is not None for v in values):
-            write = units.correlation if key == "silhouette" else units.percent
             rows.append([join([tag("b", title), tag("small", meaning)]), *[write(v) for v in values]])
     if not rows:
         return None

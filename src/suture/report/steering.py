@@ -1,25 +1,25 @@
 """The report's section on steering: per feature the effect curves, promoted tokens, continuations and agreement."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from suture import units
+from suture.interventions.steer.effect import Agreement, Effect, Generation, ModelEffect, Weighted
 from suture.report import words
-from suture.report.figures import effect_curves
-from suture.report.gather import Artifact, short_labels
+from suture.report.figures import EffectMeasure, effect_curves
+from suture.report.gather import short_labels
 from suture.report.html import Child, Html, join, tag
 from suture.report.parts import badge, figure, section
 
-_MEASURES = (
+_MEASURES: tuple[tuple[EffectMeasure, str, str, str], ...] = (
     ("target_effect", "Effect", "nats", "change of log-probability, promoted minus suppressed tokens"),
     ("kl_neutral", "Side effect: KL", "nats per token", "on neutral text"),
     ("delta_ce", "Side effect: loss", "nats per token", "rise of the next-token loss on neutral text"),
 )
 
 
-def steering(effects: Sequence[Artifact]) -> Html | None:
+def steering(effects: Sequence[Effect]) -> Html | None:
     """All steered features; None where nothing was steered."""
-    cards = [_card(a.json["effects"], i) for i, a in enumerate(effects) if "effects" in a.json]
+    cards = [_card(effect, i) for i, effect in enumerate(effects)]
     if not cards:
         return None
     note = (
@@ -30,25 +30,25 @@ def steering(effects: Sequence[Artifact]) -> Html | None:
     return section("steering", "Steering every model", tag("p", note), cards)
 
 
-def _card(effect: Mapping[str, Any], number: int) -> Html:
+def _card(effect: Effect, number: int) -> Html:
     figures = []
     for measure, title, unit, meaning in _MEASURES:
         spec = effect_curves(effect, measure, y_title=unit)
         if spec is not None:
             figures.append(figure(spec, f"effect-{number}-{measure}", title=title, caption=meaning, height=240))
-    names = short_labels([m["model"] for m in effect.get("models", [])])
-    models = [{**m, "model": name} for m, name in zip(effect.get("models", []), names, strict=True)]
-    go = tag("button", "show in the table", type="button", class_="quiet", data_go_feature=effect["feature"])
+    names = short_labels([m.model for m in effect.models])
+    go = tag("button", "show in the table", type="button", class_="quiet", data_go_feature=effect.feature)
+    controls = [m.random.generations if m.random else () for m in effect.models]
     return tag(
         "article",
-        tag("h3", f"Feature {effect['feature']} ", go),
-        tag("p", [_key(m["model"], i) for i, m in enumerate(models)], class_="key"),
+        tag("h3", f"Feature {effect.feature} ", go),
+        tag("p", [_key(name, i) for i, name in enumerate(names)], class_="key"),
         tag("div", figures, class_="grid three"),
-        _agreement(effect.get("agreement")),
-        tag("div", [_tokens(m, i) for i, m in enumerate(models)], class_="sides"),
-        _generations(models, key="generations", title="Continuations, side by side", control=False),
-        _generations(models, key="generations", title="The same with a random direction", control=True),
-        _prompts(effect.get("prompts") or []),
+        _agreement(effect.agreement),
+        tag("div", [_tokens(m, names[i], i) for i, m in enumerate(effect.models)], class_="sides"),
+        _generations([m.generations for m in effect.models], title="Continuations, side by side", is_open=True),
+        _generations(controls, title="The same with a random direction", is_open=False),
+        _prompts(effect.prompts),
         class_="card",
     )
 
@@ -59,44 +59,33 @@ def _key(model: str, number: int) -> Html:
     return tag("span", line, badge(number), " ", model, class_="key-item")
 
 
-def _agreement(agreement: Mapping[str, Any] | None) -> Html | None:
-    if not agreement:
+def _agreement(agreement: Agreement | None) -> Html | None:
+    if agreement is None:
         return None
-    interval = agreement.get("interval")
+    interval = agreement.interval
     within = f" (95 %: {units.correlation(interval[0])} to {units.correlation(interval[1])})" if interval else ""
-    if agreement.get("correlation") is not None:
-        value = join(
-            [
-                "The two models' next-token changes correlate at ",
-                tag("b", units.correlation(agreement["correlation"])),
-                f"; mismatched features at {units.correlation(agreement.get('mismatched'))}, "
-                f"random directions at {units.correlation(agreement.get('random'))}. "
-                f"Agreement beyond mismatched pairs: {units.correlation(agreement.get('value'))}{within}",
-            ]
-        )
-    else:
-        value = join(
-            [
-                "Agreement of the two models' next-token changes: ",
-                tag("b", units.correlation(agreement.get("value"))),
-                f"{within}; mismatched pairs: {units.correlation(agreement.get('mismatched'))}",
-            ]
-        )
-    return tag("p", value, f", over {units.count(agreement.get('n_tokens'))} shared vocabulary entries.")
-
-
-def _tokens(model: Mapping[str, Any], number: int) -> Html:
-    control = model.get("random") or {}
     return tag(
-        "div",
-        tag("h4", badge(number), " ", model["model"]),
-        _token_line("promoted", model.get("top_promoted")),
-        _token_line("suppressed", model.get("top_suppressed")),
-        _token_line("promoted by a random direction", control.get("top_promoted")),
+        "p",
+        "The two models' next-token changes correlate at ",
+        tag("b", units.correlation(agreement.correlation)),
+        f"; mismatched features at {units.correlation(agreement.mismatched)}, "
+        f"random directions at {units.correlation(agreement.random)}. "
+        f"Agreement beyond mismatched pairs: {units.correlation(agreement.value)}{within}",
+        f", over {units.count(agreement.n_tokens)} shared vocabulary entries.",
     )
 
 
-def _token_line(name: str, pairs: Sequence[Sequence[Any]] | None) -> Html | None:
+def _tokens(model: ModelEffect, name: str, number: int) -> Html:
+    return tag(
+        "div",
+        tag("h4", badge(number), " ", name),
+        _token_line("promoted", model.top_promoted),
+        _token_line("suppressed", model.top_suppressed),
+        _token_line("promoted by a random direction", model.random.top_promoted if model.random else ()),
+    )
+
+
+def _token_line(name: str, pairs: Weighted) -> Html | None:
     if not pairs:
         return None
     chips = [
@@ -117,10 +106,9 @@ def _token_line(name: str, pairs: Sequence[Sequence[Any]] | None) -> Html | None
     return tag("p", tag("span", name, class_="name"), " ", chips, class_="tokens")
 
 
-def _generations(models: Sequence[Mapping[str, Any]], *, key: str, title: str, control: bool) -> Html | None:
-    sources = [(m.get("random") or {}) if control else m for m in models]
-    per_model = [{(g.get("prompt", ""), g["strength"]): g["text"] for g in s.get(key) or []} for s in sources]
-    spots = sorted({spot for texts in per_model for spot in texts}, key=lambda spot: (spot[0], spot[1]))
+def _generations(per_model: Sequence[Sequence[Generation]], *, title: str, is_open: bool) -> Html | None:
+    texts = [{(g.prompt, g.strength): g.text for g in own} for own in per_model]
+    spots = sorted({spot for own in texts for spot in own}, key=lambda spot: (spot[0], spot[1]))
     if not spots:
         return None
     blocks: list[Child] = []
@@ -131,11 +119,15 @@ def _generations(models: Sequence[Mapping[str, Any]], *, key: str, title: str, c
             last_prompt = prompt
         name = "without steering" if strength == 0 else f"strength {words.plain(strength)}"
         sides = [
-            tag("p", badge(i), " ", tag("span", texts.get((prompt, strength), units.DASH), class_="prose"), dir="auto")
-            for i, texts in enumerate(per_model)
+            tag("p", badge(i), " ", tag("span", _text(own, (prompt, strength)), class_="prose"), dir="auto")
+            for i, own in enumerate(texts)
         ]
         blocks.append(tag("div", tag("h5", name), tag("div", sides, class_="sides"), class_="generation"))
-    return tag("details", tag("summary", title), blocks, open=not control)
+    return tag("details", tag("summary", title), blocks, open=is_open)
+
+
+def _text(texts: Mapping[tuple[str, float], str], spot: tuple[str, float]) -> str:
+    return texts.get(spot, units.DASH)
 
 
 def _prompts(prompts: Sequence[str]) -> Html | None:

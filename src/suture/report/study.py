@@ -1,7 +1,6 @@
 """The report's section on a study of designs: its answer, table, plots and matrices."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from suture import units
 from suture.report import words
@@ -9,7 +8,7 @@ from suture.report.html import Child, Html, join, tag
 from suture.report.parts import figure, figure_choice, heat_table, section
 from suture.report.study_answer import study_answer
 from suture.report.study_figures import dots, null_bars, scatter, small_histogram
-from suture.report.study_numbers import Column, Study, averaged, summed
+from suture.report.study_numbers import Column, Confusion, Study, averaged, summed
 from suture.report.study_table import design_table, seeds_table, settings_list, table_key
 
 _PAIRS = (
@@ -67,7 +66,8 @@ def _given(study: Study) -> str:
     }
     known = {key: value for key, value in study.matched.items() if isinstance(value, int | float | str)}
     ordered = sorted(known, key=lambda key: [*_MATCHED, key].index(key))
-    said = [_MATCHED.get(k, f"{k.replace('_', ' ')} {{}}").format(words.plain(known[k])) for k in ordered]
+    phrases = {key: f"{key.replace('_', ' ')} {{}}" for key in known} | _MATCHED
+    said = [phrases[key].format(words.plain(known[key])) for key in ordered]
     every = f" Matched between designs: {', '.join(said)}." if said else ""
     return f"{truth.get(study.truth, '')}{', '.join(parts)}.{every}"
 
@@ -113,9 +113,9 @@ def _column_pairs(study: Study, across: str, up: str) -> list[tuple[Column, Colu
 def _numbered(study: Study) -> Html:
     """Which number in a scatter is which design."""
     items = [
-        tag("li", tag("span", str(i + 1), class_="ordinal"), str(d["name"]))
-        for i, d in enumerate(study.designs)
-        if not d.get("skipped")
+        tag("li", tag("span", str(i + 1), class_="ordinal"), arm.name)
+        for i, arm in enumerate(study.designs)
+        if not arm.skipped
     ]
     return tag("ol", items, class_="numbered")
 
@@ -147,7 +147,7 @@ def _nulls(study: Study, id_: str) -> Html | None:
 def _confusions(study: Study) -> Html | None:
     maps = []
     for design in study.measured:
-        found = [r["confusion"] for r in study.rows_of(design) if r.get("confusion")]
+        found = [cell.confusion for cell in study.rows_of(design) if cell.confusion]
         if found:
             maps.append(_named(design, _confusion(found, label=f"Planted against found: {design}")))
     if not maps:
@@ -159,9 +159,9 @@ def _confusions(study: Study) -> Html | None:
     return join([tag("h3", "Planted against found"), tag("p", note), tag("div", maps, class_="grid")])
 
 
-def _confusion(found: Sequence[Mapping[str, Any]], *, label: str) -> Html:
-    planted, labels = found[0]["rows"], found[0]["columns"]
-    alike = [f["counts"] for f in found if f["rows"] == planted and f["columns"] == labels]
+def _confusion(found: Sequence[Confusion], *, label: str) -> Html:
+    planted, labels = found[0].rows, found[0].columns
+    alike = [one.counts for one in found if one.rows == planted and one.columns == labels]
     rows = []
     for name, counts in zip(planted, summed(alike), strict=True):
         whole = sum(counts) or 1
@@ -180,9 +180,12 @@ def _named(design: str, content: Html) -> Html:
 def _clusters(study: Study, id_: str) -> Html | None:
     private, shared = study.column("private_share"), study.column("shared_energy")
     spec = scatter(study, private, shared) if private and shared else None
-    entropy = _histograms(study, "entropy_histogram", id_, ends=("one", "all"), what="Usage entropy")
+    entropies = {d: [cell.entropy_histogram for cell in study.rows_of(d)] for d in study.measured}
+    entropy = _histograms(entropies, f"{id_}-entropy_histogram", ends=("one", "all"), what="Usage entropy")
     two = len(study.models) == 2
-    share = _histograms(study, "share_histogram", id_, ends=("all A", "all B") if two else ("0", "1"), what="Share")
+    shares = {d: [cell.share_histogram for cell in study.rows_of(d)] for d in study.measured}
+    ends = ("all A", "all B") if two else ("0", "1")
+    share = _histograms(shares, f"{id_}-share_histogram", ends=ends, what="Share")
     if spec is None and not entropy and not share:
         return None
     note = (
@@ -202,21 +205,22 @@ def _clusters(study: Study, id_: str) -> Html | None:
     return join(parts)
 
 
-def _histograms(study: Study, key: str, id_: str, *, ends: tuple[str, str], what: str) -> list[Html]:
+def _histograms(
+    counts: Mapping[str, Sequence[Sequence[int] | None]], id_: str, *, ends: tuple[str, str], what: str
+) -> list[Html]:
     figures = []
-    for i, design in enumerate(study.measured):
-        found = [r[key] for r in study.rows_of(design) if r.get(key)]
+    for i, (design, every) in enumerate(counts.items()):
+        found = [[one] for one in every if one]
         if found:
-            counts = summed([[one] for one in found])[0]
-            spec = small_histogram(counts, ends=ends, alt=f"{what} of the features of {design}.")
-            figures.append(figure(spec, f"{id_}-{key}-{i}", title=design, height=110))
+            spec = small_histogram(summed(found)[0], ends=ends, alt=f"{what} of the features of {design}.")
+            figures.append(figure(spec, f"{id_}-{i}", title=design, height=110))
     return figures
 
 
 def _missing(study: Study) -> Html | None:
     maps = []
     for design in study.measured:
-        found = [r["r2"] for r in study.rows_of(design) if r.get("r2")]
+        found = [cell.r2 for cell in study.rows_of(design) if cell.r2]
         if found and len(found[0][0]) > 1:
             maps.append(_named(design, _r2(averaged(found), label=f"R² matrix of {design}")))
     if not maps:

@@ -23,8 +23,8 @@ _QUESTIONS = {
 }
 """truth -> (column, or the beginning of one per model; the question that it answers)."""
 
-_ASKED_FOR = {"n_shared": "high"}
-"""What a question wants of a column that by itself is neither better high nor low."""
+_ASKED_FOR = "n_shared"
+"""What a question wants high, though by itself it is neither better high nor low."""
 
 
 _NO_INTERVALS = "Of one seed there are no intervals: these are measurements, and tell no two designs apart."
@@ -32,7 +32,8 @@ _NO_INTERVALS = "Of one seed there are no intervals: these are measurements, and
 
 def study_answer(study: Study) -> Html:
     """One sentence per question, none that the intervals do not support."""
-    questions = _QUESTIONS.get(study.truth, (*_QUESTIONS["planted"], *_QUESTIONS["language models"]))
+    every = (*_QUESTIONS["planted"], *_QUESTIONS["language models"])
+    questions = _QUESTIONS.get(study.truth, every)
     answers: list[Child] = []
     for key, question in dict(questions).items():
         columns = study.of_model(key) if key.endswith("_") else [c] if (c := study.column(key)) else []
@@ -49,7 +50,7 @@ def _intervals_known(study: Study) -> bool:
 
 def _sentence(study: Study, column: Column) -> Html | None:
     """Who is best in a column, and who cannot be told apart from it."""
-    better = column.better or _ASKED_FOR.get(column.key)
+    better = column.better or ("high" if column.key == _ASKED_FOR else None)
     standing = study.standing(column.key, better=better)
     if standing is None:
         return None

@@ -53,7 +53,7 @@ def scatter(study: Study, x: Column, y: Column) -> Figure | None:
     """Designs as numbered marks with intervals both ways; None where fewer than two are known."""
     known = [
         (i, name, across, up)
-        for i, name in enumerate(str(d["name"]) for d in study.designs)
+        for i, name in enumerate(arm.name for arm in study.designs)
         if (across := study.estimate(name, x.key)) and (up := study.estimate(name, y.key))
     ]
     if len(known) < 2:

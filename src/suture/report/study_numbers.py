@@ -1,12 +1,23 @@
 """A study's numbers as the report reads them: designs, columns, estimates, and what their intervals tell apart."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
 
 from suture import units
+from suture.pipeline.artifact import open_artifact
+from suture.pipeline.result import read_typed, typed
+from suture.pipeline.table import Column as Described
+from suture.pipeline.table import Format, Table, Tabular
 from suture.report import words
+
+FILE = "study.json"
 
 NOT_EXCLUSIVE = ("n_shared", "n_ambiguous", "n_dead")
 """Counts of labels that are not one model's (or some models') own."""
@@ -43,15 +54,22 @@ class Column:
     """One number that every design has."""
 
     key: str
-    title: str
-    help: str
-    better: str | None
-    """`high`, `low`, or None where neither is better."""
-    format: str
-    """`share`, `number` or `count`."""
-    group: str
+    title: str = ""
+    help: str = ""
+    better: Literal["high", "low"] | None = None
+    """None where neither is better."""
+    format: Literal["share", "number", "count"] = "number"
+    group: str = ""
     decimals: int | None = None
     """Decimals of a `number`, the same in the whole column; None: as many as each value needs."""
+
+    @property
+    def described(self) -> Described:
+        """What it is, as every table says it."""
+        style: Format = "integer" if self.format == "count" else self.format
+        return Described(
+            name=self.key, title=self.title, sentence=self.help, format=style, group=self.group, better=self.better
+        )
 
     @property
     def is_exclusive_count(self) -> bool:
@@ -99,7 +117,74 @@ class Standing:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Study:
+class Arm:
+    """One design of a study."""
+
+    name: str
+    group: str = ""
+    says: str = ""
+    """What it is, in a sentence."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    skipped: str | None = None
+    """Why it was not measured, where it was not."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confusion:
+    """Concepts by whose they are and what was found of them."""
+
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    counts: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What was measured of one design with one seed."""
+
+    design: str
+    seed: int = 0
+    numbers: dict[str, float | None] = field(default_factory=dict)
+    confusion: Confusion | None = None
+    r2: tuple[tuple[float | None, ...], ...] | None = None
+    entropy_histogram: tuple[int, ...] | None = None
+    share_histogram: tuple[int, ...] | None = None
+    seconds: float | None = None
+
+    def number(self, key: str) -> float | None:
+        """Its number in a column, where there is one."""
+        value = self.numbers.get(key)
+        return value if value is not None and math.isfinite(value) else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Mean:
+    """An estimate as study.json has it: its mean may be unknown."""
+
+    mean: float | None = None
+    low: float | None = None
+    high: float | None = None
+    n: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Written:
+    """study.json."""
+
+    title: str = "A study of designs"
+    truth: str = ""
+    models: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
+    matched: dict[str, Any] = field(default_factory=dict)
+    designs: tuple[Arm, ...] = ()
+    columns: tuple[Column, ...] = ()
+    rows: tuple[Measured, ...] = ()
+    summary: dict[str, dict[str, _Mean | None]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Study(Tabular):
     """What study.json says, with what is missing left out."""
 
     title: str
@@ -108,18 +193,59 @@ class Study:
     models: tuple[str, ...]
     seeds: tuple[int, ...]
     matched: Mapping[str, Any]
-    designs: tuple[Mapping[str, Any], ...]
+    designs: tuple[Arm, ...]
     columns: tuple[Column, ...]
     """Only those that some design has a number in."""
-    rows: tuple[Mapping[str, Any], ...]
+    rows: tuple[Measured, ...]
     estimates: Mapping[str, Mapping[str, Estimate]]
     """Design -> column -> estimate."""
     notes: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        sizes = f"{len(self.measured)} designs, {len(self.seeds)} seeds, {len(self.columns)} columns"
+        return f"Study({self.title}: {sizes}, {' x '.join(self.models)})"
+
+    @staticmethod
+    def from_json(content: Mapping[str, Any]) -> Study:
+        """study.json as a study.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        return _study(typed(content, _Written))
+
+    @staticmethod
+    def load(path: str | Path) -> Study:
+        """Open a finished study.
+
+        Raises:
+            ArtifactError: not a finished study, or its numbers are something else.
+        """
+        open_artifact(path, stage="study")
+        return _study(read_typed(Path(path) / FILE, _Written))
+
+    @property
+    def table(self) -> Table:
+        """Every number of every design and seed; no number is NaN."""
+        known = {(cell.design, cell.seed): cell.numbers for cell in self.rows}
+        values = {
+            column.key: np.array(
+                [[_number(known, design, seed, column.key) for seed in self.seeds] for design in self.measured],
+                dtype=float,
+            )
+            for column in self.columns
+        }
+        return Table(
+            axes=("design", "seed"),
+            columns=tuple(column.described for column in self.columns),
+            values=values,
+            coordinates={"design": self.measured, "seed": [str(seed) for seed in self.seeds]},
+        )
+
     @property
     def measured(self) -> list[str]:
         """The designs that were not skipped, in the order of the table."""
-        return [str(d["name"]) for d in self.designs if not d.get("skipped")]
+        return [arm.name for arm in self.designs if not arm.skipped]
 
     def column(self, key: str) -> Column | None:
         """The column of that key, if any design has a number in it."""
@@ -132,15 +258,16 @@ class Study:
 
     def estimate(self, design: str, key: str) -> Estimate | None:
         """A design's number."""
-        return self.estimates.get(design, {}).get(key)
+        own = self.estimates.get(design, {})
+        return own.get(key)
 
-    def rows_of(self, design: str) -> list[Mapping[str, Any]]:
+    def rows_of(self, design: str) -> list[Measured]:
         """What was measured of a design, seed by seed."""
-        return [r for r in self.rows if r.get("design") == design]
+        return [cell for cell in self.rows if cell.design == design]
 
     def values(self, design: str, key: str) -> list[tuple[int, int | float]]:
         """(seed, value) of every seed that has one."""
-        found = [(int(r.get("seed", 0)), _finite(r.get("numbers", {}).get(key))) for r in self.rows_of(design)]
+        found = [(cell.seed, cell.number(key)) for cell in self.rows_of(design)]
         return [(seed, value) for seed, value in found if value is not None]
 
     def standing(self, key: str, *, better: str | None = None) -> Standing | None:
@@ -168,24 +295,27 @@ class Study:
         )
 
 
-def read_study(content: Mapping[str, Any]) -> Study:
-    """study.json as a `Study`."""
-    summary = content.get("summary") or {}
-    estimates = {str(d): {k: e for k, v in one.items() if (e := _estimate(v))} for d, one in summary.items()}
+def _study(written: _Written) -> Study:
+    estimates = {
+        design: {
+            key: Estimate(mean=v.mean, low=v.low, high=v.high, n=v.n)
+            for key, v in own.items()
+            if v and v.mean is not None and math.isfinite(v.mean)
+        }
+        for design, own in written.summary.items()
+    }
     present = {key for one in estimates.values() for key in one}
-    models = tuple(str(m) for m in content.get("models") or [])
-    truth = str(content.get("truth", ""))
     return Study(
-        title=str(content.get("title") or "A study of designs"),
-        truth=truth,
-        models=models,
-        seeds=tuple(content.get("seeds") or []),
-        matched=content.get("matched") or {},
-        designs=tuple(content.get("designs") or []),
-        columns=tuple(_column(c, estimates) for c in content.get("columns") or [] if c["key"] in present),
-        rows=tuple(content.get("rows") or []),
+        title=written.title,
+        truth=written.truth,
+        models=written.models,
+        seeds=written.seeds,
+        matched=written.matched,
+        designs=written.designs,
+        columns=tuple(_with_decimals(column, estimates) for column in written.columns if column.key in present),
+        rows=written.rows,
         estimates=estimates,
-        notes=tuple(str(n) for n in content.get("notes") or []),
+        notes=written.notes,
     )
 
 
@@ -214,16 +344,9 @@ def _mean(values: Sequence[int | float]) -> int | float | None:
     return sum(values) / len(values) if values else None
 
 
-def _column(content: Mapping[str, Any], estimates: Mapping[str, Mapping[str, Estimate]]) -> Column:
-    key = str(content["key"])
-    return Column(
-        key=key,
-        title=str(content.get("title") or key),
-        help=str(content.get("help") or ""),
-        better=content.get("better"),
-        format=str(content.get("format") or "number"),
-        group=str(content.get("group") or ""),
-        decimals=_decimals([abs(one[key].mean) for one in estimates.values() if key in one]),
+def _with_decimals(column: Column, estimates: Mapping[str, Mapping[str, Estimate]]) -> Column:
+    return replace(
+        column, decimals=_decimals([abs(one[column.key].mean) for one in estimates.values() if column.key in one])
     )
 
 
@@ -235,14 +358,7 @@ def _decimals(sizes: Sequence[int | float]) -> int | None:
     return 3 if largest <= 1 else max(0, 2 - math.floor(math.log10(largest)))
 
 
-def _estimate(content: Mapping[str, Any] | None) -> Estimate | None:
-    mean = _finite((content or {}).get("mean"))
-    if content is None or mean is None:
-        return None
-    return Estimate(
-        mean=mean, low=_finite(content.get("low")), high=_finite(content.get("high")), n=int(content.get("n") or 1)
-    )
-
-
-def _finite(value: Any) -> int | float | None:
-    return value if isinstance(value, int | float) and math.isfinite(value) else None
+def _number(known: Mapping[tuple[str, int], Mapping[str, float | None]], design: str, seed: int, key: str) -> float:
+    numbers = known.get((design, seed), {})
+    value = numbers.get(key)
+    return math.nan if value is None else value

@@ -58,10 +58,10 @@ def _edge(columns: Sequence[Column], i: int) -> str | None:
 
 def _row(study: Study, number: int, columns: Sequence[Column], groups: Sequence[str]) -> Html:
     design = study.designs[number]
-    name, group = str(design["name"]), str(design.get("group") or "")
-    first = number == 0 or str(study.designs[number - 1].get("group") or "") != group
+    name, group = design.name, design.group
+    first = number == 0 or study.designs[number - 1].group != group
     n = len(study.rows_of(name))
-    seeds = f"{n} seed{'s' * (n != 1)}" if len(study.seeds) > 1 and not design.get("skipped") else None
+    seeds = f"{n} seed{'s' * (n != 1)}" if len(study.seeds) > 1 and not design.skipped else None
     under = " · ".join(part for part in (group if group != name else "", seeds) if part)
     head = tag(
         "th",
@@ -72,10 +72,10 @@ def _row(study: Study, number: int, columns: Sequence[Column], groups: Sequence[
             tag("small", under),
         ),
         scope="row",
-        title=design.get("says") or None,
+        title=design.says or None,
     )
-    if design.get("skipped"):
-        why = tag("td", f"skipped: {design['skipped']}", colspan=len(columns), class_="edge skipped")
+    if design.skipped:
+        why = tag("td", f"skipped: {design.skipped}", colspan=len(columns), class_="edge skipped")
         return tag("tr", head, why, class_="skipped first" if first else "skipped")
     cells = [_cell(study, name, c, groups.index(c.group), _edge(columns, i)) for i, c in enumerate(columns)]
     return tag("tr", head, cells, class_="first" if first else None)
@@ -127,14 +127,11 @@ def seeds_table(study: Study) -> Html | None:
         return None
     rows: list[list[Child]] = [
         [
-            join([str(r.get("design")), tag("small", f"seed {r.get('seed')}")]),
-            *[
-                c.write(dict(study.values(str(r.get("design")), c.key)).get(int(r.get("seed", 0))))
-                for c in study.columns
-            ],
-            units.seconds(r["seconds"]) if r.get("seconds") is not None else units.DASH,
+            join([cell.design, tag("small", f"seed {cell.seed}")]),
+            *[c.write(cell.number(c.key)) for c in study.columns],
+            units.seconds(cell.seconds) if cell.seconds is not None else units.DASH,
         ]
-        for r in study.rows
+        for cell in study.rows
     ]
     head = ["Design", *[tag("span", c.title, title=c.help or None) for c in study.columns], "Took"]
     inner = table(head, rows, label="Every seed's numbers")
@@ -144,13 +141,13 @@ def seeds_table(study: Study) -> Html | None:
 def settings_list(study: Study) -> Html:
     items = []
     for design in study.designs:
-        settings = words.flatten(design.get("settings") or {})
+        settings = words.flatten(design.settings)
         said = ", ".join(f"{key.replace('_', ' ')} {words.plain(value)}" for key, value in settings.items())
         items.append(
             tag(
                 "div",
-                tag("dt", str(design["name"])),
-                tag("dd", design.get("says"), tag("small", said) if said else None),
+                tag("dt", design.name),
+                tag("dd", design.says, tag("small", said) if said else None),
             )
         )
     return tag("details", tag("summary", "What each design is"), tag("dl", items, class_="says"))

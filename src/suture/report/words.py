@@ -9,13 +9,6 @@ from suture.labels import is_exclusive
 LABEL_ORDER = ("shared", "A", "B", "ambiguous", "dead")
 """The order in which labels appear everywhere; labels beyond these (three models) come before `ambiguous`."""
 
-CLUSTERS = {
-    "private_share": ("Private features", "live features that one model uses almost alone (entropy below 0.2)"),
-    "shared_energy": ("Energy in shared features", "of all decoded energy"),
-    "silhouette": ("Silhouette", "of decoder rows grouped by the model that uses them most: 1 two clouds, 0 one"),
-}
-"""The two-clusters numbers: name -> (title, what it means)."""
-
 SETTINGS = (
     ("design.kind design", "{}"),
     ("n_features", "{} features"),

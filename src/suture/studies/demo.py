@@ -27,7 +27,7 @@ from suture.dictionary.design import Design, Sparsity
 from suture.errors import UserError
 from suture.features.describe import FeatureSettings, features
 from suture.features.table import FeatureTable
-from suture.interventions.steer.effect import Effect, SteerSettings, load_effect
+from suture.interventions.steer.effect import Effect, SteerSettings
 from suture.interventions.steer.steer import heldout_documents, steer, texts_of
 from suture.lm.corpus import open_corpus
 from suture.lm.generate import samples
@@ -280,7 +280,7 @@ def _steer(out: Path, lms: list[LanguageModel], settings: DemoSettings, tell: On
     chosen = features_to_steer(FeatureTable.load(out / "features-crosscoder"), settings.n_steered)
     folders = [out / "steering" / f"feature-{i}" for i in chosen]
     if all((f / artifact.MANIFEST).exists() for f in folders):
-        return [load_effect(f) for f in folders]
+        return [Effect.load(f) for f in folders]
     neutral, prompts = texts_of(
         heldout_documents(out / "crosscoder"), n_neutral=settings.n_neutral, n_prompts=settings.n_prompts
     )

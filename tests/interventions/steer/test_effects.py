@@ -7,7 +7,7 @@ from torch.nn import functional as fn
 from interventions.conftest import FEATURES, PROMOTED, PROMPTS, SENTENCES
 from suture.errors import ArtifactError, UserError
 from suture.interventions.edits import sparing_first, steer
-from suture.interventions.steer.effect import SteerSettings, load_effect, save_effect
+from suture.interventions.steer.effect import Effect, SteerSettings
 from suture.interventions.steer.effects import steer_effect, steer_many
 from suture.lm.generate import generate
 from suture.lm.hooks import edit as editing
@@ -176,11 +176,11 @@ def test_one_model_alone_can_be_steered(models, dictionary):
 
 
 def test_saving_and_loading_is_the_identity(effects, tmp_path):
-    save_effect(tmp_path / "effect", effects[0])
-    assert load_effect(tmp_path / "effect") == effects[0]
+    effects[0].save(tmp_path / "effect")
+    assert Effect.load(tmp_path / "effect") == effects[0]
     assert open_artifact(tmp_path / "effect").stage == "effect"
     with pytest.raises(ArtifactError):
-        save_effect(tmp_path / "effect", effects[0])
+        effects[0].save(tmp_path / "effect")
 
 
 def test_nothing_stays_hooked_and_progress_reaches_the_end(models, dictionary):

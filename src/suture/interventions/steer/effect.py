@@ -1,6 +1,7 @@
 """`Effect`: what steering one feature did in each model, with its settings, saved and loaded as a folder."""
 
-from collections.abc import Mapping
+from __future__ import annotations
+
 from dataclasses import asdict, dataclass
 from math import isfinite
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 from suture.errors import UserError
 from suture.pipeline import artifact
+from suture.pipeline.result import read_typed
 from suture.uncertainty import Interval
 
 STAGE = "effect"
@@ -166,7 +168,7 @@ class Agreement:
     mismatched_features: tuple[int, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Effect:
     """Steering of one feature, in every model with the feature's own direction there."""
 
@@ -182,68 +184,46 @@ class Effect:
     settings: SteerSettings
     kl: str = "KL(plain || steered), nats per token"
 
+    def __repr__(self) -> str:
+        moved = ", ".join(f"{m.model}: {max(m.target_effect, default=0.0, key=abs):+.2f} nats" for m in self.models)
+        alike = f"; agreement {self.agreement.value:.2f}" if self.agreement else ""
+        return f"Effect(feature {self.feature}; {moved}{alike})"
+
     @property
     def agreement(self) -> Agreement | None:
         """That of the first two models."""
         return self.agreements[0] if self.agreements else None
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for effects.json."""
+        return asdict(self) | {"agreement": asdict(self.agreement) if self.agreement else None}
 
-def save_effect(
-    path: str | Path,
-    effect: Effect,
-    *,
-    parents: tuple[Path, ...] = (),
-    overwrite: bool = False,
-    command: str | None = None,
-) -> None:
-    """Write an effect as an artifact of step "effect": `effects.json` holds every number.
+    def save(
+        self,
+        path: str | Path,
+        *,
+        parents: tuple[Path, ...] = (),
+        overwrite: bool = False,
+        command: str | None = None,
+    ) -> None:
+        """Write it as an artifact of the stage `effect`: `effects.json` holds every number.
 
-    Raises:
-        ArtifactError: `path` is finished already and `overwrite` is off, or is something else.
-    """
-    content = asdict(effect)
-    content["agreement"] = asdict(effect.agreement) if effect.agreement else None
-    settings = {"feature": effect.feature, "scale": effect.scale, **asdict(effect.settings)}
-    seed = effect.settings.seed
-    with artifact.create(
-        Path(path), stage=STAGE, settings=settings, seed=seed, parents=parents, overwrite=overwrite, command=command
-    ) as draft:
-        artifact.write_json(draft.folder / FILE, content)
+        Raises:
+            ArtifactError: `path` is finished already and `overwrite` is off, or is something else.
+        """
+        settings = {"feature": self.feature, "scale": self.scale, **asdict(self.settings)}
+        seed = self.settings.seed
+        with artifact.create(
+            Path(path), stage=STAGE, settings=settings, seed=seed, parents=parents, overwrite=overwrite, command=command
+        ) as draft:
+            artifact.write_json(draft.folder / FILE, self.to_json())
 
+    @staticmethod
+    def load(path: str | Path) -> Effect:
+        """Read it back; saving and loading is the identity.
 
-def load_effect(path: str | Path) -> Effect:
-    """Read an effect back; saving and loading is the identity.
-
-    Raises:
-        ArtifactError: not a finished effect.
-    """
-    artifact.open_artifact(path, stage=STAGE)
-    raw: Mapping[str, Any] = _tuples(artifact.read_json(Path(path) / FILE))
-    return Effect(
-        feature=raw["feature"],
-        scale=raw["scale"],
-        models=tuple(_model_effect(m) for m in raw["models"]),
-        agreements=tuple(Agreement(**a) for a in raw["agreements"]),
-        prompts=raw["prompts"],
-        evaluation_prompts=raw["evaluation_prompts"],
-        settings=SteerSettings(**raw["settings"]),
-        kl=raw["kl"],
-    )
-
-
-def _model_effect(raw: Mapping[str, Any]) -> ModelEffect:
-    control = raw["random"] and RandomControl(**{**raw["random"], "generations": _generations(raw["random"])})
-    return ModelEffect(**{**raw, "generations": _generations(raw), "random": control})
-
-
-def _generations(raw: Mapping[str, Any]) -> tuple[Generation, ...]:
-    return tuple(Generation(**g) for g in raw["generations"])
-
-
-def _tuples(value: Any) -> Any:
-    """JSON's lists as the tuples they were."""
-    if isinstance(value, list):
-        return tuple(_tuples(v) for v in value)
-    if isinstance(value, dict):
-        return {key: _tuples(v) for key, v in value.items()}
-    return value
+        Raises:
+            ArtifactError: not a finished effect.
+        """
+        artifact.open_artifact(path, stage=STAGE)
+        return read_typed(Path(path) / FILE, Effect)

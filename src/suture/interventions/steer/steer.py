@@ -16,7 +16,7 @@ from suture.dictionary.dictionary import Dictionary
 from suture.dictionary.rows import order_seed
 from suture.errors import ArtifactError, UserError
 from suture.features.table import FeatureTable
-from suture.interventions.steer.effect import Effect, SteerSettings, save_effect
+from suture.interventions.steer.effect import Effect, SteerSettings
 from suture.interventions.steer.effects import steer_many
 from suture.interventions.steer.subject import OnProgress
 from suture.lm.load import LanguageModel
@@ -63,9 +63,8 @@ def steer(
         on_progress=on_progress,
     )
     for effect in effects:
-        save_effect(
+        effect.save(
             out_of[effect.feature],
-            effect,
             parents=(Path(dictionary_path), Path(features_path)),
             overwrite=overwrite,
             command=command,
