@@ -53,6 +53,8 @@ class FeatureSummary:
     l0: float | None = None
     dead: float | None = None
     r2: tuple[tuple[float, ...], ...] = ()
+    r2_linear: tuple[tuple[float | None, ...], ...] | None = None
+    """Of the linear maps that stand in for a missing model; None on the diagonal."""
     two_clusters: TwoClusters | None = None
     null: bool = False
     false_positive_rate: float | None = None

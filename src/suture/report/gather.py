@@ -23,6 +23,7 @@ from suture.interventions.splice import Splice
 from suture.interventions.steer.effect import Effect
 from suture.labels import is_exclusive
 from suture.pipeline.artifact import MANIFEST, Manifest, open_artifact, sha256_of
+from suture.pipeline.result import typed
 from suture.report.nulls import Recipe, copies_one_of, recipe
 from suture.report.study_numbers import FILE as STUDY
 from suture.report.study_numbers import Study
@@ -106,8 +107,7 @@ class Comparison:
         found = self.trained.evaluation if self.trained else None
         if found is None:
             return FeatureSummary()
-        r2 = tuple(tuple(row) for row in found.r2)
-        return FeatureSummary(fvu=tuple(found.fvu), l0=found.l0, dead=found.dead, r2=r2)
+        return typed(found.to_json(), FeatureSummary)
 
     @property
     def design(self) -> str:

@@ -318,7 +318,7 @@ def _heat_map(r2: Sequence[Sequence[int | float | None]], c: Comparison) -> Html
     ]
     rows += [
         (f"linear map from {letter} alone", [(units.fvu(value), value or 0.0) for value in values])
-        for letter, values in zip(letters, c.summary.get("r2_linear") or [], strict=False)
+        for letter, values in zip(letters, c.summary.r2_linear or (), strict=False)
     ]
     return heat_table([f"R² of {letter}" for letter in letters], rows, label=f"R² matrix of {c.name}")
 
