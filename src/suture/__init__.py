@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from suture.interventions.steer.steer import steer
     from suture.lm.corpus import open_corpus
     from suture.lm.load import LanguageModel, load_model
+    from suture.matching.match import Matching, match
+    from suture.matching.settings import MatchSettings
     from suture.parallel import grid
     from suture.report.page import report
     from suture.studies.compare import DesignStudy, study_designs
@@ -62,6 +64,9 @@ _HOMES = {
     "open_corpus": "lm.corpus",
     "LanguageModel": "lm.load",
     "load_model": "lm.load",
+    "match": "matching.match",
+    "Matching": "matching.match",
+    "MatchSettings": "matching.settings",
     "grid": "parallel",
     "report": "report.page",
     "demo": "studies.demo",
@@ -78,6 +83,7 @@ __all__ = [  # noqa: RUF022 (grouped as they are used)
     "train", "train_many", "TrainSettings", "Design", "Sparsity", "Objective", "Dictionary", "Codes",
     "features", "FeatureSettings", "FeatureTable",
     "steer", "SteerSettings", "Effect",
+    "match", "MatchSettings", "Matching",
     "splice", "SpliceSettings", "causal", "CausalSettings",
     "report", "demo", "study_designs", "DesignStudy", "UserError",
 ]  # fmt: skip

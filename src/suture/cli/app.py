@@ -13,6 +13,7 @@ import typer
 from suture.cli.console import command_line, emit, percent, progress, say
 from suture.cli.estimate import estimate
 from suture.cli.interventions import causal, splice
+from suture.cli.match import match
 from suture.cli.options import Device, Json, LMType, Offline, Overwrite, Resume, StoreType, TrustCode
 from suture.cli.study import study
 from suture.cli.train import train
@@ -156,6 +157,7 @@ app.command()(estimate)
 app.add_typer(study, name="study")
 app.command()(splice)
 app.command()(causal)
+app.command()(match)
 
 
 @app.command()

@@ -36,6 +36,7 @@ OPTION_OF = {
     "collect": {"out": "store", "n_rows": "tokens", "hookpoint": "at"},
     "train": {"out": "dictionary", "n_rows": "rows"},
     "features": {"n_rows": "rows", "n_top": "top"},
+    "match": {"n_rows": "rows"},
     "steer": {
         "features": "table", "strengths": "strength", "reference": "strength", "max_new_tokens": "new-tokens",
     },

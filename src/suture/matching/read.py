@@ -25,7 +25,7 @@ from suture.activations.store import Store
 from suture.activations.view import seen
 from suture.dictionary.codes import Codes
 from suture.dictionary.dictionary import Dictionary
-from suture.dictionary.rows import matching_view, order_seed, whole_documents
+from suture.dictionary.rows import matching_view, order_seed, trained_on, whole_documents
 from suture.errors import UserError
 from suture.pipeline import artifact
 from suture.uncertainty import deal_groups
@@ -45,8 +45,8 @@ class Side:
     """The dictionary's spaces, in its order."""
     space: int | None
     """All spaces when None."""
-    training: Mapping[str, Any]
-    """Its recorded settings."""
+    training: Mapping[str, Any] | None
+    """Its recorded settings, where it was trained on this very store."""
 
     @staticmethod
     def open(path: str | Path, store: Store, *, space: int | None = None, setting: str = "dictionary") -> Side:
@@ -57,14 +57,15 @@ class Side:
             UserError: the store has not its spaces, or it has no such space.
         """
         dictionary = Dictionary.load(path, precision="auto")
-        training = artifact.open_artifact(path).settings
-        view = matching_view(dictionary, seen(store, View.from_json(training.get("view"))))
+        manifest = artifact.open_artifact(path)
+        view = matching_view(dictionary, seen(store, View.from_json(manifest.settings.get("view"))))
         if space is not None and space >= dictionary.n_spaces:
             problem = f"{path} has {dictionary.n_spaces} spaces"
             raise UserError(setting, space, problem, "count them from 0")
         if space is None and not dictionary.design.joint and dictionary.n_spaces > 1:
             problem = f"{path} reads one model's rows at a time"
             raise UserError(setting, "(none)", problem, "name the space")
+        training = manifest.settings if trained_on(manifest, store) else None
         return Side(name=str(path), dictionary=dictionary, view=view, space=space, training=training)
 
     @property
@@ -125,7 +126,7 @@ def split(store: Store, sides: list[Side], n_rows: int) -> Halves:
     free = torch.ones(len(store), dtype=torch.bool)
     unknown = []
     for side in sides:
-        if side.training.get("store") != str(store.path):
+        if side.training is None:
             unknown.append(side.name)
             continue
         share = float(side.training.get("heldout", 0.1))

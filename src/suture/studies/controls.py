@@ -1,0 +1,165 @@
+"""What stands beside a matching, made when asked for: second seeds of both dictionaries, a model of random weights.
+
+1. A second seed: the same training on the same rows, from other weights.
+2. Random weights: the entries of every weight matrix of the second model dealt out anew within it, so that sizes and
+   scales stay and what was learned is gone. The documents of the store go through it, a dictionary is trained on what
+   comes out as the second dictionary was, and the first is matched with that. What such a model shares is the token.
+
+They lie beside the result, in NAME-controls, and are made once.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from suture.activations.collect import collect
+from suture.activations.store import Store
+from suture.dictionary.dictionary import Dictionary
+from suture.dictionary.rows import trained_on
+from suture.errors import UserError
+from suture.lm.corpus import Corpus
+from suture.lm.load import LanguageModel
+from suture.matching.match import Matching, match
+from suture.matching.settings import MatchSettings
+from suture.pipeline import artifact
+from suture.pipeline.settings import from_mapping
+from suture.training.settings import TrainSettings
+from suture.training.train import train
+
+Tell = Callable[[str], None]
+"""Gets what is being made."""
+
+
+def match_with_controls(
+    out: str | Path,
+    dictionary_a: str | Path,
+    dictionary_b: str | Path,
+    store: Store | str | Path,
+    settings: MatchSettings | None = None,
+    *,
+    twins: tuple[str | Path | None, str | Path | None] = (None, None),
+    second_seeds: bool = False,
+    random_weights: Sequence[LanguageModel] | None = None,
+    tell: Tell = lambda _: None,
+    overwrite: bool = False,
+    command: str | None = None,
+) -> Matching:
+    """`match`, with the controls asked for made first.
+
+    Args:
+        out: the folder to be made.
+        dictionary_a: as in `match`.
+        dictionary_b: as in `match`.
+        store: as in `match`.
+        settings: as in `match`.
+        twins: second seeds that are there already.
+        second_seeds: train those that are not.
+        random_weights: the models of the store's spaces, in order, if a model with random weights is wanted.
+        tell: hears what is being made.
+        overwrite: replace `out`.
+        command: the shell command to be recorded.
+
+    Raises:
+        UserError: as `match`; a dictionary that was not trained on this store, and so cannot be trained again on it.
+    """
+    store = store if isinstance(store, Store) else Store.open(store)
+    beside = Path(out).with_name(f"{Path(out).name}-controls")
+    given = (Path(dictionary_a), Path(dictionary_b))
+    if second_seeds:
+        made = []
+        for name, path, twin in zip(("seed-a", "seed-b"), given, twins, strict=True):
+            tell(f"second seed of {path}")
+            made.append(twin if twin is not None else second_seed(beside / name, path, store))
+        twins = (made[0], made[1])
+    random = None
+    if random_weights is not None:
+        tell(f"a model of random weights for {given[1]}")
+        random = random_model(beside, given[1], store, random_weights)
+    tell("matching")
+    return match(
+        out,
+        dictionary_a,
+        dictionary_b,
+        store,
+        settings,
+        twins=twins,
+        random=random,
+        overwrite=overwrite,
+        command=command,
+    )
+
+
+def second_seed(out: Path, dictionary: Path, store: Store) -> Path:
+    """1; made unless it is there."""
+    if not (out / artifact.MANIFEST).is_file():
+        settings = _settings_of(dictionary, store)
+        train(out, store, replace(settings, seed=settings.seed + 1, data_seed=settings.order_seed))
+    return out
+
+
+def random_model(beside: Path, dictionary: Path, store: Store, lms: Sequence[LanguageModel]) -> tuple[Path, Path]:
+    """2: the dictionary of random weights and its store; made unless they are there.
+
+    Raises:
+        UserError: not one model for each space of the store.
+    """
+    if len(lms) != len(store.spaces):
+        raise UserError("model", len(lms), f"the store has {len(store.spaces)} spaces", "give the model of each")
+    settings = _settings_of(dictionary, store)
+    own = {(s.model, s.hookpoint) for s in Dictionary.load(dictionary).spaces}
+    activations, trained = beside / "random-store", beside / "random"
+    if not (activations / artifact.MANIFEST).is_file():
+        known: dict[str, LanguageModel] = {}
+        sources = []
+        for lm, space in zip(lms, store.spaces, strict=True):
+            if (space.model, space.hookpoint) in own:
+                lm = known.setdefault(space.model, with_random_weights(lm, seed=settings.seed))
+            sources.append((lm, space.hookpoint))
+        recorded = store.manifest.settings
+        text = {name: recorded[name] for name in ("block", "dtype") if name in recorded}
+        collect(activations, sources=sources, corpus=_documents(store), n_rows=len(store), **text)
+    if not (trained / artifact.MANIFEST).is_file():
+        train(trained, Store.open(activations), settings)
+    return trained, activations
+
+
+def with_random_weights(lm: LanguageModel, *, seed: int) -> LanguageModel:
+    """The model with the entries of every matrix dealt out anew; vectors (biases, norms) stay."""
+    model = copy.deepcopy(lm.model)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() >= 2:
+                order = torch.randperm(parameter.numel(), generator=generator).to(parameter.device)
+                parameter.copy_(parameter.flatten()[order].view_as(parameter))
+    return replace(lm, model=model, name=f"{lm.name} (random weights)", fingerprint=f"{lm.fingerprint}-random-{seed}")
+
+
+def _settings_of(dictionary: Path, store: Store) -> TrainSettings:
+    """How a dictionary was trained."""
+    manifest = artifact.open_artifact(dictionary)
+    if not trained_on(manifest, store):
+        problem = f"was not trained on {store.path}, and cannot be trained again on it"
+        raise UserError("dictionary", dictionary, problem, "leave the controls out, or give its own store")
+    return from_mapping(TrainSettings, _known(manifest.settings))
+
+
+def _known(recorded: Mapping[str, Any]) -> dict[str, Any]:
+    names = {f.name for f in fields(TrainSettings)}
+    return {name: value for name, value in recorded.items() if name in names}
+
+
+def _documents(store: Store) -> Corpus:
+    """The text that the store's rows come from."""
+    numbers = store.documents.unique().tolist()
+
+    def texts() -> Iterator[str]:
+        return (store.text(number) for number in numbers)
+
+    return Corpus(source=str(store.path), description=f"the documents of {store.path}", texts=texts)
