@@ -30,20 +30,21 @@ from typing import Any
 import published
 import torch
 from results import bf16_units, circumstances, table, write_section
+from suture.studies.intervals import mean_interval
 
 from suture.activations.batches import split_rows
 from suture.activations.store import Store
 from suture.dictionary.design import Design, Sparsity
 from suture.dictionary.dictionary import Dictionary
-from suture.features.classify import Labels, LabelSettings, classify, point_shares
+from suture.features.classify import Labels, classify, point_shares
 from suture.features.describe import whole_documents
+from suture.features.settings import LabelSettings
 from suture.features.stats import describe
 from suture.planted.calibration import calibration, true_shares
 from suture.planted.generator import PlantedModels
 from suture.planted.scores import FOUND_LABELS, TRUE_LABELS, assign, cosines, joint_directions, score_dictionary
 from suture.planted.settings import PlantedSettings
 from suture.planted.store import planted_store
-from suture.studies.intervals import mean_interval
 from suture.training.settings import TrainSettings
 from suture.training.train import train
 

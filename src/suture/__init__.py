@@ -18,11 +18,13 @@ if TYPE_CHECKING:
     from suture.dictionary.dictionary import Dictionary
     from suture.errors import UserError
     from suture.estimate.estimate import Estimate, estimate
-    from suture.features.describe import FeatureSettings, features
+    from suture.features.describe import features
+    from suture.features.settings import FeatureSettings
     from suture.features.table import FeatureTable
-    from suture.interventions.causal import CausalSettings, causal
-    from suture.interventions.splice import SpliceSettings, splice
-    from suture.interventions.steer.effect import Effect, SteerSettings
+    from suture.interventions.causal import causal
+    from suture.interventions.settings import CausalSettings, SpliceSettings, SteerSettings
+    from suture.interventions.splice import splice
+    from suture.interventions.steer.effect import Effect
     from suture.interventions.steer.steer import steer
     from suture.lm.corpus import open_corpus
     from suture.lm.load import LanguageModel, load_model
@@ -51,15 +53,15 @@ _HOMES = {
     "UserError": "errors",
     "Estimate": "estimate.estimate",
     "estimate": "estimate.estimate",
-    "FeatureSettings": "features.describe",
+    "FeatureSettings": "features.settings",
     "features": "features.describe",
     "FeatureTable": "features.table",
-    "CausalSettings": "interventions.causal",
+    "CausalSettings": "interventions.settings",
     "causal": "interventions.causal",
-    "SpliceSettings": "interventions.splice",
+    "SpliceSettings": "interventions.settings",
     "splice": "interventions.splice",
     "Effect": "interventions.steer.effect",
-    "SteerSettings": "interventions.steer.effect",
+    "SteerSettings": "interventions.settings",
     "steer": "interventions.steer.steer",
     "open_corpus": "lm.corpus",
     "LanguageModel": "lm.load",

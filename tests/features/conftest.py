@@ -10,7 +10,8 @@ from torch import Tensor
 from suture.activations.store import Store
 from suture.dictionary.design import Design, Sparsity
 from suture.dictionary.dictionary import Dictionary
-from suture.features.stats import FeatureStats, StatsSettings, describe
+from suture.features.settings import StatsSettings
+from suture.features.stats import FeatureStats, describe
 from suture.planted.settings import PlantedSettings
 from suture.planted.store import planted_store
 

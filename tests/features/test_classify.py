@@ -14,7 +14,8 @@ from suture.dictionary.design import Design, Sparsity
 from suture.dictionary.dictionary import Dictionary
 from suture.errors import UserError
 from suture.features import classify as rule
-from suture.features.classify import TWO_HALVES, Labels, LabelSettings, classify, label_shares
+from suture.features.classify import TWO_HALVES, Labels, classify, label_shares
+from suture.features.settings import LabelSettings
 from suture.features.stats import FeatureStats, Shares, describe
 from suture.features.together import Together
 from suture.planted.generator import PlantedModels

@@ -6,7 +6,8 @@ import torch
 from features.conftest import Case, random_dictionary
 from suture.activations.store import Store
 from suture.errors import UserError
-from suture.features.examples import ContextSettings, examples
+from suture.features.examples import examples
+from suture.features.settings import ContextSettings
 from suture.features.stats import describe
 
 

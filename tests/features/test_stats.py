@@ -8,7 +8,8 @@ from features.conftest import Case, random_dictionary, scaled
 from suture.activations.store import Store
 from suture.dictionary.imputation import Imputation
 from suture.errors import UserError
-from suture.features.stats import StatsSettings, describe
+from suture.features.settings import StatsSettings
+from suture.features.stats import describe
 from suture.uncertainty import deal_groups, hashed_rank
 
 

@@ -14,7 +14,8 @@ from suture.dictionary.design import Design, Sparsity
 from suture.dictionary.dictionary import Codes, Dictionary
 from suture.errors import UserError
 from suture.interventions.paired import PairedText
-from suture.interventions.splice import SpliceSettings, mean_rows, splice, spliced_losses
+from suture.interventions.settings import SpliceSettings
+from suture.interventions.splice import mean_rows, splice, spliced_losses
 from suture.lm.create import LMShape, train_tokenizer
 from suture.lm.load import LanguageModel
 from suture.pipeline import artifact

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from suture.errors import UserError
-from suture.features.classify import LabelSettings, label_shares
+from suture.features.classify import label_shares
+from suture.features.settings import LabelSettings
 from suture.features.stats import Shares
 from suture.planted.calibration import calibration, claims, true_shares
 from suture.planted.generator import PlantedModels

@@ -19,7 +19,7 @@ from suture.dictionary.dictionary import Dictionary
 from suture.dictionary.evaluate import Evaluation
 from suture.dictionary.sparsity import Sparsity
 from suture.features.clusters import TwoClusters
-from suture.features.describe import FeatureSettings
+from suture.features.settings import FeatureSettings
 from suture.features.table import FeatureTable
 from suture.interventions.causal import Causal, Cause, PairShift, Verdict
 from suture.interventions.splice import Loss, Splice, SplicedModel

@@ -19,7 +19,7 @@ from report.made_artifacts import (
 )
 from report.parsed_page import Page
 from suture.errors import ArtifactError, UserError
-from suture.features.describe import FeatureSettings
+from suture.features.settings import FeatureSettings
 from suture.pipeline import artifact
 from suture.report.gather import gather, short_names
 from suture.report.page import find_artifacts, report

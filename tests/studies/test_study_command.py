@@ -11,7 +11,8 @@ import pytest
 from suture.cli.app import app
 from suture.cli.console import run
 from suture.dictionary.dictionary import Dictionary
-from suture.interventions.splice import SpliceSettings, spliced_losses
+from suture.interventions.settings import SpliceSettings
+from suture.interventions.splice import spliced_losses
 from suture.interventions.steer.effect import Effect
 from suture.interventions.steer.steer import heldout_documents
 from suture.lm.load import load_model

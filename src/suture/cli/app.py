@@ -183,9 +183,8 @@ def features(
     from suture.activations.store import Store
     from suture.cli.models import models_of
     from suture.dictionary.dictionary import Dictionary
-    from suture.features.describe import FeatureSettings
     from suture.features.describe import features as run_features
-    from suture.features.stats import StatsSettings
+    from suture.features.settings import FeatureSettings, StatsSettings
 
     settings = FeatureSettings(n_rows=rows, stats=StatsSettings(n_top=top))
     opened = Store.open(store)
@@ -241,7 +240,7 @@ def steer(
 
     from suture.cli.models import models_of
     from suture.dictionary.dictionary import Dictionary
-    from suture.interventions.steer.effect import SteerSettings
+    from suture.interventions.settings import SteerSettings
     from suture.interventions.steer.steer import heldout_documents, texts_of
     from suture.interventions.steer.steer import steer as run_steer
     from suture.lm.corpus import open_corpus

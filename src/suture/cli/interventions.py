@@ -40,7 +40,7 @@ def splice(
     Its reconstruction stands in for each model's activations. Beside it: the loss as it is, with one model's code
     alone, and with the mean in place of everything.
     """
-    from suture.interventions.splice import SpliceSettings
+    from suture.interventions.settings import SpliceSettings
     from suture.interventions.splice import splice as run_splice
 
     lms = _models(dictionary, revision, device=device, offline=offline, trust=trust_remote_code)
@@ -83,8 +83,8 @@ def causal(
 
     A shared feature should move every model's predictions at the same places, an exclusive one those of its own alone.
     """
-    from suture.interventions.causal import CausalSettings
     from suture.interventions.causal import causal as run_causal
+    from suture.interventions.settings import CausalSettings
 
     lms = _models(dictionary, revision, device=device, offline=offline, trust=trust_remote_code)
     with progress() as advance:

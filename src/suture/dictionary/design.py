@@ -10,6 +10,8 @@ from suture.pipeline.settings import Count, Option, Positive, Share, check
 DesignKind = Literal["sae", "crosscoder", "pooled", "universal"]
 Pad = Literal["native", "zeros"]
 SparsityKind = Literal["topk", "batchtopk", "relu+l1", "jumprelu"]
+Missing = Literal["impute", "zero"]
+"""What stands in for a missing model: its rows as the map has them, or nothing."""
 Precision = Literal["auto", "float32", "bfloat16"]
 """Of the one dense product; the chosen features and their values are those of float32 either way."""
 

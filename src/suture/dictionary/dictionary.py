@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from suture.activations.space import Space, spaces_from_json
 from suture.dictionary import kernels
 from suture.dictionary.codes import Codes
-from suture.dictionary.design import Design, Precision, Sparsity
-from suture.dictionary.imputation import Imputation, Missing
+from suture.dictionary.design import Design, Missing, Precision, Sparsity
+from suture.dictionary.imputation import Imputation
 from suture.dictionary.kernels import Chunks
 from suture.dictionary.sparsity import select_inference
 from suture.errors import ArtifactError, UserError

@@ -17,8 +17,8 @@ from torch import Tensor
 from suture.activations.batches import sequential
 from suture.activations.store import Store
 from suture.dictionary.codes import Codes
+from suture.dictionary.design import Missing
 from suture.dictionary.dictionary import Dictionary
-from suture.dictionary.imputation import Missing
 
 BATCH_ROWS = 2048
 

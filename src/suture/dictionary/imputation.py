@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -25,9 +24,6 @@ from torch import Tensor
 from suture.activations.moments import AffineMap, Moments
 from suture.activations.store import Store
 from suture.uncertainty import hashed_rank
-
-Missing = Literal["impute", "zero"]
-"""What stands in for a missing model: its rows as the map has them, or nothing."""
 
 PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Tried, as parts of the mean variance of a coordinate mapped from."""

@@ -30,7 +30,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from suture.errors import UserError
+from suture.features.settings import LabelSettings
 from suture.features.stats import FeatureStats, Shares
 from suture.features.together import Together
 from suture.labels import AMBIGUOUS, DEAD, DRIFTED, ONE_SIDED, OPEN, SHARED, is_exclusive
@@ -48,48 +48,6 @@ STRADDLES = "interval straddles a boundary"
 TWO_HALVES = "two halves: whether the codes from each model alone fire together is not decided"
 KNOWN_TO_ALL = "every model knows its occasion, and hardly any but these writes it: "
 OTHER_PLACES = "every model writes it, each at other places"
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelSettings:
-    """The rule, in numbers."""
-
-    exclusive_share: float = 0.15
-    """t: a model has a feature if its share is above, lacks it if below. Of M models: t · 2 / M."""
-    raw_share: float = 0.3
-    """A model whose share in the plain activations is at least this (of M: · 2 / M) does not lack the feature."""
-    even_share: float = 0.3
-    """e: a model whose share is below has little of the feature, too little for it to be shared. Of M: e · 2 / M. Known
-    features added to one of two real models have decoder shares of .05 to .24 in the other, where they carry noise;
-    features that fire alike in both, .3 to .7."""
-    cofiring: float = 0.3
-    """c: the codes from two models alone, each with the other imputed, fire together if they correlate above it, apart
-    if below. Known exclusive features of two real models: -.00 to .12; known shared ones: .97 to 1.00."""
-    q: float = 0.05
-    """False-discovery rate of each question over all tested features."""
-    min_rows: int = 10
-    """A feature that fired on fewer held-out rows is ambiguous."""
-    min_groups: int = 5
-    """A feature that fired in fewer groups of documents is ambiguous."""
-    n_draws: int = 500
-    """Bootstrap draws."""
-    seed: int = 0
-    """Of the draws."""
-
-    def __post_init__(self) -> None:
-        """Raise UserError for settings without meaning."""
-        if not 0 < self.exclusive_share < 0.5:
-            raise UserError("exclusive_share", self.exclusive_share, "is not between 0 and 0.5", "use 0.15")
-        if not -1 < self.cofiring < 1:
-            raise UserError("cofiring", self.cofiring, "is no correlation", "use 0.3")
-        if not self.exclusive_share <= self.even_share < 0.5:
-            raise UserError("even_share", self.even_share, "is below exclusive_share or not below 0.5", "use 0.3")
-        if not self.exclusive_share <= self.raw_share <= 1:
-            raise UserError("raw_share", self.raw_share, "is below exclusive_share or above 1", "use 0.3")
-        if not 0 < self.q < 1:
-            raise UserError("q", self.q, "is not a rate", "use 0.05")
-        if self.n_draws < 20:
-            raise UserError("n_draws", self.n_draws, "is too few for an interval", "use 500")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,13 @@ from suture.dictionary.dictionary import Dictionary
 from suture.dictionary.evaluate import evaluate
 from suture.dictionary.rows import matching_view, order_seed, whole_documents
 from suture.errors import UserError
-from suture.features.classify import Labels, LabelSettings, classify
+from suture.features.classify import Labels, classify
 from suture.features.clusters import two_clusters
 from suture.features.columns import Evidence, measured
-from suture.features.examples import ContextSettings, examples
+from suture.features.examples import examples
 from suture.features.promoted import Side, opened_first, promoted
-from suture.features.stats import FeatureStats, StatsSettings, describe
+from suture.features.settings import FeatureSettings
+from suture.features.stats import FeatureStats, describe
 from suture.features.table import STAGE, FeatureTable
 from suture.lm.load import LanguageModel
 from suture.pipeline import artifact
@@ -41,32 +42,6 @@ OnProgress = Callable[[str, int, int], None]
 """Gets (phase, rows done, rows in all)."""
 N_TEXTS = 32
 """Held-out documents at whose positions promoted tokens are found."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FeatureSettings:
-    """How features are described and labelled."""
-
-    n_rows: int = 200_000
-    """Rows at most, whole documents."""
-    crossed: bool = True
-    """Judge documents of the whole store, each half of them by what the other half fitted. Otherwise those that
-    training left out (`heldout`), by about as many training rows: a tenth of the evidence."""
-    n_promoted: int = 10
-    """Promoted and suppressed tokens kept per feature and model."""
-    n_run: int = 64
-    """Features, those of most energy of every label, whose direction is run through the later layers of its model."""
-    stats: StatsSettings = field(default_factory=StatsSettings)
-    context: ContextSettings = field(default_factory=ContextSettings)
-    labels: LabelSettings = field(default_factory=LabelSettings)
-
-    def __post_init__(self) -> None:
-        """Raise UserError for settings without meaning."""
-        for name in ("n_rows", "n_promoted"):
-            if getattr(self, name) < 1:
-                raise UserError(name, getattr(self, name), "is less than 1", "give a positive number")
-        if self.n_run < 0:
-            raise UserError("n_run", self.n_run, "is negative", "give 0 or more")
 
 
 def features(

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -19,24 +18,8 @@ from torch import Tensor
 
 from suture.activations.store import Store
 from suture.dictionary.codes import Codes
-from suture.errors import UserError
+from suture.features.settings import ContextSettings
 from suture.features.stats import FeatureStats
-
-
-@dataclass(frozen=True, kw_only=True)
-class ContextSettings:
-    """How much text goes with an example."""
-
-    before: int = 14
-    """Rows shown before the example's."""
-    after: int = 9
-    """Rows shown after it."""
-
-    def __post_init__(self) -> None:
-        """Raise UserError for settings without meaning."""
-        for name in ("before", "after"):
-            if getattr(self, name) < 0:
-                raise UserError(name, getattr(self, name), "is negative", "give 0 or more")
 
 
 def examples(stats: FeatureStats, store: Store, settings: ContextSettings | None = None) -> list[list[dict[str, Any]]]:

@@ -25,35 +25,14 @@ from suture.activations.moments import Moments
 from suture.activations.store import Store
 from suture.dictionary.codes import Codes, union
 from suture.dictionary.dictionary import Dictionary
-from suture.dictionary.imputation import Imputation, Missing, checking_documents
+from suture.dictionary.imputation import Imputation, checking_documents
 from suture.errors import UserError
 from suture.features import refit
 from suture.features.activity import Cofiring, Firing, TopRows, firing, mean_cofiring, top_rows
 from suture.features.mapped import mapped_cosines
+from suture.features.settings import StatsSettings
 from suture.features.together import Together
 from suture.uncertainty import hashed_rank
-
-
-@dataclass(frozen=True, kw_only=True)
-class StatsSettings:
-    """How the pass over the rows is made."""
-
-    n_top: int = 10
-    """Top examples kept per feature."""
-    n_per_document: int = 2
-    """At most so many of a feature's top examples come from one document."""
-    n_groups: int = 50
-    """Groups of documents that the bootstrap draws; fewer where there are fewer documents."""
-    batch_rows: int = 4096
-    """Rows encoded at a time."""
-    missing: Missing = "impute"
-    """What stands in for the other models in a crosscoder's codes from one model alone."""
-
-    def __post_init__(self) -> None:
-        """Raise UserError for settings without meaning."""
-        for name in ("n_top", "n_per_document", "n_groups", "batch_rows"):
-            if getattr(self, name) < 1:
-                raise UserError(name, getattr(self, name), "is less than 1", "give a positive number")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,6 +32,7 @@ from suture.dictionary.dictionary import Dictionary
 from suture.errors import UserError
 from suture.features.table import FeatureTable
 from suture.interventions.paired import PairedBatch, PairedText
+from suture.interventions.settings import CausalSettings
 from suture.interventions.splice import refuse_null
 from suture.labels import DEAD, OPEN, SHARED
 from suture.lm.load import LanguageModel
@@ -50,28 +51,6 @@ MIN_POSITIONS = 20
 Verdict = Literal["confirms", "contradicts", "undecided"]
 OnProgress = Callable[[int, int], None]
 """Gets (batches done, batches in all)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CausalSettings:
-    """What is watched."""
-
-    n_documents: int = 128
-    """Documents at most. Two dozen left three of five shared features undecided, two hundred none (measured)."""
-    block: int = 128
-    """Longest piece of text, in tokens, that a model sees at once."""
-    n_draws: int = 500
-    """Bootstrap draws of documents."""
-    seed: int = 0
-    """Of the draws and of the control's features."""
-
-    def __post_init__(self) -> None:
-        """Raise UserError for settings without meaning."""
-        for name in ("n_documents", "block"):
-            if getattr(self, name) < 1:
-                raise UserError(name, getattr(self, name), "is less than 1", "give a positive number")
-        if self.n_draws < 20:
-            raise UserError("n_draws", self.n_draws, "is too few for an interval", "use 500")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,7 @@ from suture.activations.space import are_null
 from suture.dictionary.dictionary import Dictionary
 from suture.errors import UserError
 from suture.interventions.paired import PairedBatch, PairedText, scored_documents
+from suture.interventions.settings import SpliceSettings
 from suture.lm.load import LanguageModel
 from suture.pipeline import artifact
 from suture.pipeline.result import read_typed
@@ -30,22 +31,6 @@ RESULT = "splice.json"
 CLEAN, SPLICED, MEAN = "clean", "spliced", "mean"
 OnProgress = Callable[[int, int], None]
 """Gets (batches done, batches in all)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SpliceSettings:
-    """What the loss is measured on."""
-
-    n_documents: int = 64
-    """Documents at most."""
-    block: int = 128
-    """Longest piece of text, in tokens, that a model sees at once."""
-
-    def __post_init__(self) -> None:
-        """Raise UserError for settings without meaning."""
-        for name in ("n_documents", "block"):
-            if getattr(self, name) < 1:
-                raise UserError(name, getattr(self, name), "is less than 1", "give a positive number")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,8 @@ from string import ascii_uppercase
 
 from suture.dictionary.dictionary import Dictionary
 from suture.features.table import FeatureTable
-from suture.interventions.splice import SplicedModel, SpliceSettings, spliced_losses
-from suture.interventions.steer.effect import SteerSettings
+from suture.interventions.settings import SpliceSettings, SteerSettings
+from suture.interventions.splice import SplicedModel, spliced_losses
 from suture.interventions.steer.steer import heldout_documents, steer, texts_of
 from suture.lm.load import LanguageModel
 from suture.studies.demo import features_to_steer

@@ -15,8 +15,8 @@ from string import ascii_uppercase
 from typing import Any
 
 from suture.activations.settings import View
-from suture.features.describe import FeatureSettings, features
-from suture.features.stats import StatsSettings
+from suture.features.describe import features
+from suture.features.settings import FeatureSettings, StatsSettings
 from suture.features.table import FeatureTable
 from suture.pipeline import artifact
 from suture.planted.generator import PlantedModels

@@ -25,9 +25,11 @@ from suture.activations.settings import View
 from suture.activations.store import Store
 from suture.dictionary.design import Design, Sparsity
 from suture.errors import UserError
-from suture.features.describe import FeatureSettings, features
+from suture.features.describe import features
+from suture.features.settings import FeatureSettings
 from suture.features.table import FeatureTable
-from suture.interventions.steer.effect import Effect, SteerSettings
+from suture.interventions.settings import SteerSettings
+from suture.interventions.steer.effect import Effect
 from suture.interventions.steer.steer import heldout_documents, steer, texts_of
 from suture.lm.corpus import open_corpus
 from suture.lm.generate import samples

@@ -7,7 +7,8 @@ from torch.nn import functional as fn
 from interventions.conftest import FEATURES, PROMOTED, PROMPTS, SENTENCES
 from suture.errors import ArtifactError, UserError
 from suture.interventions.edits import sparing_first, steer
-from suture.interventions.steer.effect import Effect, SteerSettings
+from suture.interventions.settings import SteerSettings
+from suture.interventions.steer.effect import Effect
 from suture.interventions.steer.effects import steer_effect, steer_many
 from suture.lm.generate import generate
 from suture.lm.hooks import edit as editing

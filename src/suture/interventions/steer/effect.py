@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from suture.errors import UserError
+from suture.interventions.settings import SteerSettings
 from suture.pipeline import artifact
 from suture.pipeline.result import read_typed
 from suture.uncertainty import Interval
@@ -17,59 +16,6 @@ FILE = "effects.json"
 
 Weighted = tuple[tuple[str, float], ...]
 """Vocabulary entries with their mean change of log-probability in nats, the largest change first."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SteerSettings:
-    """How steering is measured; every field decides the result and is saved with it."""
-
-    strengths: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 4.0)
-    """Multiples alpha of the feature's 99.9 % activation that are added along its own direction."""
-    reference: float = 1.0
-    """The strength, one of `strengths`, at which promoted tokens, targets and agreement are taken."""
-    kl_budget: float = 0.1
-    """Efficiency is the effect at the strength where KL on neutral text is this many nats per token."""
-    n_random: int = 3
-    """Random directions of the same raw norm, the control."""
-    n_mismatched: int = 4
-    """Other features that agreement is compared with."""
-    n_targets: int = 10
-    """Tokens in the target set, and in the anti-target set, where none are given."""
-    n_top: int = 10
-    """Promoted and suppressed tokens listed."""
-    n_generation_prompts: int = 1
-    """The first so many prompts are continued at every strength."""
-    max_new_tokens: int = 30
-    """Length of a continuation."""
-    temperature: float = 0.0
-    """Of the continuations; 0 takes the most probable token."""
-    block: int = 128
-    """Neutral texts are cut into pieces of at most this many tokens, the beginning-of-sequence token not counted."""
-    batch_tokens: int = 2048
-    """Tokens in one forward pass; fewer where the vocabulary is large."""
-    n_draws: int = 1000
-    """Bootstrap draws behind each interval."""
-    seed: int = 0
-    """Of the random directions, mismatched features, prompt halves, bootstrap and sampling."""
-
-    def __post_init__(self) -> None:
-        if not self.strengths or not all(isfinite(s) for s in self.strengths):
-            raise UserError("strengths", self.strengths, "must be numbers", "give for example 0.5,1,2,4")
-        if len(set(self.strengths)) < len(self.strengths):
-            raise UserError("strengths", self.strengths, "repeats one", "give each strength once")
-        if self.reference not in self.strengths:
-            raise UserError("reference", self.reference, f"is not among {self.strengths}", "add it to the strengths")
-        if self.reference == 0:
-            raise UserError("reference", self.reference, "is no steering at all", "give another strength")
-        if not self.kl_budget > 0:
-            raise UserError("kl_budget", self.kl_budget, "must be above 0", "give for example 0.1")
-        if not self.temperature >= 0:
-            raise UserError("temperature", self.temperature, "must be 0 or above", "give for example 0")
-        least = {"n_targets": 1, "n_top": 1, "block": 2, "batch_tokens": 1, "n_draws": 10, "n_random": 0}
-        least |= {"n_mismatched": 0, "n_generation_prompts": 0, "max_new_tokens": 1}
-        for name, low in least.items():
-            if getattr(self, name) < low:
-                raise UserError(name, getattr(self, name), f"must be {low} or above", "give a larger number")
 
 
 @dataclass(frozen=True, kw_only=True)

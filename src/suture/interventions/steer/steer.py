@@ -16,7 +16,8 @@ from suture.dictionary.dictionary import Dictionary
 from suture.dictionary.rows import order_seed
 from suture.errors import ArtifactError, UserError
 from suture.features.table import FeatureTable
-from suture.interventions.steer.effect import Effect, SteerSettings
+from suture.interventions.settings import SteerSettings
+from suture.interventions.steer.effect import Effect
 from suture.interventions.steer.effects import steer_many
 from suture.interventions.steer.subject import OnProgress
 from suture.lm.load import LanguageModel

@@ -19,7 +19,7 @@ from suture.dictionary.dictionary import Dictionary
 from suture.errors import UserError
 from suture.interventions import measures
 from suture.interventions.edits import steer
-from suture.interventions.steer.effect import SteerSettings
+from suture.interventions.settings import SteerSettings
 from suture.interventions.steer.probe import Probe
 from suture.lm.vocabulary import text_index, text_log_probs
 

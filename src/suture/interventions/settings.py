@@ -1,0 +1,84 @@
+"""Settings of splicing, ablating and steering: what text is read, what is watched, and how strongly is steered."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from suture.errors import UserError
+from suture.pipeline.settings import Count, Limits, Option, Positive, Seed, Weight, check
+
+Number = Annotated[int, Limits(0)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpliceSettings:
+    """What the loss is measured on."""
+
+    n_documents: Annotated[Count, Option("documents")] = 64
+    """Documents of text at most."""
+    block: Count = 128
+    """Longest piece of text, in tokens, that a model sees at once."""
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CausalSettings:
+    """What is watched."""
+
+    n_documents: Annotated[Count, Option("documents")] = 128
+    """Documents of text at most; two dozen left three of five shared features undecided, two hundred none."""
+    block: Count = 128
+    """Longest piece of text, in tokens, that a model sees at once."""
+    n_draws: Annotated[int, Limits(20, problem="is too few for an interval", fix="use 500"), Option("draws")] = 500
+    """Bootstrap draws of documents."""
+    seed: Seed = 0
+    """Of the draws and of the control's features."""
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SteerSettings:
+    """How steering is measured; every field decides the result and is saved with it."""
+
+    strengths: Annotated[tuple[float, ...], Option("strength")] = (0.25, 0.5, 1.0, 2.0, 4.0)
+    """Multiple of the feature's 99.9 % activation that is added along its own direction."""
+    reference: Annotated[float, Option("reference")] = 1.0
+    """The strength at which promoted tokens, targets and agreement are taken; the first where 1 is none of them."""
+    kl_budget: Positive = 0.1
+    """Efficiency is the effect at the strength where KL on neutral text is this many nats per token."""
+    n_random: Annotated[Number, Option("random")] = 3
+    """Random directions of the same raw norm, the control."""
+    n_mismatched: Annotated[Number, Option("mismatched")] = 4
+    """Other features that agreement is compared with."""
+    n_targets: Annotated[Count, Option("targets")] = 10
+    """Tokens in the target set, and in the anti-target set, where none are given."""
+    n_top: Annotated[Count, Option("top")] = 10
+    """Promoted and suppressed tokens listed."""
+    n_generation_prompts: Annotated[Number, Option("continued")] = 1
+    """The first so many prompts are continued at every strength."""
+    max_new_tokens: Annotated[Count, Option("new-tokens")] = 30
+    """Length of the continuations, in tokens."""
+    temperature: Weight = 0.0
+    """Of the continuations; 0 takes the most probable token."""
+    block: Annotated[int, Limits(2)] = 128
+    """Neutral texts are cut into pieces of at most this many tokens, the beginning-of-sequence token not counted."""
+    batch_tokens: Count = 2048
+    """Tokens in one forward pass; fewer where the vocabulary is large."""
+    n_draws: Annotated[int, Limits(10), Option("draws")] = 1000
+    """Bootstrap draws behind each interval."""
+    seed: Seed = 0
+    """Of the random directions, mismatched features, prompt halves, bootstrap and sampling."""
+
+    def __post_init__(self) -> None:
+        check(self)
+        if not self.strengths:
+            raise UserError("strength", self.strengths, "must be numbers", "give for example 0.5, 1, 2 and 4")
+        if len(set(self.strengths)) < len(self.strengths):
+            raise UserError("strength", self.strengths, "repeats one", "give each strength once")
+        if self.reference not in self.strengths:
+            raise UserError("reference", self.reference, f"is not among {self.strengths}", "add it to the strengths")
+        if self.reference == 0:
+            raise UserError("strength", self.reference, "is no steering at all", "give another strength")
