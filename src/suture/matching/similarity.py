@@ -139,12 +139,23 @@ def canonical_correlations(a: Float[Tensor, "row p"], b: Float[Tensor, "row q"])
     return torch.linalg.svdvals(a.T @ b).clamp(0, 1)
 
 
-def document_shift(documents: Int[Tensor, "row"], generator: np.random.Generator) -> Int[Tensor, "row"]:
-    """Rows moved round by some length beyond every document, so that nothing belongs together and runs stay runs."""
-    n, longest = len(documents), int(torch.unique(documents, return_counts=True)[1].max())
-    low, high = longest + 1, n - longest
-    assert low < high, "documents too long to be shifted"
-    return (torch.arange(n) + int(generator.integers(low, high))) % n
+def documents_dealt(documents: Int[Tensor, "row"], generator: np.random.Generator) -> Int[Tensor, "row"]:
+    """Documents in another order, each whole and in step: all have as many rows (`even_rows`).
+
+    Moving all rows round instead leaves documents straddling those of the other side, and a third of grids without
+    anything in common then pass at 5 % (measured on runs of 8 rows).
+    """
+    n = int(torch.unique(documents).numel())
+    assert len(documents) % n == 0, "as many rows of every document"
+    places = torch.arange(len(documents)).view(n, -1)
+    return places[torch.from_numpy(generator.permutation(n))].flatten()
+
+
+def even_rows(documents: Int[Tensor, "row"], per_document: int) -> Int[Tensor, "chosen"]:
+    """The first rows of every document that has so many; documents ascend."""
+    _, inverse, counts = torch.unique(documents, return_inverse=True, return_counts=True)
+    within = torch.arange(len(documents)) - (counts.cumsum(0) - counts)[inverse]
+    return torch.nonzero((within < per_document) & (counts[inverse] >= per_document))[:, 0]
 
 
 def within_tokens(tokens: Int[Tensor, "row"], generator: np.random.Generator) -> Int[Tensor, "row"]:
