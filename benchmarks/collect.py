@@ -37,7 +37,8 @@ from suture.activations.collect import collect
 from suture.activations.rows import group_by_length, plan_rows
 from suture.activations.shards import write_store
 from suture.activations.windows import State, windows
-from suture.dictionary.design import Design, Sparsity
+from suture.dictionary.activation import Sparsity
+from suture.dictionary.design import Design
 from suture.lm.corpus import open_corpus
 from suture.lm.hookpoints import resolve
 from suture.lm.hooks import record_at

@@ -28,9 +28,10 @@ from torch.nn import functional
 
 from suture.activations.batches import Batch
 from suture.activations.space import Space
-from suture.dictionary.design import Design, Sparsity
+from suture.dictionary.activation import Sparsity
+from suture.dictionary.design import Design
 from suture.dictionary.dictionary import Dictionary
-from suture.dictionary.kernels import resolve_precision
+from suture.dictionary.kernels.select import resolve_precision
 from suture.training.settings import Objective
 from suture.training.step import TrainingState
 

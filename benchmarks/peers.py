@@ -247,8 +247,9 @@ def suture(job: Job, batches: Iterator[Any], grid: Any = None) -> Model:
 
     from suture.activations.batches import Batch
     from suture.activations.shards import write_store
-    from suture.dictionary.design import Design, Sparsity
-    from suture.dictionary.kernels import resolve_precision
+    from suture.dictionary.activation import Sparsity
+    from suture.dictionary.design import Design
+    from suture.dictionary.kernels.select import resolve_precision
     from suture.parallel import ALONE
     from suture.training.settings import Objective
     from suture.training.start import data_statistics, new_dictionary
@@ -283,7 +284,7 @@ def product(job: Job, dtype: str) -> Model:
     """The one dense product that no exact step can avoid, in the row chunks that suture uses."""
     import torch
 
-    from suture.dictionary.kernels import CHUNK_ELEMENTS
+    from suture.dictionary.kernels.select import CHUNK_ELEMENTS
 
     W = torch.randn(job.n_features, job.width).to(getattr(torch, dtype))
     n_rows = max(64, CHUNK_ELEMENTS // job.n_features)

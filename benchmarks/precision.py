@@ -26,7 +26,8 @@ from typing import Literal
 import torch
 from results import bf16_units, circumstances, table, write_section
 
-from suture.dictionary.design import Design, Sparsity
+from suture.dictionary.activation import Sparsity
+from suture.dictionary.design import Design
 from suture.planted.generator import PlantedModels
 from suture.planted.scores import cosines, joint_directions, recovery
 from suture.planted.settings import PlantedSettings

@@ -34,7 +34,8 @@ from suture.studies.intervals import mean_interval
 
 from suture.activations.batches import split_rows
 from suture.activations.store import Store
-from suture.dictionary.design import Design, Sparsity
+from suture.dictionary.activation import Sparsity
+from suture.dictionary.design import Design
 from suture.dictionary.dictionary import Dictionary
 from suture.features.classify import Labels, classify, point_shares
 from suture.features.describe import whole_documents

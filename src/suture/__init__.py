@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from suture.activations.collect import collect
     from suture.activations.store import Store
     from suture.activations.stream import Stream
+    from suture.dictionary.activation import Sparsity
     from suture.dictionary.codes import Codes
-    from suture.dictionary.design import Design, Sparsity
+    from suture.dictionary.design import Design
     from suture.dictionary.dictionary import Dictionary
     from suture.errors import UserError
     from suture.estimate.estimate import Estimate, estimate
@@ -46,7 +47,7 @@ _HOMES = {
     "Design": "dictionary.design",
     "Dictionary": "dictionary.dictionary",
     "Objective": "training.settings",
-    "Sparsity": "dictionary.design",
+    "Sparsity": "dictionary.activation",
     "TrainSettings": "training.settings",
     "train": "training.train",
     "train_many": "training.train",

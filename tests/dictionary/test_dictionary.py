@@ -1,12 +1,14 @@
 """Laws of the dictionary: saving and folding change nothing, a code comes from the models that are there."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 
 from suture.activations.space import Space
-from suture.dictionary.design import Design, DesignKind, Sparsity, SparsityKind
+from suture.dictionary.activation import Sparsity, SparsityKind
+from suture.dictionary.design import Design, DesignKind
 from suture.dictionary.dictionary import Codes, Dictionary
 from suture.errors import ArtifactError, UserError
 from suture.training.start import pooled_mean
@@ -39,7 +41,7 @@ DESIGNS: list[tuple[DesignKind, bool]] = [
 
 
 @pytest.mark.parametrize(("kind", "flag"), DESIGNS)
-@pytest.mark.parametrize("sparsity", ["topk", "batchtopk", "relu+l1", "jumprelu"])
+@pytest.mark.parametrize("sparsity", get_args(SparsityKind))
 def test_save_and_load_is_identity(kind: DesignKind, flag: bool, sparsity: SparsityKind, tmp_path: Path) -> None:
     dictionary = a_dictionary(kind, sparsity, flag=flag)
     dictionary.save(tmp_path / "d")
@@ -52,7 +54,7 @@ def test_save_and_load_is_identity(kind: DesignKind, flag: bool, sparsity: Spars
 
 
 @pytest.mark.parametrize("kind", ["sae", "crosscoder", "universal", "pooled"])
-@pytest.mark.parametrize("sparsity", ["topk", "jumprelu"])
+@pytest.mark.parametrize("sparsity", ["topk", "jumprelu", "gated"])
 def test_fold_leaves_codes_and_outputs_unchanged(kind: DesignKind, sparsity: SparsityKind) -> None:
     dictionary = a_dictionary(kind, sparsity, scales=(2.0, 2.0) if kind == "pooled" else (2.0, 0.5))
     folded = dictionary.fold()

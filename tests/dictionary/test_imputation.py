@@ -10,11 +10,11 @@ from torch import Tensor
 from suture.activations.null import random_rotation, self_pair
 from suture.activations.shards import write_store
 from suture.activations.store import Store
+from suture.dictionary.activation import Sparsity
 from suture.dictionary.design import Design
 from suture.dictionary.dictionary import Dictionary
 from suture.dictionary.evaluate import evaluate
 from suture.dictionary.imputation import PENALTIES, Imputation, checking_documents
-from suture.dictionary.sparsity import Sparsity
 from suture.errors import UserError
 from suture.training.settings import TrainSettings
 from suture.training.train import train

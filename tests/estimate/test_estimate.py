@@ -40,6 +40,7 @@ SPACES = (12, 20)
 SHAPES = {
     "crosscoder": {"features": 48, "k": 4},
     "learned threshold": {"features": 32, "sparsity": "jumprelu"},
+    "gated": {"features": 32, "sparsity": "gated"},
     "pooled with a flag": {"features": 40, "k": 3, "design": "pooled", "flag": True},
 }
 

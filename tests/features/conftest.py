@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from suture.activations.store import Store
-from suture.dictionary.design import Design, Sparsity
+from suture.dictionary.activation import Sparsity
+from suture.dictionary.design import Design
 from suture.dictionary.dictionary import Dictionary
 from suture.features.settings import StatsSettings
 from suture.features.stats import FeatureStats, describe

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from features.conftest import random_dictionary
 from suture.activations.store import Store
-from suture.dictionary.design import Design, Sparsity
+from suture.dictionary.activation import Sparsity
+from suture.dictionary.design import Design
 from suture.dictionary.dictionary import Dictionary
 from suture.errors import UserError
 from suture.features import classify as rule

@@ -10,7 +10,8 @@ import torch
 from features.conftest import random_dictionary
 from suture.activations.null import self_pair
 from suture.activations.store import Store
-from suture.dictionary.design import Design, Sparsity
+from suture.dictionary.activation import Sparsity
+from suture.dictionary.design import Design
 from suture.dictionary.rows import matching_view, whole_documents
 from suture.errors import ArtifactError, UserError
 from suture.features.describe import (

@@ -7,7 +7,8 @@ import torch
 
 from lm.families import WIDTH, tiny_family
 from suture.activations.space import Space
-from suture.dictionary.design import Design, Sparsity
+from suture.dictionary.activation import Sparsity
+from suture.dictionary.design import Design
 from suture.dictionary.dictionary import Dictionary
 from suture.errors import UserError
 from suture.features.promoted import NOTHING, opened_first, promoted, promoted_by_running

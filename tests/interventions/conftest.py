@@ -7,7 +7,8 @@ import torch
 
 from own_copy import own_copy
 from suture.activations.space import Space
-from suture.dictionary.design import Design, Sparsity
+from suture.dictionary.activation import Sparsity
+from suture.dictionary.design import Design
 from suture.dictionary.dictionary import Dictionary
 from suture.lm.create import LMShape, new_lm, train_tokenizer
 from suture.lm.load import LanguageModel

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from interventions.conftest import SENTENCES, known_dictionary, language_model
 from suture.activations.space import Copy, Space
-from suture.dictionary.design import Design, Sparsity
+from suture.dictionary.activation import Sparsity
+from suture.dictionary.design import Design
 from suture.dictionary.dictionary import Codes, Dictionary
 from suture.errors import UserError
 from suture.interventions.paired import PairedText

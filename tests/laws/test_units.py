@@ -9,7 +9,8 @@ from torch import Tensor
 
 from suture.activations.shards import write_store
 from suture.activations.store import Store
-from suture.dictionary.design import Design, Sparsity
+from suture.dictionary.activation import Sparsity
+from suture.dictionary.design import Design
 from suture.dictionary.dictionary import Dictionary
 from suture.dictionary.evaluate import evaluate
 from suture.features.classify import Labels, classify

@@ -9,9 +9,9 @@ import torch
 
 from suture.activations.shards import write_store
 from suture.activations.store import Store
+from suture.dictionary.activation import Sparsity
 from suture.dictionary.design import Design
 from suture.dictionary.dictionary import Dictionary
-from suture.dictionary.sparsity import Sparsity
 from suture.errors import ArtifactError, UserError
 from suture.matching.match import Matching, match
 from suture.matching.settings import MatchSettings

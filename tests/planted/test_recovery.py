@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from suture.dictionary.design import Design, Sparsity
+from suture.dictionary.activation import Sparsity
+from suture.dictionary.design import Design
 from suture.dictionary.dictionary import Dictionary
 from suture.planted.generator import PlantedModels
 from suture.planted.scores import PlantedScores, cosines, decoder_share, score_dictionary

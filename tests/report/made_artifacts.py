@@ -14,10 +14,10 @@ from suture.activations.shards import Rows, ShardWriter, write_index
 from suture.activations.space import Copy, Space
 from suture.activations.store import Alignment
 from suture.activations.view import View
+from suture.dictionary.activation import Sparsity
 from suture.dictionary.design import Design
 from suture.dictionary.dictionary import Dictionary
 from suture.dictionary.evaluate import Evaluation
-from suture.dictionary.sparsity import Sparsity
 from suture.features.clusters import TwoClusters
 from suture.features.settings import FeatureSettings
 from suture.features.table import FeatureTable

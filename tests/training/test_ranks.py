@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from suture.activations.store import Store
-from suture.dictionary.design import Design, Sparsity
+from suture.dictionary.activation import Sparsity
+from suture.dictionary.design import Design
 from suture.dictionary.dictionary import Dictionary
 from suture.parallel import grid
 from suture.pipeline import artifact
@@ -54,6 +55,7 @@ def cases() -> dict[str, TrainSettings]:
         "batchtopk": case("crosscoder", "batchtopk", "per_model", dedicated=True),
         "relu": case("universal", "relu+l1", "l2norm"),
         "jumprelu": case("pooled", "jumprelu", "joint", flag=True),
+        "gated": case("crosscoder", "gated", "per_model", dropout=0.2),
     }
 
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from suture.activations.batches import Batch
 from suture.activations.space import Space
-from suture.dictionary.design import Design, Sparsity
+from suture.dictionary.activation import Sparsity
+from suture.dictionary.design import Design
 from suture.dictionary.dictionary import Dictionary
 from suture.training.settings import Objective
 from suture.training.step import TrainingState
@@ -61,7 +62,7 @@ def dense_loss(state: TrainingState, x: Tensor, available: Tensor | None, model:
         f = f * (f * norms.detach() >= cut)
     elif d.sparsity.kind == "jumprelu":
         # values and gates with the straight-through gradient of 2407.14435, written as differences of plain terms
-        threshold, width = state.log_threshold.exp(), d.sparsity.bandwidth
+        threshold, width = state.own["log_threshold"].exp(), d.sparsity.bandwidth
         on = (pre > threshold).double()
         near = ((pre - threshold).abs() < width / 2).double() / width
         moving = threshold - threshold.detach()
@@ -70,17 +71,14 @@ def dense_loss(state: TrainingState, x: Tensor, available: Tensor | None, model:
         terms["l0"] = o.l0 * gates.sum() / ROWS
     elif d.sparsity.kind == "relu+l1":
         terms["l1"] = o.l1 * (f * norms).sum() / ROWS / state.variance.sum().sqrt()
+    elif d.sparsity.kind == "gated":
+        gate, linear = f, pre - d.b_enc
+        f = (pre > 0) * (state.own["log_gain"].exp() * linear + state.own["magnitude_bias"]).relu()
+        terms["l1"] = o.l1 * gate.sum() / ROWS / state.variance.sum().sqrt()
+        frozen = (x - gate @ d.W_dec.detach() - d.b_dec.detach()) * own
+        terms["gate"] = dense_reconstruction(state, frozen, model)
     error = (x - f @ d.W_dec - d.b_dec) * own
-    per_space = torch.stack([e.square().sum(1) for e in error.split(d.cuts, 1)], 1)
-    if model is not None and o.loss == "per_model":
-        terms["reconstruction"] = (per_space[:, 0] / state.variance[model]).mean()
-    else:
-        variance = state.variance if model is None else state.variance.mean().unsqueeze(0)
-        terms["reconstruction"] = {
-            "joint": per_space.sum() / ROWS / variance.sum(),
-            "per_model": (per_space / variance).mean(),
-            "l2norm": (per_space + 1e-12).sqrt().sum(1).mean() / variance.sqrt().sum(),
-        }[o.loss]
+    terms["reconstruction"] = dense_reconstruction(state, error, model)
     dead = state.dead.nonzero().squeeze(1)
     if dead.numel() and o.aux:
         k_aux = min(o.k_aux or d.width // 2, dead.numel())
@@ -89,6 +87,19 @@ def dense_loss(state: TrainingState, x: Tensor, available: Tensor | None, model:
         e = error.detach()
         terms["aux"] = o.aux * (e - dead_f @ d.W_dec[dead]).square().sum() / e.square().sum()
     return terms
+
+
+def dense_reconstruction(state: TrainingState, error: Tensor, model: Tensor | None) -> Tensor:
+    loss = state.objective.loss
+    per_space = torch.stack([e.square().sum(1) for e in error.split(state.dictionary.cuts, 1)], 1)
+    if model is not None and loss == "per_model":
+        return (per_space[:, 0] / state.variance[model]).mean()
+    variance = state.variance if model is None else state.variance.mean().unsqueeze(0)
+    return {
+        "joint": per_space.sum() / ROWS / variance.sum(),
+        "per_model": (per_space / variance).mean(),
+        "l2norm": (per_space + 1e-12).sqrt().sum(1).mean() / variance.sqrt().sum(),
+    }[loss]
 
 
 def gradients(state: TrainingState, monkeypatch: pytest.MonkeyPatch, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
@@ -115,6 +126,8 @@ CASES = [
     *[("universal", "topk", "per_model", aux) for aux in (False, True)],
     *[("sae", s, "joint", True) for s in ("topk", "batchtopk", "relu+l1")],
     *[(kind, "jumprelu", "joint", True) for kind in ("sae", "crosscoder", "pooled+flag", "universal")],
+    *[(kind, "gated", "joint", True) for kind in ("sae", "crosscoder", "pooled+flag", "pooled+zeros", "universal")],
+    *[("crosscoder", "gated", loss, False) for loss in ("joint", "per_model", "l2norm")],
 ]  # fmt: skip
 WITHIN = {torch.float64: 1e-9, torch.float32: 1e-5}
 

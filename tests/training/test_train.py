@@ -17,7 +17,8 @@ from suture.activations.batches import batches, split_rows
 from suture.activations.settings import View
 from suture.activations.space import Copy, are_null
 from suture.activations.store import Store
-from suture.dictionary.design import Design, DesignKind, Sparsity, SparsityKind
+from suture.dictionary.activation import Sparsity, SparsityKind
+from suture.dictionary.design import Design, DesignKind
 from suture.dictionary.dictionary import Dictionary
 from suture.dictionary.evaluate import evaluate
 from suture.errors import NumericalError, UserError
@@ -69,6 +70,7 @@ def test_a_crosscoder_recovers_planted_concepts_and_whose_they_are(store: Store,
     [
         ("sae", "topk", 0.2), ("pooled", "topk", 0.35), ("universal", "topk", 0.45), ("crosscoder", "batchtopk", 0.2),
         ("crosscoder", "jumprelu", 0.2), ("crosscoder", "relu+l1", 0.2),
+        ("crosscoder", "gated", 0.2), ("sae", "gated", 0.2),
     ],
 )  # fmt: skip
 def test_every_design_and_sparsity_explains_planted_rows(

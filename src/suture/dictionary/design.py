@@ -4,38 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
+from suture.dictionary.activation import Sparsity
 from suture.errors import UserError
-from suture.pipeline.settings import Count, Option, Positive, Share, check
+from suture.pipeline.settings import Count, Option, Share, check
 
 DesignKind = Literal["sae", "crosscoder", "pooled", "universal"]
 Pad = Literal["native", "zeros"]
-SparsityKind = Literal["topk", "batchtopk", "relu+l1", "jumprelu"]
 Missing = Literal["impute", "zero"]
 """What stands in for a missing model: its rows as the map has them, or nothing."""
 Precision = Literal["auto", "float32", "bfloat16"]
 """Of the one dense product; the chosen features and their values are those of float32 either way."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sparsity:
-    """What keeps codes sparse."""
-
-    kind: Annotated[SparsityKind, Option("sparsity")] = "topk"
-    """What keeps codes sparse."""
-    k: Count = 32
-    """Active features of a row (topk) or of the average row (batchtopk); unused by the others."""
-    bandwidth: Positive = 0.5
-    """Width of the window around a jumprelu threshold through which its gradient flows, in units of pre-activation."""
-    initial_threshold: Positive = 0.5
-    """Where jumprelu thresholds start, in units of pre-activation."""
-
-    def __post_init__(self) -> None:
-        check(self)
-
-    @property
-    def selects_k(self) -> bool:
-        """Whether k decides how many features are active."""
-        return self.kind in ("topk", "batchtopk")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,12 +26,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from suture.activations.space import Space, spaces_from_json
-from suture.dictionary import kernels
+from suture.dictionary.activation import Sparsity
 from suture.dictionary.codes import Codes
-from suture.dictionary.design import Design, Missing, Precision, Sparsity
+from suture.dictionary.design import Design, Missing, Precision
 from suture.dictionary.imputation import Imputation
-from suture.dictionary.kernels import Chunks
-from suture.dictionary.sparsity import select_inference
+from suture.dictionary.kernels import select, sparse
+from suture.dictionary.kernels.select import Chunks
 from suture.errors import ArtifactError, UserError
 from suture.parallel import ALONE, Grid
 from suture.pipeline import artifact
@@ -75,7 +75,7 @@ class Dictionary(nn.Module):
 
     Weights, with D the sum of the widths (`pooled`: the largest) and D_in the same (plus one per space with a flag):
     W_enc [feature, D_in], W_dec [feature, D] (a decoder row is a feature's direction), b_enc [feature], b_dec [D],
-    center [D], threshold [feature].
+    center [D], threshold [feature], and what a kind of sparsity adds (`own_weights`).
     """
 
     center: Tensor
@@ -107,6 +107,8 @@ class Dictionary(nn.Module):
         self.W_dec = nn.Parameter(torch.zeros(F, D))
         self.b_enc = nn.Parameter(torch.zeros(F))
         self.b_dec = nn.Parameter(torch.zeros(D))
+        for name in design.sparsity.activation.weights:
+            self.register_parameter(name, nn.Parameter(torch.zeros(F)))
         self.register_buffer("center", torch.zeros(D))
         self.register_buffer("threshold", torch.zeros(F))
 
@@ -122,6 +124,11 @@ class Dictionary(nn.Module):
     @property
     def sparsity(self) -> Sparsity:
         return self.design.sparsity
+
+    @property
+    def own_weights(self) -> dict[str, Tensor]:
+        """What only its kind of sparsity has, a number per feature, by name."""
+        return {name: self.get_parameter(name) for name in self.sparsity.activation.weights}
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -207,7 +214,7 @@ class Dictionary(nn.Module):
 
     def chunks(self, encoder_input: Float[Tensor, "row D_in"], buffer: Float[Tensor, "entry"] | None = None) -> Chunks:
         """The pre-activations, a chunk of rows at a time."""
-        return Chunks(encoder_input, self.W_enc.detach(), self.b_enc.detach(), self.precision, buffer)
+        return Chunks(encoder_input, self.W_enc.detach(), self.b_enc.detach(), self.precision, buffer, self.grid)
 
     @torch.no_grad()
     def encode(
@@ -232,12 +239,8 @@ class Dictionary(nn.Module):
         """
         if available is not None and (missing or self.missing) == "impute":
             x, available = self.imputed(x, available), None
-        selection = select_inference(
-            self.chunks(self.encoder_input(x, available=available, model=model)),
-            self.sparsity,
-            self.threshold,
-            self.grid,
-        )
+        chunks = self.chunks(self.encoder_input(x, available=available, model=model))
+        selection = self.sparsity.activation.use(chunks, self)
         codes = Codes(selection.pattern, selection.pre)
         positive = codes.value > 0
         return codes if bool(positive.all()) else codes.kept(positive)
@@ -245,7 +248,7 @@ class Dictionary(nn.Module):
     @torch.no_grad()
     def decode(self, codes: Codes) -> Float[Tensor, "row D"]:
         """The rows that the codes stand for, in scaled units."""
-        own = kernels.decode(codes.value, self.W_dec, codes.pattern)
+        own = sparse.decode(codes.value, self.W_dec, codes.pattern)
         return self.grid.features.add_up(own) + self.b_dec
 
     def imputed(
@@ -399,7 +402,7 @@ class Dictionary(nn.Module):
         path = Path(path)
         artifact.open_artifact(path, stage=STAGE, setting="dictionary")
         dictionary = Dictionary.read(path)
-        dictionary.precision = kernels.resolve_precision(precision, torch.device(device))
+        dictionary.precision = select.resolve_precision(precision, torch.device(device))
         return dictionary.to(device).requires_grad_(requires_grad=False)
 
     @staticmethod

@@ -26,7 +26,7 @@ from suture.activations.rows import plan_rows
 from suture.activations.settings import CollectSettings
 from suture.activations.store import STORAGE, Store
 from suture.activations.view import seen
-from suture.dictionary.kernels import resolve_precision
+from suture.dictionary.kernels.select import resolve_precision
 from suture.errors import UserError
 from suture.estimate import sizes
 from suture.estimate.machine import existing, free_disk, free_memory

@@ -33,7 +33,7 @@ from suture.activations.store import Store
 from suture.activations.view import seen
 from suture.dictionary.dictionary import Dictionary
 from suture.dictionary.evaluate import evaluate
-from suture.dictionary.kernels import resolve_precision
+from suture.dictionary.kernels.select import resolve_precision
 from suture.estimate.machine import held_bytes, peak_bytes, reset_peak
 from suture.estimate.sizes import DEAD_SHARE
 from suture.lm.corpus import FOLDER_SUFFIXES, RECORD_SUFFIXES, Corpus

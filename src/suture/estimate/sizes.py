@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 from suture.activations.store import STORAGE, Precision
 from suture.dictionary.design import Design
-from suture.dictionary.kernels import CHUNK_ELEMENTS
+from suture.dictionary.kernels.select import CHUNK_ELEMENTS
 from suture.training.checkpoint import KEPT
 from suture.training.settings import TrainSettings
 
@@ -59,12 +59,15 @@ class Shape:
     """D: of a row that is reconstructed."""
     width_in: int
     """Of a row that meets the encoder."""
-    learned_threshold: bool
+    n_own: int
+    """Trained numbers of a feature that only its kind of sparsity has."""
+    n_kept: int
+    """Of those, numbers that stay with the dictionary."""
 
     @property
     def per_feature(self) -> int:
         """Trained numbers of a feature."""
-        return self.width_in + self.width + 1 + self.learned_threshold
+        return self.width_in + self.width + 1 + self.n_own
 
     @property
     def trained(self) -> int:
@@ -79,17 +82,18 @@ def shape_of(design: Design, widths: Sequence[int]) -> Shape:
         n_features=design.n_features,
         width=width,
         width_in=width + (len(widths) if design.flag else 0),
-        learned_threshold=design.sparsity.kind == "jumprelu",
+        n_own=design.sparsity.activation.n_own,
+        n_kept=len(design.sparsity.activation.weights),
     )
 
 
 def weights_bytes(shape: Shape) -> int:
     """A dictionary on disk: encoder, decoder, encoder bias and threshold per feature, decoder bias and centre.
 
-    >>> weights_bytes(Shape(n_features=8, width=3, width_in=3, learned_threshold=False))
+    >>> weights_bytes(Shape(n_features=8, width=3, width_in=3, n_own=0, n_kept=0))
     280
     """
-    return FLOAT * (shape.n_features * (shape.width_in + shape.width + 2) + 2 * shape.width)
+    return FLOAT * (shape.n_features * (shape.width_in + shape.width + 2 + shape.n_kept) + 2 * shape.width)
 
 
 def checkpoint_bytes(shape: Shape) -> int:

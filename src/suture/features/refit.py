@@ -30,7 +30,7 @@ from torch import Tensor
 from suture.activations.store import Store
 from suture.dictionary.codes import Codes
 from suture.dictionary.dictionary import Dictionary
-from suture.dictionary.kernels import transpose_times
+from suture.dictionary.kernels.sparse import transpose_times
 
 
 @dataclass

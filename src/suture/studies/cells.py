@@ -139,7 +139,7 @@ def _run(cell: Cell, folder: Path, rows: Rows, options: dict[str, Any], tell: Te
         return _Trained(found=of_separate(saes, store, described), options=options)
     settings = replace(settings, view=rows.view)
     trials: list[Trial] = []
-    if settings.design.sparsity.kind == "relu+l1":
+    if settings.design.sparsity.activation.price == "l1":
         settings, trials = _train_to_l0(folder, settings, rows, show)
         options = options | {"l1": settings.objective.l1}
     else:

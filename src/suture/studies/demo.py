@@ -23,7 +23,8 @@ import torch
 from suture.activations.collect import collect
 from suture.activations.settings import View
 from suture.activations.store import Store
-from suture.dictionary.design import Design, Sparsity
+from suture.dictionary.activation import Sparsity
+from suture.dictionary.design import Design
 from suture.errors import UserError
 from suture.features.describe import features
 from suture.features.settings import FeatureSettings

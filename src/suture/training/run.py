@@ -31,7 +31,7 @@ from suture.activations.batches import Batch
 from suture.dictionary.dictionary import STAGE
 from suture.dictionary.evaluate import evaluate
 from suture.dictionary.imputation import Imputation
-from suture.dictionary.kernels import resolve_precision
+from suture.dictionary.kernels.select import resolve_precision
 from suture.errors import DiskSpaceError, NumericalError, UserError
 from suture.parallel import ALONE, Grid, local_device
 from suture.pipeline import artifact

@@ -19,9 +19,6 @@ from suture.parallel import ALONE, Grid
 STATISTICS_ROWS = 32_768
 """Rows from which mean and variance are taken: their error is below 1 % of a standard deviation."""
 
-SMALL_NORM = 0.1
-"""Decoder norm at the start where the norms are free (`relu+l1`)."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class DataStatistics:
@@ -62,7 +59,7 @@ def new_dictionary(
     dictionary = Dictionary(spaces, design, flag_scale=flag_scale, grid=grid)
     padded = design.pad == "zeros"
     mean = statistics.mean if design.joint else pooled_mean(statistics.mean, dictionary.widths, padded=padded)
-    owned = owned_columns(dictionary)
+    owned, activation = owned_columns(dictionary), design.sparsity.activation
     with torch.no_grad():
         # every rank draws all features, so that the same seed starts the same dictionary however it is split
         W = torch.randn(design.n_features, dictionary.width, generator=seeds.generator("start weights", seed))
@@ -70,15 +67,13 @@ def new_dictionary(
         if owned is not None:
             W *= owned
         W /= W.norm(dim=1, keepdim=True)
-        if design.sparsity.kind == "relu+l1":
-            W *= SMALL_NORM
+        W *= activation.start_norm
         dictionary.W_dec.copy_(W)
         # the code is the MEAN over models: times their number, it starts as <x, d> of the concatenation
         dictionary.W_enc[:, : dictionary.width] = W * (dictionary.n_spaces if design.joint else 1)
         dictionary.b_dec.copy_(mean)
         dictionary.center.copy_(mean)
-        if design.sparsity.kind == "jumprelu":
-            dictionary.threshold.fill_(design.sparsity.initial_threshold)
+        dictionary.threshold.fill_(activation.start_threshold(design.sparsity))
     return dictionary
 
 

@@ -20,19 +20,20 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from suture.activations.batches import Batch
-from suture.dictionary import kernels
+from suture.dictionary.activation import Sparsity
 from suture.dictionary.codes import Pattern
 from suture.dictionary.dictionary import Dictionary
-from suture.dictionary.kernels import Chunks, RowGradient
-from suture.dictionary.sparsity import Selection, select_training, top_k_rows
+from suture.dictionary.kernels import select, sparse
+from suture.dictionary.kernels.select import Chunks, Selection
+from suture.dictionary.kernels.sparse import RowGradient
 from suture.training import objective
 from suture.training.adam import Adam
 from suture.training.objective import Terms
 from suture.training.settings import Objective
 from suture.training.start import owned_columns, tie
 
-FEATURE_ROWS = ("W_enc", "W_dec", "b_enc", "log_threshold", "silent")
-"""What has a row for every feature, and so is split where features are."""
+FEATURE_ROWS = ("W_enc", "W_dec", "b_enc", "silent")
+"""What has a row for every feature, and so is split where features are; besides, a kind of sparsity's own weights."""
 
 PRICES = ("l1", "l0")
 """Terms that each rank sums over its own features; the others are the same on all that see the same rows."""
@@ -70,7 +71,7 @@ class _Gradients:
     enc: RowGradient = field(default_factory=RowGradient)
     dec: RowGradient = field(default_factory=RowGradient)
     norm: Tensor | None = None
-    """`relu+l1`: sum_m ||d_i^m|| of every feature, as a leaf of its own."""
+    """sum_m ||d_i^m|| of every feature, as a leaf of its own, where the loss has a price on it."""
 
 
 class TrainingState:
@@ -85,11 +86,12 @@ class TrainingState:
         owned = owned_columns(dictionary)
         self.owned = None if owned is None else owned.to(device)
         self.parameters = dict(dictionary.named_parameters())
-        if dictionary.sparsity.kind == "jumprelu":
-            self.log_threshold = torch.nn.Parameter(dictionary.threshold.log())
-            self.parameters["log_threshold"] = self.log_threshold
+        self.activation = dictionary.sparsity.activation
+        learned = {name: torch.nn.Parameter(start(dictionary)) for name, start in self.activation.learned.items()}
+        self.parameters |= learned
+        self.own = dictionary.own_weights | learned
         self.adam = Adam(self.parameters)
-        self._buffer = kernels.chunk_buffer(dictionary.W_enc.detach(), dictionary.precision)
+        self._buffer = select.chunk_buffer(dictionary.W_enc.detach(), dictionary.precision)
 
     @property
     def dead(self) -> Bool[Tensor, "feature"]:
@@ -128,14 +130,10 @@ class TrainingState:
 
     def _select(self, encoder_input: Tensor, k: float) -> Selection:
         dictionary = self.dictionary
-        sparsity = dictionary.sparsity
-        weight = dictionary.decoder_norms().sum(-1) if sparsity.kind == "batchtopk" else None
-        threshold = self.log_threshold.detach().exp() if sparsity.kind == "jumprelu" else dictionary.threshold
-        chunks = dictionary.chunks(encoder_input, self._buffer)
-        selection = select_training(chunks, sparsity, k=k, score_weight=weight, threshold=threshold, grid=self.grid)
+        selection = self.activation.choose(dictionary.chunks(encoder_input, self._buffer), dictionary, self.own, k)
         if selection.cutoff is not None:
             # while k comes down the cut-off rises: remembering lower ones would leave too many features active
-            memory = CUTOFF_MEMORY if bool(self.cutoff > 0) and k <= sparsity.k else 0.0
+            memory = CUTOFF_MEMORY if bool(self.cutoff > 0) and k <= dictionary.sparsity.k else 0.0
             self.cutoff.mul_(memory).add_((1 - memory) * selection.cutoff)
         return selection
 
@@ -151,27 +149,24 @@ class TrainingState:
 
         The terms are this rank's share: those of all rows add up to the loss of the whole batch.
         """
-        dictionary, settings, pattern = self.dictionary, self.objective, selection.pattern
-        n_rows = x.shape[0] * self.grid.data.size
-        bias = kernels.per_feature(dictionary.b_enc, pattern)
+        dictionary, pattern = self.dictionary, selection.pattern
+        bias = sparse.per_feature(dictionary.b_enc, pattern)
         known = selection.pre - bias.detach()
-        pre = kernels.preactivations(encoder_input, dictionary.W_enc, pattern, known, gradients.enc) + bias
-        terms: Terms = {}
-        if dictionary.sparsity.kind == "jumprelu":
-            threshold = kernels.per_feature(self.log_threshold.exp(), pattern)
-            values, gates = objective.jump_relu(pre, threshold, dictionary.sparsity.bandwidth)
-            terms["l0"] = settings.l0 * gates.sum() / n_rows
-        else:
-            values = pre.relu()
-        decoded = self.grid.features.sum(kernels.decode(values, dictionary.W_dec, pattern, gradients.dec))
-        mask = self._own_columns(model) if model is not None and dictionary.masks_padding else None
-        squared, error = objective.squared_errors(decoded, dictionary.b_dec, x, dictionary.cuts, mask)
-        terms["reconstruction"] = self._reconstruction(squared, model) / self.grid.data.size
-        if dictionary.sparsity.kind == "relu+l1":
-            gradients.norm = dictionary.decoder_norms().sum(-1).requires_grad_()
-            price = values * kernels.per_feature(gradients.norm, pattern)
-            terms["l1"] = settings.l1 * objective.l1_penalty(price, n_rows, self.variance)
-        return terms, values, squared.detach(), error
+        linear = sparse.preactivations(encoder_input, dictionary.W_enc, pattern, known, gradients.enc)
+        pairs = _Pairs(state=self, pattern=pattern, linear=linear, pre=linear + bias, x=x, model=model, left=gradients)
+        values, terms = self.activation.learn(pairs)
+        decoded = self.grid.features.sum(sparse.decode(values, dictionary.W_dec, pattern, gradients.dec))
+        squared, error = self.errors(decoded, dictionary.b_dec, x, model)
+        return {"reconstruction": self.reconstruction(squared, model), **terms}, values, squared.detach(), error
+
+    def errors(self, decoded: Tensor, b_dec: Tensor, x: Tensor, model: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(squared error of every row in every space, error), nothing where a row has no columns."""
+        mask = self._own_columns(model) if model is not None and self.dictionary.masks_padding else None
+        return objective.squared_errors(decoded, b_dec, x, self.dictionary.cuts, mask)
+
+    def reconstruction(self, squared: Tensor, model: Tensor | None) -> Tensor:
+        """This rank's share of the reconstruction's loss."""
+        return self._reconstruction(squared, model) / self.grid.data.size
 
     def _reconstruction(self, squared: Tensor, model: Tensor | None) -> Tensor:
         loss = self.objective.loss
@@ -205,13 +200,12 @@ class TrainingState:
         first = -(grid.data.rank * n_rows) % stride  # the same rows of the batch, however it is split
         encoder_input, error = encoder_input[first::stride].contiguous(), error[first::stride].contiguous()
         with torch.no_grad():
-            chosen = top_k_rows(
-                Chunks(encoder_input, dictionary.W_enc[dead], dictionary.b_enc[dead]), k_aux, grid.features
-            ).pattern
+            chunks = Chunks(encoder_input, dictionary.W_enc[dead], dictionary.b_enc[dead], grid=grid)
+            chosen = chunks.top_k(k_aux).pattern
             pattern = Pattern(chosen.crow, dead[chosen.feature.long()].to(torch.int32), dictionary.W_enc.shape[0])
-        pre = kernels.preactivations(encoder_input, dictionary.W_enc, pattern, into=gradients.enc)
-        pre = pre + kernels.per_feature(dictionary.b_enc, pattern)
-        revived = kernels.decode(objective.revive(pre), dictionary.W_dec, pattern, gradients.dec)
+        pre = sparse.preactivations(encoder_input, dictionary.W_enc, pattern, into=gradients.enc)
+        pre = pre + sparse.per_feature(dictionary.b_enc, pattern)
+        revived = sparse.decode(objective.revive(pre), dictionary.W_dec, pattern, gradients.dec)
         energy = grid.data.add_up(error.square().sum())
         return objective.auxiliary(error, grid.features.sum(revived), energy)
 
@@ -223,7 +217,7 @@ class TrainingState:
             rows = slice(first, min(first + size, W_enc.shape[0]))
             self._adam("W_dec", self._decoder_gradient(gradients, rows), learning_rate, rows)
             self._adam("W_enc", self._encoder_gradient(gradients, rows), learning_rate, rows)
-            if self._unit_norm:
+            if not self.activation.free_norms:
                 W_dec[rows] /= W_dec[rows].norm(dim=1, keepdim=True).clamp_min(1e-12)
         for name, parameter in self.parameters.items():
             if name not in ("W_enc", "W_dec"):
@@ -231,11 +225,6 @@ class TrainingState:
                 gradient = self.grid.data.add_up(parameter.grad)
                 self._adam(name, gradient, learning_rate, slice(0, parameter.shape[0]))
         self.adam.steps += 1
-
-    @property
-    def _unit_norm(self) -> bool:
-        """Whether decoder rows keep norm 1; an L1 penalty prices their norms instead."""
-        return self.dictionary.sparsity.kind != "relu+l1"
 
     def _decoder_gradient(self, gradients: _Gradients, rows: slice) -> Tensor:
         dictionary = self.dictionary
@@ -249,7 +238,7 @@ class TrainingState:
         if self.owned is not None:
             gradient *= self.owned[rows]
         tie(dictionary, gradient, rows)
-        if self._unit_norm:
+        if not self.activation.free_norms:  # a price on norms keeps them short; otherwise they stay 1
             along = torch.linalg.vecdot(gradient, W).unsqueeze(1)
             gradient.addcmul_(W, along, value=-1.0)
         return gradient
@@ -287,21 +276,21 @@ class TrainingState:
     @torch.no_grad()
     def finish_thresholds(self) -> None:
         """Put the learned cut-offs where `encode` looks for them."""
-        dictionary = self.dictionary
-        if dictionary.sparsity.kind == "jumprelu":
-            dictionary.threshold.copy_(self.log_threshold.exp())
-        if dictionary.sparsity.kind == "batchtopk":
-            weight = dictionary.decoder_norms().sum(-1).clamp_min(1e-12)
-            dictionary.threshold.copy_(float(self.cutoff) / weight)
+        if self.activation.thresholds is not None:
+            found = self.activation.thresholds(self.dictionary, self.own, float(self.cutoff))
+            self.dictionary.threshold.copy_(found)
 
     def per_feature(self) -> dict[str, Tensor]:
         """What the next step depends on that has a row for every own feature."""
-        return {name: t for name, t in self._tensors().items() if name.split(".")[-1] in FEATURE_ROWS}
+        return {name: t for name, t in self._tensors().items() if self._is_per_feature(name)}
 
     def common(self) -> dict[str, Tensor]:
         """What the next step depends on besides: the same on every rank."""
-        out = {name: t for name, t in self._tensors().items() if name.split(".")[-1] not in FEATURE_ROWS}
+        out = {name: t for name, t in self._tensors().items() if not self._is_per_feature(name)}
         return out | {"steps": torch.tensor(self.adam.steps)}
+
+    def _is_per_feature(self, name: str) -> bool:
+        return name.split(".")[-1] in (*FEATURE_ROWS, *self.own)
 
     def _tensors(self) -> dict[str, Tensor]:
         """Live tensors, under names that end in what they are of."""
@@ -316,3 +305,52 @@ class TrainingState:
         self.adam.steps = int(common["steps"])
         for name, tensor in self._tensors().items():
             tensor.copy_((per_feature if name in per_feature else common)[name])
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pairs:
+    """The active pairs of a step, as a kind of sparsity sees them (`activation.Learning`)."""
+
+    state: TrainingState
+    pattern: Pattern
+    linear: Float[Tensor, "active"]
+    pre: Float[Tensor, "active"]
+    x: Float[Tensor, "row D"]
+    model: Tensor | None
+    left: _Gradients
+
+    @property
+    def sparsity(self) -> Sparsity:
+        return self.state.dictionary.sparsity
+
+    @property
+    def own(self) -> dict[str, Tensor]:
+        return self.state.own
+
+    @property
+    def n_rows(self) -> int:
+        """Of the whole batch."""
+        return self.x.shape[0] * self.state.grid.data.size
+
+    def per_feature(self, vector: Float[Tensor, "feature"]) -> Float[Tensor, "active"]:
+        return sparse.per_feature(vector, self.pattern)
+
+    def jump(self, threshold: Float[Tensor, "active"]) -> tuple[Float[Tensor, "active"], Float[Tensor, "active"]]:
+        return objective.jump_relu(self.pre, threshold, self.sparsity.bandwidth)
+
+    def priced(self, amount: Float[Tensor, "active"], *, by_norm: bool) -> Float[Tensor, ""]:
+        if by_norm:
+            self.left.norm = self.state.dictionary.decoder_norms().sum(-1).requires_grad_()
+            amount = amount * self.per_feature(self.left.norm)
+        return self.state.objective.l1 * objective.l1_penalty(amount, self.n_rows, self.state.variance)
+
+    def counted(self, amount: Float[Tensor, "active"]) -> Float[Tensor, ""]:
+        return self.state.objective.l0 * amount.sum() / self.n_rows
+
+    def rebuilt(self, amount: Float[Tensor, "active"]) -> Float[Tensor, ""]:
+        state, dictionary = self.state, self.state.dictionary
+        # the decoder's gradient of this product is left where nobody looks
+        own = sparse.decode(amount, dictionary.W_dec.detach(), self.pattern, RowGradient())
+        decoded = state.grid.features.sum(own)
+        squared, _ = state.errors(decoded, dictionary.b_dec.detach(), self.x, self.model)
+        return state.reconstruction(squared, self.model)

@@ -1,4 +1,4 @@
-"""Triton kernels for CUDA tensors: the choice of what is active and the sparse products, equal in meaning to `kernels`.
+"""Triton kernels for CUDA tensors: the choice of what is active and the sparse products, equal in meaning to torch's.
 
 1. `top_k`: a first kernel reads a row once and keeps, of the maxima of its groups, the k largest; a second one picks
    the k largest among the members of those groups. The k-th largest of a block is found by bisection on the bits of

@@ -20,18 +20,19 @@ from torch.nn import functional
 
 from suture.activations.batches import Batch
 from suture.activations.space import Space
-from suture.dictionary import triton_kernels
-from suture.dictionary.design import Design, Sparsity, SparsityKind
+from suture.dictionary.activation import Sparsity, SparsityKind
+from suture.dictionary.design import Design
 from suture.dictionary.dictionary import Dictionary
+from suture.dictionary.kernels import gpu
 from suture.training.settings import Objective
 from suture.training.step import TrainingState
 
 DTYPES = (torch.float32, torch.bfloat16)
-DEVICE = torch.device("cuda" if torch.cuda.is_available() and not triton_kernels.INTERPRETED else "cpu")
-RUNS_HERE = triton_kernels.available(DEVICE)
+DEVICE = torch.device("cuda" if torch.cuda.is_available() and not gpu.INTERPRETED else "cpu")
+RUNS_HERE = gpu.available(DEVICE)
 few = settings(max_examples=8, deadline=None, derandomize=True)
 
-needs_triton = pytest.mark.skipif(triton_kernels.triton is None, reason="triton is not installed")
+needs_triton = pytest.mark.skipif(gpu.triton is None, reason="triton is not installed")
 
 
 def drawn(seed: int) -> torch.Generator:
@@ -68,19 +69,19 @@ class TestAgainstTorch:
     @given(st.integers(1, 700), st.integers(1, 60), st.sampled_from(DTYPES), st.integers(0, 99))
     def test_top_k_of_any_shape(self, n_features: int, k: int, dtype: torch.dtype, seed: int) -> None:
         pre = normal(3, n_features, seed=seed, dtype=dtype)
-        assert_best(pre, triton_kernels.top_k(pre, min(k, n_features)))
+        assert_best(pre, gpu.top_k(pre, min(k, n_features)))
 
     @pytest.mark.parametrize("dtype", DTYPES)
     @pytest.mark.parametrize(("n_features", "k"), [(16_384, 72), (73_728, 108), (5001, 40), (64, 64), (1, 1)])
     def test_top_k_of_the_shapes_of_trainings(self, n_features: int, k: int, dtype: torch.dtype) -> None:
         pre = normal(2, n_features, dtype=dtype)
-        assert_best(pre, triton_kernels.top_k(pre, k))
+        assert_best(pre, gpu.top_k(pre, k))
 
     @pytest.mark.parametrize("dtype", DTYPES)
     def test_top_k_with_ties_everywhere(self, dtype: torch.dtype) -> None:
         few_values = integers(3, 4 * 999).view(4, 999).to(dtype) - 1
         few_values[1] = 0
-        assert_best(few_values, triton_kernels.top_k(few_values, 50))
+        assert_best(few_values, gpu.top_k(few_values, 50))
 
     @pytest.mark.parametrize("dtype", DTYPES)
     def test_top_k_of_values_that_are_negative_or_infinite(self, dtype: torch.dtype) -> None:
@@ -89,27 +90,27 @@ class TestAgainstTorch:
         pre[1, ::7] = torch.inf
         pre[2] = -torch.inf
         pre[3, :5] = torch.finfo(dtype).tiny
-        assert_best(pre, triton_kernels.top_k(pre, 90))
-        assert_best(pre, triton_kernels.top_k(pre, 110))
+        assert_best(pre, gpu.top_k(pre, 90))
+        assert_best(pre, gpu.top_k(pre, 110))
 
     @pytest.mark.parametrize("dtype", DTYPES)
     @pytest.mark.parametrize("sign", [1, -1])
     def test_top_k_takes_nan_after_every_number(self, dtype: torch.dtype, sign: int) -> None:
         pre = torch.full((2, 300), -torch.inf, dtype=dtype, device=DEVICE)
         pre[:, ::3] = torch.tensor(torch.nan).copysign(torch.tensor(float(sign)))
-        chosen = triton_kernels.top_k(pre, 200)
+        chosen = gpu.top_k(pre, 200)
         assert not pre.gather(1, chosen.long()).isnan().any()
-        assert len(set(triton_kernels.top_k(pre, 250)[0].tolist())) == 250
+        assert len(set(gpu.top_k(pre, 250)[0].tolist())) == 250
 
     def test_top_k_of_a_view_reads_the_view(self) -> None:
         whole = normal(6, 400)
         for view in (whole[1::2, 30:300], whole.t()[:3]):
-            assert_best(view, triton_kernels.top_k(view, 5))
+            assert_best(view, gpu.top_k(view, 5))
 
     def test_top_k_of_more_than_the_registers_hold(self) -> None:
         pre = normal(2, 40_000)
-        assert triton_kernels.grouping_of(40_000, 9000) is None
-        assert_best(pre, triton_kernels.top_k(pre, 9000))
+        assert gpu.grouping_of(40_000, 9000) is None
+        assert_best(pre, gpu.top_k(pre, 9000))
 
     @few
     @given(st.integers(1, 9000), st.sampled_from(DTYPES), st.floats(-2, 3), st.integers(0, 99))
@@ -118,14 +119,14 @@ class TestAgainstTorch:
         pre[1] = -torch.inf
         pre[2, ::5] = torch.nan
         bar = normal(n_features, seed=seed + 1) * 0.1 + height
-        crow, feature = triton_kernels.above(pre, bar)
+        crow, feature = gpu.above(pre, bar)
         mask = pre > bar.to(dtype)
         assert torch.equal(feature.long(), mask.nonzero()[:, 1])
         assert torch.equal(crow.diff().long(), mask.sum(1))
 
     def test_above_of_no_rows_or_of_nothing_above(self) -> None:
         for pre in (normal(0, 7), -normal(4, 7).abs()):
-            crow, feature = triton_kernels.above(pre, torch.zeros(7, device=DEVICE))
+            crow, feature = gpu.above(pre, torch.zeros(7, device=DEVICE))
             assert feature.numel() == 0
             assert torch.equal(crow, torch.zeros(pre.shape[0] + 1, dtype=torch.int32, device=DEVICE))
 
@@ -145,16 +146,16 @@ class TestAgainstTorch:
         wanted = functional.embedding_bag(
             index, table.double(), begins, mode="sum", per_sample_weights=weight.double(), include_last_offset=True
         )
-        found = triton_kernels.gather_sum(begins, index, weight, table)
+        found = gpu.gather_sum(begins, index, weight, table)
         assert found.dtype == torch.float32
         torch.testing.assert_close(found.double(), wanted, atol=1e-4, rtol=1e-5)
-        assert torch.equal(triton_kernels.gather_sum(begins, index, weight, table), found)
-        if max(sizes) <= triton_kernels.LONGEST_BAG:
-            assert torch.equal(triton_kernels.gather_sum(begins, index, weight, table, longest=max(sizes)), found)
+        assert torch.equal(gpu.gather_sum(begins, index, weight, table), found)
+        if max(sizes) <= gpu.LONGEST_BAG:
+            assert torch.equal(gpu.gather_sum(begins, index, weight, table, longest=max(sizes)), found)
 
     def test_gather_sum_of_one_very_long_bag_among_empty_ones(self) -> None:
         index, weight, table = integers(50, 20_000), normal(20_000), normal(50, 40)
-        found = triton_kernels.gather_sum(begins_of([0, 0, 20_000, 0]), index, weight, table)
+        found = gpu.gather_sum(begins_of([0, 0, 20_000, 0]), index, weight, table)
         counts = torch.zeros(50, dtype=torch.float64, device=DEVICE).index_add_(0, index, weight.double())
         assert torch.equal(found[[0, 1, 3]], torch.zeros(3, 40, device=DEVICE))
         torch.testing.assert_close(found[2].double(), counts @ table.double(), atol=1e-3, rtol=1e-5)
@@ -172,7 +173,7 @@ class TestAgainstTorch:
     ) -> None:
         row, feature = integers(7, n, seed=seed), integers(31, n, seed=seed + 1)
         left, right = normal(7, width, seed=2, dtype=left_dtype), normal(31, width, seed=3, dtype=right_dtype)
-        found = triton_kernels.sampled_product(row, feature, left, right)
+        found = gpu.sampled_product(row, feature, left, right)
         wanted = (left.double()[row.long()] * right.double()[feature.long()]).sum(1)
         assert found.dtype == torch.float32
         torch.testing.assert_close(found.double(), wanted, atol=1e-4, rtol=1e-5)
@@ -180,14 +181,14 @@ class TestAgainstTorch:
     def test_a_bag_of_no_entries_never_reads_the_table(self) -> None:
         table = torch.full((3, 8), torch.nan, device=DEVICE)
         none = integers(1, 0)
-        found = triton_kernels.gather_sum(begins_of([0, 0]), none, normal(0), table)
+        found = gpu.gather_sum(begins_of([0, 0]), none, normal(0), table)
         assert torch.equal(found, torch.zeros(2, 8, device=DEVICE))
 
     @pytest.mark.parametrize("kind", ["topk", "batchtopk"])
     def test_training_steps_are_those_of_torch(self, kind: SparsityKind, monkeypatch: pytest.MonkeyPatch) -> None:
         """AuxK at work, through `TrainingState`, with the kernels and without them."""
         own = self.trained(kind)
-        monkeypatch.setattr(triton_kernels, "handles", lambda *_: False)
+        monkeypatch.setattr(gpu, "handles", lambda *_: False)
         for name, reference in self.trained(kind).items():
             torch.testing.assert_close(own[name], reference, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
 
@@ -207,12 +208,12 @@ class TestAgainstTorch:
         return {name: tensor.detach().clone() for name, tensor in state.per_feature().items()}
 
     def test_double_precision_is_left_to_torch(self) -> None:
-        assert triton_kernels.handles(normal(2), normal(2, dtype=torch.bfloat16))
-        assert not triton_kernels.handles(normal(2), normal(2, dtype=torch.float64))
+        assert gpu.handles(normal(2), normal(2, dtype=torch.bfloat16))
+        assert not gpu.handles(normal(2), normal(2, dtype=torch.float64))
 
 
 @needs_triton
-@pytest.mark.skipif(triton_kernels.INTERPRETED, reason="this is the interpreter")
+@pytest.mark.skipif(gpu.INTERPRETED, reason="this is the interpreter")
 def test_the_kernels_agree_with_torch_in_the_interpreter() -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", "TestAgainstTorch"]
     environment = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
@@ -226,28 +227,28 @@ def test_the_kernels_agree_with_torch_in_the_interpreter() -> None:
 def test_without_triton_the_module_loads_and_says_that_nothing_is_available() -> None:
     code = (
         "import sys; sys.modules['triton'] = None\n"
-        "import torch; from suture.dictionary import triton_kernels as t\n"
+        "import torch; from suture.dictionary.kernels import gpu as t\n"
         "assert not t.available(torch.device('cuda')) and not t.handles(torch.zeros(1))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_nothing_is_available_on_a_cpu() -> None:
-    assert triton_kernels.available(torch.device("cpu")) is triton_kernels.INTERPRETED
+    assert gpu.available(torch.device("cpu")) is gpu.INTERPRETED
 
 
 @pytest.mark.parametrize("k", [1, 16, 72, 108, 700])
 @pytest.mark.parametrize("n_features", [1, 100, 16_384, 73_728, 131_072, 1_000_003])
 def test_a_grouping_holds_every_entry_and_every_member(n_features: int, k: int) -> None:
-    grouping = triton_kernels.grouping_of(n_features, min(k, n_features))
+    grouping = gpu.grouping_of(n_features, min(k, n_features))
     if grouping is None:
-        most_groups = triton_kernels.LARGEST_BLOCK // triton_kernels.RUN
-        assert k * (n_features / most_groups + triton_kernels.RUN) > triton_kernels.LARGEST_BLOCK
+        most_groups = gpu.LARGEST_BLOCK // gpu.RUN
+        assert k * (n_features / most_groups + gpu.RUN) > gpu.LARGEST_BLOCK
         return
-    assert grouping.n_groups * grouping.depth * triton_kernels.RUN >= n_features
-    assert min(k, n_features) * grouping.depth * triton_kernels.RUN <= grouping.n_members
+    assert grouping.n_groups * grouping.depth * gpu.RUN >= n_features
+    assert min(k, n_features) * grouping.depth * gpu.RUN <= grouping.n_members
     assert min(k, n_features) <= grouping.n_groups
-    assert max(grouping.n_groups, grouping.n_members) <= triton_kernels.LARGEST_BLOCK
+    assert max(grouping.n_groups, grouping.n_members) <= gpu.LARGEST_BLOCK
 
 
 # --- compiling without a GPU ----------------------------------------------------------------------------------------
@@ -278,19 +279,19 @@ class Recorder:
 
 def recorded(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, width: int, n_features: int, k: int) -> list[Any]:
     """Every launch that a training of this shape makes, by kernel: (kernel, values, options)."""
-    recorders = [Recorder(getattr(triton_kernels, name)) for name in KERNELS]
+    recorders = [Recorder(getattr(gpu, name)) for name in KERNELS]
     for name, recorder in zip(KERNELS, recorders, strict=True):
-        monkeypatch.setattr(triton_kernels, name, recorder)
+        monkeypatch.setattr(gpu, name, recorder)
     pre = torch.zeros(2, n_features, dtype=dtype)
-    triton_kernels.top_k(pre, k)
+    gpu.top_k(pre, k)
     monkeypatch.setattr(torch.Tensor, "__int__", lambda _: 8)  # the counts that nobody has written
-    triton_kernels.above(pre, torch.zeros(n_features))
+    gpu.above(pre, torch.zeros(n_features))
     monkeypatch.undo()
     for name, recorder in zip(KERNELS, recorders, strict=True):
-        monkeypatch.setattr(triton_kernels, name, recorder)
+        monkeypatch.setattr(gpu, name, recorder)
     table, index = torch.zeros(16, width, dtype=dtype), torch.zeros(2048, dtype=torch.int32)
-    triton_kernels.gather_sum(torch.tensor([0, 2048], dtype=torch.int32), index, torch.zeros(2048), table)
-    triton_kernels.sampled_product(index, index, table, table)
+    gpu.gather_sum(torch.tensor([0, 2048], dtype=torch.int32), index, torch.zeros(2048), table)
+    gpu.sampled_product(index, index, table, table)
     monkeypatch.undo()
     return [(r.kernel, *launch) for r in recorders for launch in r.launches]
 
@@ -320,7 +321,7 @@ def compiled(kernel: Any, values: tuple[Any, ...], options: dict[str, Any], capa
 
 def nvidia_tools() -> Path:
     """The folder of ptxas and cuobjdump in Triton's wheel."""
-    return Path(triton_kernels.triton.__file__).parent / "backends" / "nvidia" / "bin"
+    return Path(gpu.triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 
 def resources(cubin: bytes, folder: Path) -> dict[str, int]:
@@ -337,7 +338,7 @@ def resources(cubin: bytes, folder: Path) -> dict[str, int]:
 
 @needs_triton
 @pytest.mark.slow
-@pytest.mark.skipif(triton_kernels.INTERPRETED, reason="the interpreter compiles nothing")
+@pytest.mark.skipif(gpu.INTERPRETED, reason="the interpreter compiles nothing")
 @pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize(
     ("dtype", "width", "n_features", "k"),
