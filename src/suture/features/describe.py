@@ -30,18 +30,18 @@ from suture.errors import UserError
 from suture.features.classify import Labels, classify
 from suture.features.clusters import two_clusters
 from suture.features.columns import Evidence, measured
-from suture.features.examples import examples
+from suture.features.examples import Elsewhere, examples, search_store
 from suture.features.promoted import Side, opened_first, promoted
 from suture.features.settings import FeatureSettings
 from suture.features.stats import FeatureStats, describe
-from suture.features.table import STAGE, FeatureTable
+from suture.features.table import STAGE, FeatureTable, LeftOut
 from suture.lm.load import LanguageModel
 from suture.pipeline import artifact
 
 OnProgress = Callable[[str, int, int], None]
 """Gets (phase, rows done, rows in all)."""
 N_TEXTS = 32
-"""Held-out documents at whose positions promoted tokens are found."""
+"""Documents at whose positions promoted tokens are found."""
 
 
 def features(
@@ -84,6 +84,7 @@ def features(
             dictionary, view, rows, discovery_rows=discovery, settings=settings.stats, on_progress=on_progress
         )  # 2
         labels = classify(stats, settings.labels)  # 3
+        elsewhere = search_store(dictionary, view, settings.choice, on_progress)
         specs, columns = measured(Evidence(stats=stats, labels=labels, dictionary=dictionary))
         table = FeatureTable(
             models=stats.models,
@@ -91,10 +92,13 @@ def features(
             reasons=labels.reason,
             columns=columns,
             specs=specs,
-            examples=examples(stats, view, settings.context),
+            examples=examples(
+                stats, view, settings.context, choice=settings.choice, elsewhere=elsewhere, seed=settings.labels.seed
+            ),
             logits=_promoted(dictionary, lms, view, stats, labels, settings) if lms is not None else [],
             summary=_evaluation(dictionary_path, training, dictionary, view, settings.n_rows)
-            | _summary(dictionary, stats, labels, discovery=discovery, null=null),
+            | _summary(dictionary, stats, labels, discovery=discovery, null=null)
+            | {"examples": asdict(_left_out(stats, settings, elsewhere))},
         )
         table.write(draft.folder)
     return table
@@ -121,6 +125,17 @@ def chosen_rows(
     return kept, whole_documents(store.documents, train, max(len(kept), 1))
 
 
+def _left_out(stats: FeatureStats, settings: FeatureSettings, elsewhere: Elsewhere | None) -> LeftOut:
+    """What the strongest examples leave out, in numbers."""
+    stronger = elsewhere.besides(stats)[0].unique() if elsewhere is not None else []
+    return LeftOut(
+        n_per_document=settings.stats.n_per_document,
+        n_rows_described=stats.n_rows,
+        n_rows_searched=elsewhere.n_rows if elsewhere is not None else 0,
+        n_features_stronger_elsewhere=len(stronger),
+    )
+
+
 def _promoted(
     dictionary: Dictionary,
     lms: Sequence[LanguageModel],
@@ -129,7 +144,7 @@ def _promoted(
     labels: Labels,
     settings: FeatureSettings,
 ) -> list[list[Side]]:
-    """The tokens that features promote, at positions of held-out documents."""
+    """The tokens that features promote, at positions of documents described."""
     documents = store.documents[stats.rows].unique()[:N_TEXTS].tolist()
     return promoted(
         dictionary,

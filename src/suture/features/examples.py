@@ -1,13 +1,15 @@
-"""A feature's strongest examples with the text around them, and the codes there from each model's side.
+"""A feature's examples with the text around them, and the codes there from each model's side.
 
-1. Around each top row, the neighbouring rows of the same document (rows are text positions in order).
+1. Around each chosen row (`chosen` says which), the neighbouring rows of the same document, in the order of the text.
 2. A row's text runs from the end of the row before it: tokens that only some models end there merge into it.
 3. Per model, the codes of these rows from that model alone; besides, the code of all models together. All are looked up
-   among the kept non-zeros.
+   among the kept non-zeros. Around a row that was not described only its own are known, and the others shown as 0.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -18,30 +20,59 @@ from torch import Tensor
 
 from suture.activations.store import Store
 from suture.dictionary.codes import Codes
-from suture.features.settings import ContextSettings
+from suture.dictionary.dictionary import Dictionary
+from suture.features.chosen import STORE, TOP, Encoded, drawn, encoded, strongest_in_store
+from suture.features.settings import ChoiceSettings, ContextSettings
 from suture.features.stats import FeatureStats
 
 
-def examples(stats: FeatureStats, store: Store, settings: ContextSettings | None = None) -> list[list[dict[str, Any]]]:
-    """Per feature its top examples, best first, in the shape of examples.json.
+def examples(
+    stats: FeatureStats,
+    store: Store,
+    settings: ContextSettings | None = None,
+    *,
+    choice: ChoiceSettings | None = None,
+    elsewhere: Elsewhere | None = None,
+    seed: int = 0,
+) -> list[list[dict[str, Any]]]:
+    """Per feature its examples in the shape of examples.json: the strongest, best first, then others.
 
-    An example is {"value", "document", "row", "joint": [code per token], "sides": per model {"tokens", "values",
-    "peak"}}; `peak` is the example's own row in `tokens`. A pooled dictionary's `joint` is the larger of the sides.
+    An example is {"kind", "value", "document", "row", "joint": [code per token], "sides": per model {"tokens",
+    "values", "peak"}}; `peak` is the example's own row in `tokens`. A pooled dictionary's `joint` is the larger of the
+    sides. `choice` draws examples of other strengths, `elsewhere` adds the strongest of the whole store.
     """
     settings = settings or ContextSettings()
-    feature, rank = torch.nonzero(stats.top.position >= 0, as_tuple=True)
-    at = stats.top.position[feature, rank]
-    row = stats.rows[at]
+    known = Encoded(rows=stats.rows, joint=stats.joint, solo=stats.solo)
+    kinds = {TOP: stats.top.position} | (drawn(stats.joint, choice, seed) if choice is not None else {})
+    found: list[list[dict[str, Any]]] = [[] for _ in range(stats.n_features)]
+    for kind, position in kinds.items():
+        feature, rank = torch.nonzero(position >= 0, as_tuple=True)
+        row = stats.rows[position[feature, rank]]
+        _add(found, kind, store, settings, known, feature, row)
+        if kind == TOP and elsewhere is not None:
+            _add(found, STORE, store, settings, elsewhere.encoded, *elsewhere.besides(stats))
+    return found
+
+
+def _add(
+    found: list[list[dict[str, Any]]],
+    kind: str,
+    store: Store,
+    settings: ContextSettings,
+    known: Encoded,
+    feature: Int[Tensor, "example"],
+    row: Int[Tensor, "example"],
+) -> None:
+    """Add to `found` one kind's examples."""
     window = row.unsqueeze(1) + torch.arange(-settings.before, settings.after + 1)
     inside = (window >= 0) & (window < len(store))
     window = window.clamp(0, len(store) - 1)
     inside &= store.documents[window] == store.documents[row].unsqueeze(1)
-    codes = [_round(_lookup(c, stats.rows, window, feature)) for c in (stats.joint, *stats.solo)]
-    value = _round(stats.top.value[feature, rank])
+    codes = [_round(_lookup(c, known.rows, window, feature)) for c in (known.joint, *known.solo)]
+    value = _round(_lookup(known.joint, known.rows, row[:, None], feature)[:, 0])
     begin = inside.long().argmax(dim=1).tolist()
     count = inside.sum(dim=1).tolist()
     text = _Text(store)
-    found: list[list[dict[str, Any]]] = [[] for _ in range(stats.n_features)]
     for e, (i, r) in enumerate(zip(feature.tolist(), row.tolist(), strict=True)):
         chosen = slice(begin[e], begin[e] + count[e])
         first = r - settings.before + begin[e]
@@ -49,6 +80,7 @@ def examples(stats: FeatureStats, store: Store, settings: ContextSettings | None
         joint, *sides = [[v or 0 for v in c[e, chosen].tolist()] for c in codes]
         found[i].append(
             {
+                "kind": kind,
                 "value": float(value[e]),
                 "document": int(store.documents[r]),
                 "row": r,
@@ -56,7 +88,40 @@ def examples(stats: FeatureStats, store: Store, settings: ContextSettings | None
                 "sides": [{"tokens": tokens, "values": values, "peak": r - first} for values in sides],
             }
         )
-    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Elsewhere:
+    """The strongest rows of the whole store."""
+
+    row: Int[Tensor, "feature top"]
+    """-1 where a feature has fewer."""
+    encoded: Encoded
+    """Their codes."""
+    n_rows: int
+    """Rows searched."""
+
+    def besides(self, stats: FeatureStats) -> tuple[Int[Tensor, "example"], Int[Tensor, "example"]]:
+        """(feature, row) of those that are not among a feature's strongest examples."""
+        top = torch.where(stats.top.position >= 0, stats.rows[stats.top.position.clamp_min(0)], -1)
+        new = (self.row >= 0) & ~(self.row[:, :, None] == top[:, None, :]).any(-1)
+        feature, rank = torch.nonzero(new, as_tuple=True)
+        return feature, self.row[feature, rank]
+
+
+def search_store(
+    dictionary: Dictionary,
+    store: Store,
+    choice: ChoiceSettings,
+    on_progress: Callable[[str, int, int], None] | None = None,
+) -> Elsewhere | None:
+    """The strongest rows of the whole store with their codes; None where none are wanted or none are active."""
+    n_rows = min(choice.n_searched, len(store))
+    row, _ = strongest_in_store(dictionary, store, n_top=choice.n_store, n_rows=n_rows, on_progress=on_progress)
+    rows = row[row >= 0].unique()
+    if len(rows) == 0:
+        return None
+    return Elsewhere(row=row, encoded=encoded(dictionary, store, rows), n_rows=n_rows)
 
 
 def _lookup(

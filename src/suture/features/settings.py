@@ -44,6 +44,23 @@ class ContextSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ChoiceSettings:
+    """Which examples are kept besides a feature's strongest."""
+
+    n_store: Annotated[Number, Option("strongest")] = 3
+    """Strongest rows of the whole store per feature."""
+    n_searched: Annotated[Number, Option("searched")] = 2_000_000
+    """Rows of the store searched for them at most, from its beginning; 0 leaves them out."""
+    n_band: Annotated[Number, Option("band")] = 1
+    """Rows drawn from each band of activation: the 50th to 90th percentile, the 10th to 50th, and below."""
+    n_random: Annotated[Number, Option("random")] = 2
+    """Rows drawn among all where the feature is active."""
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True, kw_only=True)
 class LabelSettings:
     """The rule, in numbers."""
 
@@ -94,6 +111,7 @@ class FeatureSettings:
     """Features, those of most energy of every label, whose direction is run through the later layers of its model."""
     stats: StatsSettings = field(default_factory=StatsSettings)
     context: ContextSettings = field(default_factory=ContextSettings)
+    choice: ChoiceSettings = field(default_factory=ChoiceSettings)
     labels: LabelSettings = field(default_factory=LabelSettings)
 
     def __post_init__(self) -> None:

@@ -42,6 +42,19 @@ NUMBERS, COLUMNS, EXAMPLES, LOGITS, SUMMARY = (
 
 
 @dataclass(frozen=True, kw_only=True)
+class LeftOut:
+    """What the strongest examples leave out, in numbers."""
+
+    n_per_document: int
+    """Examples of a feature from one document at most."""
+    n_rows_described: int
+    n_rows_searched: int
+    """Of the whole store; 0 where it was not searched."""
+    n_features_stronger_elsewhere: int
+    """Features whose strongest rows of the store are not all among their strongest examples."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class FeatureSummary:
     """The numbers of a whole table: summary.json. What an older file does not say is empty or None."""
 
@@ -59,6 +72,7 @@ class FeatureSummary:
     null: bool = False
     false_positive_rate: float | None = None
     """Of a null."""
+    examples: LeftOut | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

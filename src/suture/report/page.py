@@ -16,6 +16,7 @@ from plotly.offline import get_plotlyjs
 
 from suture import units
 from suture.errors import UserError
+from suture.features.table import LeftOut
 from suture.interventions.steer.effect import Effect
 from suture.pipeline.artifact import package_version
 from suture.report.behaviour import behaviour
@@ -133,6 +134,20 @@ def _contents(sections: Sequence[Html]) -> Html:
     return tag("nav", links, aria_label="Sections")
 
 
+def _examples_note(name: str, kept: LeftOut | None) -> str:
+    """What a dictionary's strongest examples leave out; empty where that is not recorded."""
+    if kept is None:
+        return ""
+    said = (
+        f"{name}: the strongest examples are of the {units.count(kept.n_rows_described)} rows described, "
+        f"at most {kept.n_per_document} from one document."
+    )
+    if kept.n_rows_searched == 0:
+        return said
+    searched, stronger = units.count(kept.n_rows_searched), units.count(kept.n_features_stronger_elsewhere)
+    return f"{said} Of {searched} rows of the whole store {stronger} features have stronger ones, shown beside."
+
+
 def _explorer(gathered: Gathered, limits: Limits) -> Html | None:
     """The feature table; a page's script fills it from the embedded data."""
     tables = [(c, c.table) for c in gathered.comparisons if c.table is not None]
@@ -156,7 +171,8 @@ def _explorer(gathered: Gathered, limits: Limits) -> Html | None:
     ]
     note = (
         "A row opens to its numbers with intervals, its strongest examples in every model and the tokens it promotes. "
-        "Search looks at the examples' tokens and the promoted and suppressed tokens."
+        "Search looks at the examples' tokens and the promoted and suppressed tokens. "
+        + " ".join(filter(None, (_examples_note(c.name, table.found.examples) for c, table in tables)))
     )
     controls = tag(
         "div",

@@ -47,7 +47,7 @@ def explorer_payload(table: FeatureTable, *, name: str, limits: Limits) -> dict[
         limits: how much of the examples to keep.
     """
     kept = limits.per_feature(table.n_features)
-    cut = [[_window(example, limits) for example in per_feature[:kept]] for per_feature in table.examples]
+    cut = [[_window(example, limits) for example in _shown(per_feature, kept)] for per_feature in table.examples]
     tops = [[_top(side, limits) for side in per_feature] for per_feature in table.logits]
     strings, index = _string_table(cut, tops)
     return {
@@ -67,6 +67,13 @@ def explorer_payload(table: FeatureTable, *, name: str, limits: Limits) -> dict[
 def column_meta(column: Column) -> dict[str, str]:
     """Title, explanation and kind of a column."""
     return {"title": column.title, "help": column.sentence, "kind": column.format}
+
+
+def _shown(examples: Sequence[Mapping[str, Any]], n: int) -> list[Mapping[str, Any]]:
+    """At most `n` examples: the strongest, and up to half of the others."""
+    top = [e for e in examples if e.get("kind", "top") == "top"]
+    others = [e for e in examples if e.get("kind", "top") != "top"][: n // 2]
+    return [*top[: n - len(others)], *others]
 
 
 def _window(example: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
@@ -114,6 +121,7 @@ def _packed(example: Mapping[str, Any], index: Mapping[str, int]) -> dict[str, A
         sides.append({"t": None if tokens == first else tokens, "v": _sparse(side["values"]), "p": side["peak"]})
         first = first or tokens
     about = {"v": _rounded(example["value"]), "d": example["document"], "r": example["row"]}
+    about["k"] = example.get("kind", "top")
     return {**about, "j": _sparse(example["joint"]), "s": sides}
 
 

@@ -203,6 +203,13 @@
     const letter = letterOf(model);
     return make("b", { class: `letter letter-${letter.toLowerCase()}`, text: letter });
   }
+  const KINDS = {
+    store: "Strongest of the whole store, where they are others",
+    "q50-q90": "From the upper half of its activations",
+    "q10-q50": "From the lower half",
+    weakest: "Near zero",
+    random: "At random, where it is active",
+  };
   const PATHS = {
     direct: "its direction straight to the output, later layers left out",
     run: "its direction added to real text and run through the rest of the model",
@@ -433,7 +440,10 @@
       }
       const strongest = table.models.map((_, model) => Math.max(1e-9, ...examples.flatMap((e) => (e.s[model] ? e.s[model].v.filter((__, i) => i % 2) : []))));
       const nodes = [make("div", { class: "sides", "aria-hidden": "true" }, ...table.models.slice(0, examples[0].s.length).map((_, model) => modelHeading(table, model)))];
+      let kind = "top";
       for (const example of examples) {
+        if (example.k !== kind) nodes.push(make("h4", { text: KINDS[example.k] || example.k }));
+        kind = example.k;
         const where = [example.v === null || example.v === undefined ? "" : `activation ${shown(example.v, "number")}`, example.d === null || example.d === undefined ? "" : `document ${example.d}`, example.r === null || example.r === undefined ? "" : `row ${example.r}`].filter(Boolean).join(" · ");
         nodes.push(make("div", { class: "example" }, make("p", { class: "where", text: where }),
           make("div", { class: "sides" }, ...example.s.map((_, model) => exampleText(example, model, strongest[model])))));
@@ -456,7 +466,7 @@
       const { table } = state;
       const logits = table.logits[feature] || [];
       const panel = make("div", { class: "panel" }, make("h4", { text: `Feature ${feature} in numbers` }), facts(feature),
-        make("h4", { text: "Strongest examples" }), ...examplesOf(feature));
+        make("h4", { text: "Strongest examples, few from one document" }), ...examplesOf(feature));
       if (logits.some((side) => side[0].length || side[1].length)) {
         panel.append(make("h4", { text: "Tokens it promotes and suppresses" }),
           make("div", { class: "sides" }, ...logits.map((side, model) => make("div", {}, modelHeading(table, model),

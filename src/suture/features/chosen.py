@@ -1,0 +1,128 @@
+"""Which rows stand for a feature: its strongest, here and in the whole store, and others of every strength.
+
+| kind       | rows                                                                                                    |
+|------------|---------------------------------------------------------------------------------------------------------|
+| `top`      | the strongest of the rows described, at most so many from one document                                  |
+| `store`    | the strongest of all rows searched, from whatever documents, less those above                           |
+| `q50-q90`, `q10-q50`, `weakest` | drawn among the rows described where it is active, by where its values lie         |
+| `random`   | drawn among all rows described where it is active                                                       |
+
+The strongest alone flatter a feature: the other kinds show what it does most of the time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from suture.activations.store import Store
+from suture.dictionary.codes import Codes, union
+from suture.dictionary.dictionary import Dictionary
+from suture.features.settings import ChoiceSettings
+
+TOP, STORE, RANDOM = "top", "store", "random"
+BANDS = {"q50-q90": (0.5, 0.9), "q10-q50": (0.1, 0.5), "weakest": (0.0, 0.1)}
+"""Between which quantiles of a feature's active values a kind is drawn."""
+
+
+BATCH_ROWS = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """Codes of some rows."""
+
+    rows: Int[Tensor, "row"]
+    """Ascending."""
+    joint: Codes
+    solo: tuple[Codes, ...]
+
+
+def drawn(codes: Codes, settings: ChoiceSettings, seed: int = 0) -> dict[str, Int[Tensor, "feature draw"]]:
+    """Positions in `codes` of every kind that is drawn; -1 for features that are nowhere active.
+
+    Draws of one kind may meet; a feature of few active rows shows the same row for several kinds.
+    """
+    order = torch.argsort(codes.value, stable=True)
+    order = order[torch.argsort(codes.feature[order], stable=True)]
+    count = codes.counts.long()
+    begin = count.cumsum(0) - count
+    generator = torch.Generator().manual_seed(seed)
+    wanted = {kind: (*span, settings.n_band) for kind, span in BANDS.items()} | {RANDOM: (0.0, 1.0, settings.n_random)}
+    found: dict[str, Tensor] = {}
+    for kind, (low, high, n) in wanted.items():
+        share = low + (high - low) * torch.rand(codes.n_features, n, generator=generator, dtype=torch.float64)
+        place = begin[:, None] + (share * count[:, None]).long().clamp_max((count - 1).clamp_min(0)[:, None])
+        position = codes.row.long()[order[place.clamp_max(max(len(order) - 1, 0))]] if len(order) else place
+        found[kind] = torch.where(count[:, None] > 0, position, -1)
+    return found
+
+
+def strongest_in_store(
+    dictionary: Dictionary,
+    store: Store,
+    *,
+    n_top: int,
+    n_rows: int,
+    on_progress: Callable[[str, int, int], None] | None = None,
+) -> tuple[Int[Tensor, "feature top"], Float[Tensor, "feature top"]]:
+    """The rows of the store's first `n_rows` on which each feature is strongest, and its values; -1 and NaN fill up.
+
+    A pooled dictionary's code is the larger of its models'. Among equal values the earlier row comes first.
+    """
+    n_rows = min(n_rows, len(store))
+    best = torch.full((dictionary.n_features, n_top), -torch.inf)
+    row_of = torch.full((dictionary.n_features, n_top), -1, dtype=torch.int64)
+    if n_top == 0 or n_rows == 0:
+        return row_of, best
+    for rows in torch.arange(n_rows).split(BATCH_ROWS):
+        codes = _joint(dictionary, _read(dictionary, store, rows))
+        codes = codes.kept(codes.value > 0)
+        feature, value = codes.feature.long(), codes.value
+        better = value > best[feature, -1]
+        feature, value, row = feature[better], value[better], rows[codes.row.long()[better]]
+        # What is kept comes before what is new, so that of equal values the earlier row stays first.
+        kept = torch.isfinite(best).nonzero()
+        feature = torch.cat([kept[:, 0], feature])
+        value = torch.cat([best[torch.isfinite(best)], value])
+        row = torch.cat([row_of[torch.isfinite(best)], row])
+        order = torch.argsort(value, descending=True, stable=True)
+        order = order[torch.argsort(feature[order], stable=True)]
+        feature, value, row = feature[order], value[order], row[order]
+        first = torch.searchsorted(feature, torch.arange(dictionary.n_features))
+        rank = torch.arange(len(feature)) - first[feature]
+        inside = rank < n_top
+        best[feature[inside], rank[inside]] = value[inside]
+        row_of[feature[inside], rank[inside]] = row[inside]
+        if on_progress is not None:
+            on_progress("strongest rows", int(rows[-1]) + 1, n_rows)
+    return row_of, torch.where(torch.isfinite(best), best, torch.nan)
+
+
+def encoded(dictionary: Dictionary, store: Store, rows: Int[Tensor, "row"]) -> Encoded:
+    """The codes of some rows of a store."""
+    parts = [_read(dictionary, store, some) for some in rows.split(BATCH_ROWS)]
+    alone = [[dictionary.encode_alone(x, m).to("cpu") for x in parts] for m in range(dictionary.n_spaces)]
+    return Encoded(
+        rows=rows,
+        joint=Codes.concatenate([_joint(dictionary, x) for x in parts]),
+        solo=tuple(Codes.concatenate(codes) for codes in alone),
+    )
+
+
+def _read(dictionary: Dictionary, store: Store, rows: Int[Tensor, "row"]) -> Float[Tensor, "row D_all"]:
+    """The spaces side by side, in the dictionary's scaled units."""
+    device = dictionary.W_dec.device
+    raw = zip(store.read(rows), dictionary.spaces, strict=True)
+    return torch.cat([values.to(device) * space.scale for values, space in raw], dim=-1)
+
+
+def _joint(dictionary: Dictionary, x: Float[Tensor, "row D_all"]) -> Codes:
+    """The code that examples are ranked by, on the CPU."""
+    if dictionary.design.joint:
+        return dictionary.encode(x).to("cpu")
+    return union([dictionary.encode_alone(x, m) for m in range(dictionary.n_spaces)]).to("cpu")
