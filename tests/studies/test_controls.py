@@ -54,6 +54,16 @@ def test_the_command_makes_the_controls_that_it_is_asked_for(
     assert before == {p.name: (p / "manifest.json").stat().st_mtime_ns for p in controls.iterdir()}
 
 
+def test_the_study_of_proxies_runs_on_two_dictionaries(
+    made: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(made)
+    assert run(app, ["study", "proxies", "a", "b", "--store", "store", "--out", "proxies", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["proxies"]
+    assert {"decoder_cosine", "procrustes_cosine", "preactivation"} <= set(told)
+    assert all(0 <= one["hard_auc"] <= 1 for one in told.values() if one["n_features"])
+
+
 def test_a_dictionary_of_other_rows_cannot_be_trained_again(made: Path) -> None:
     suture.Dictionary.load(made / "a").save(made / "foreign")
     with pytest.raises(suture.UserError, match="was not trained on"):

@@ -126,6 +126,35 @@ def designs(
     emit(result.to_json(), as_json=json, text=result.text())
 
 
+@study.command()
+def proxies(
+    dictionary_a: Annotated[Path, typer.Argument(metavar="DICT_A", help="A dictionary of one space.")],
+    dictionary_b: Annotated[Path, typer.Argument(metavar="DICT_B", help="Another, of the same space or another.")],
+    *,
+    store: Annotated[Path, typer.Option(help="Activations of both spaces, made by suture collect.")],
+    out: Annotated[Path, typer.Option(help="Folder of the result, to be made.")],
+    rows: Annotated[int, typer.Option(min=1, help="Rows at most that neither was trained on.")] = 100_000,
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Can a cosine stand in for activation correlation?
+
+    Cosines of directions (raw, padded, rotated, mapped either way, of encoders) and correlations of pre-activations,
+    each judged by how well it finds the partners that held-out correlation finds.
+    """
+    from suture.studies.proxies import proxies as run_proxies
+
+    table = run_proxies(
+        out, dictionary_a, dictionary_b, store, n_rows=rows, overwrite=overwrite, command=command_line()
+    )
+    names = table.coordinates["proxy"]
+    found = {name: {c.name: float(table[c.name][i]) for c in table.columns} for i, name in enumerate(names)}
+    lines = [
+        f"{name}: " + ", ".join(f"{c.title} {c.write(found[name][c.name])}" for c in table.columns) for name in names
+    ]
+    emit({"out": str(out), "proxies": found}, as_json=json, text="\n".join([*lines, f"proxies: {out}"]))
+
+
 def _study(options: dict[str, Any]) -> "DesignStudy":
     """The study of these options; those that go with another ground are refused."""
     from dataclasses import replace
