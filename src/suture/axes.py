@@ -1,15 +1,33 @@
-"""The legend of the axis words used in shapes throughout suture.
+"""The legend of the axis words used in shapes throughout suture; a test finds a word that is missing here.
 
-| word      | one entry is                                                        |
-|-----------|---------------------------------------------------------------------|
-| `row`     | one text position (in a pooled batch: one text position in one model) |
-| `space`   | one model at one hookpoint                                          |
-| `width`   | one coordinate of an activation; of several spaces side by side, `D` |
-| `feature` | one unit of a dictionary                                            |
-| `active`  | one non-zero (row, feature) pair of a batch of codes                |
-| `top`     | one of a feature's strongest examples                               |
-| `group`   | one set of documents, the unit that the bootstrap draws             |
-| `draw`    | one bootstrap sample                                                |
-| `batch`, `token`, `vocab` | a sequence, a position in it, a vocabulary entry    |
-| `concept` | one planted ground-truth direction                                  |
+| word | one entry is |
+|------|--------------|
+| `row` | one text position (in a pooled batch: one text position in one model) |
+| `space`, `model` | one model at one hookpoint, or one language model |
+| `width`, `width_a`, `width_b`, `height`, `inner` | one coordinate of an activation, or of a matrix between two |
+| `source`, `target`, `source_width`, `target_width` | the same where something is mapped from one place to another |
+| `D`, `D_in`, `D_all`, `columns` | one coordinate of several spaces side by side: of a dictionary's row, of what meets
+  its encoder, of a store's row, of some of its spaces |
+| `feature`, `vector`, `direction`, `edit` | one unit of a dictionary; one vector, or one edit made with it |
+| `member`, `own`, `other`, `one`, `left`, `right`, `pair` | one feature of several that are joined or compared, by the
+  side that it is on; one pair of them |
+| `active` | one non-zero (row, feature) pair of a batch of codes |
+| `entry`, `bag` | one row of a table, and one sum of several of them, where sparse products are made |
+| `k` | one of the k largest |
+| `row_plus_one`, `feature_plus_one`, `bag_plus_one` | where each of these begins; one more entry ends the last |
+| `top`, `example` | one of a feature's strongest examples |
+| `quantile` | one of several quantiles |
+| `label`, `question` | one label; one thing asked of a feature |
+| `concept`, `common`, `found` | one planted ground-truth direction; one that two models have; one that was found |
+| `document`, `group`, `unit`, `half` | one document; one set of them; what a bootstrap draws; the rows of one half |
+| `draw` | one bootstrap sample |
+| `train`, `heldout`, `discovery`, `evaluation`, `judged` | one row, or prompt, of that part of the data |
+| `batch`, `sequence`, `piece`, `token`, `context`, `position` | a sequence, a piece of a document, a position in one |
+| `with_bos`, `scored`, `point` | a position, counted with the token that begins the text; one that is predicted; one
+  whose activation is looked at |
+| `vocab`, `used`, `out`, `up`, `down`, `stop` | a vocabulary entry; one used, raised, lowered, or ending a text |
+| `prompt`, `text`, `strength` | one prompt; one text; one strength of steering |
+| `chosen`, `kept`, `known`, `some` | one of those chosen, kept, known or taken of another axis |
+| `n`, `m`, `p`, `q` | sizes that stand for any |
+| `query`, `more`, `rest`, `sum` | any further axes; one of several sums |
 """

@@ -165,3 +165,15 @@ def test_a_damaged_dictionary_is_refused_in_one_line(tmp_path: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:-10])
     with pytest.raises(ArtifactError, match="truncated or changed"):
         Dictionary.load(tmp_path / "d")
+
+
+def test_a_dictionary_says_what_it_is_and_where_it_lies(tmp_path: Path) -> None:
+    dictionary = a_dictionary("crosscoder", "topk")
+    k, n = dictionary.sparsity.k, dictionary.n_features
+    places = ", ".join(f"{space.label} ({space.width})" for space in dictionary.spaces)
+    what = f"Dictionary: crosscoder of {n} features over {places}; topk with k = {k}"
+    assert repr(dictionary) == f"{what}\n  not saved"
+    dictionary.save(tmp_path / "d")
+    assert repr(Dictionary.load(tmp_path / "d")) == f"{what}\n  {tmp_path / 'd'}"
+    (tmp_path / "d" / "evaluation.json").write_text('{"fvu": [0.1754, 0.2]}', encoding="utf-8")
+    assert repr(Dictionary.load(tmp_path / "d")).endswith("d; FVU 0.175, 0.200")

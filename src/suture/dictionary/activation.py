@@ -121,6 +121,9 @@ class Activation:
     thresholds: Callable[[Dictionary, Own, float], Tensor] | None = None
     """What `encode` compares pre-activations with, from a training's own weights and the running cut-off."""
 
+    shifted: Callable[[Own, Tensor], Mapping[str, Tensor]] = lambda own, _: own
+    """Its own weights where <x, e_i> has become smaller by so much (as with another centre) and b_i larger."""
+
     @property
     def n_own(self) -> int:
         """Numbers that are trained per feature beside the encoder, its bias and the decoder."""
@@ -230,6 +233,7 @@ GATED = Activation(
     use=_use_magnitudes,
     price="l1",
     weights=("log_gain", "magnitude_bias"),
+    shifted=lambda own, by: {**own, "magnitude_bias": own["magnitude_bias"] + own["log_gain"].exp() * by},
 )
 
 ACTIVATIONS: Mapping[SparsityKind, Activation] = {

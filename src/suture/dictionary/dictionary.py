@@ -39,6 +39,7 @@ from suture.pipeline import artifact
 STAGE = "dictionary"
 WEIGHTS, DESCRIPTION = "dictionary.safetensors", "dictionary.json"
 MOMENTS = "moments.safetensors"
+EVALUATION = "evaluation.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +101,10 @@ class Dictionary(nn.Module):
         self.precision: Literal["float32", "bfloat16"] = "float32"
         self.imputation: Imputation | None = None
         """From which a crosscoder's missing models are imputed; None until it is trained, or where none was kept."""
+        self.path: Path | None = None
+        """The folder it was loaded from."""
+        self.fvu: tuple[float, ...] = ()
+        """Per space what it left unexplained when it was trained, where that is known."""
         self.grid = grid
         self.own = grid.features.share(design.n_features)
         F, D = self.own.stop - self.own.start, self.width
@@ -111,6 +116,15 @@ class Dictionary(nn.Module):
             self.register_parameter(name, nn.Parameter(torch.zeros(F)))
         self.register_buffer("center", torch.zeros(D))
         self.register_buffer("threshold", torch.zeros(F))
+
+    def __repr__(self) -> str:
+        design, sparsity = self.design, self.sparsity
+        places = ", ".join(f"{space.label} ({space.width})" for space in self.spaces)
+        k = f" with k = {sparsity.k}" if sparsity.selects_k else ""
+        what = f"{design.kind} of {design.n_features:,} features over {places}; {sparsity.kind}{k}"
+        where = "not saved" if self.path is None else str(self.path)
+        fvu = f"; FVU {', '.join(f'{v:.3f}' for v in self.fvu)}" if self.fvu else ""
+        return f"Dictionary: {what}\n  {where}{fvu}"
 
     @property
     def n_features(self) -> int:
@@ -402,6 +416,9 @@ class Dictionary(nn.Module):
         path = Path(path)
         artifact.open_artifact(path, stage=STAGE, setting="dictionary")
         dictionary = Dictionary.read(path)
+        dictionary.path = path
+        if (path / EVALUATION).is_file():
+            dictionary.fvu = tuple(artifact.read_json(path / EVALUATION)["fvu"])
         dictionary.precision = select.resolve_precision(precision, torch.device(device))
         return dictionary.to(device).requires_grad_(requires_grad=False)
 

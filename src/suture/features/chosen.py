@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from suture import seeds
 from suture.activations.store import Store
 from suture.dictionary.codes import Codes, union
 from suture.dictionary.dictionary import Dictionary
@@ -51,7 +52,7 @@ def drawn(codes: Codes, settings: ChoiceSettings, seed: int = 0) -> dict[str, In
     order = order[torch.argsort(codes.feature[order], stable=True)]
     count = codes.counts.long()
     begin = count.cumsum(0) - count
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeds.generator("drawn examples", seed)
     wanted = {kind: (*span, settings.n_band) for kind, span in BANDS.items()} | {RANDOM: (0.0, 1.0, settings.n_random)}
     found: dict[str, Tensor] = {}
     for kind, (low, high, n) in wanted.items():

@@ -23,7 +23,7 @@ from suture.activations.settings import View
 from suture.activations.space import are_null
 from suture.activations.store import Store
 from suture.activations.view import seen
-from suture.dictionary.dictionary import Dictionary
+from suture.dictionary.dictionary import EVALUATION, Dictionary
 from suture.dictionary.evaluate import evaluate
 from suture.dictionary.rows import matching_view, order_seed, whole_documents
 from suture.errors import UserError
@@ -160,7 +160,7 @@ def _evaluation(
     path: Path, training: Mapping[str, Any], dictionary: Dictionary, store: Store, n_rows: int
 ) -> dict[str, Any]:
     """What training measured on this store, or a fresh evaluation on another."""
-    file = path / "evaluation.json"
+    file = path / EVALUATION
     if file.exists() and training.get("store") == str(store.path):
         return dict(artifact.read_json(file))
     share = float(training.get("heldout", 0.1))

@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float64, Int
 from numpy import ndarray
 from torch import Tensor
 
+from suture import seeds
 from suture.matching import similarity
 
 CONFIDENCE, TOLD_APART = 0.95, 1.96
@@ -124,7 +125,7 @@ def grid(
     Rows lie in document order, as many of every document (`similarity.even_rows`). `n_draws` shuffles of each kind;
     `n_halves` halves of the documents.
     """
-    generator = np.random.default_rng(seed)
+    generator = seeds.numpy_generator("shuffled rows", seed)
     left, right = ([measure.prepare(x, tokens) for x in side] for side in (one, other))
 
     def values(order: Tensor | None = None) -> ndarray:

@@ -29,6 +29,7 @@ from numpy import ndarray
 from scipy.sparse import csr_matrix
 from torch import Tensor
 
+from suture import seeds
 from suture.activations.store import Store
 from suture.errors import ArtifactError, UserError
 from suture.matching.assign import Pairs, best, mutual, one_to_one
@@ -375,7 +376,7 @@ def _substitution(side: Side, halves: Halves, way: _Direction) -> ndarray:
 def _by_chance(side: Side, halves: Halves, way: _Direction) -> ndarray:
     """Partners dealt out anew: each feature gets that of another."""
     a, b = way.pairs
-    dealt = np.random.default_rng(0).permutation(b)
+    dealt = seeds.numpy_generator("shuffled partners", 0).permutation(b)
     return recovered(side, halves.rows[halves.scoring], way.pairing, way.scoring, (a, dealt))
 
 

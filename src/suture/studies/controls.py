@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from suture import seeds
 from suture.activations.collect import collect
 from suture.activations.store import Store
 from suture.dictionary.dictionary import Dictionary
@@ -132,7 +133,7 @@ def random_model(beside: Path, dictionary: Path, store: Store, lms: Sequence[Lan
 def with_random_weights(lm: LanguageModel, *, seed: int) -> LanguageModel:
     """The model with the entries of every matrix dealt out anew; vectors (biases, norms) stay."""
     model = copy.deepcopy(lm.model)
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeds.generator("random weights", seed)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() >= 2:

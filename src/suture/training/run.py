@@ -28,7 +28,7 @@ from torch import Tensor
 
 from suture import seeds
 from suture.activations.batches import Batch
-from suture.dictionary.dictionary import STAGE
+from suture.dictionary.dictionary import EVALUATION, STAGE
 from suture.dictionary.evaluate import evaluate
 from suture.dictionary.imputation import Imputation
 from suture.dictionary.kernels.select import resolve_precision
@@ -55,7 +55,6 @@ from suture.training.tracking import METRICS, Tracker
 EVALUATION_ROWS = 50_000
 """Held-out rows of the final evaluation, at most."""
 SETTINGS = "settings.json"
-EVALUATION = "evaluation.json"
 FINITE_EVERY = 20
 """Steps between two looks at whether the loss is still a number, where each look makes a GPU wait."""
 
