@@ -22,6 +22,10 @@ class ArtifactError(UserError):
     """A folder that is not what its reader needs: missing, unfinished, damaged, of another kind or version."""
 
 
+class InUseError(ArtifactError):
+    """A folder that another process is writing."""
+
+
 class NumericalError(UserError):
     """A NaN or an infinity where a number was needed; the message names where it came from."""
 

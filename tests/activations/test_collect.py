@@ -15,6 +15,7 @@ from suture.activations.store import Store
 from suture.errors import ArtifactError, DiskSpaceError, NumericalError, UserError
 from suture.lm.corpus import Corpus, open_corpus
 from suture.lm.load import LanguageModel, load_model
+from suture.pipeline import artifact
 
 Models = dict[str, LanguageModel]
 SMALL: dict[str, Any] = {"block": 20, "batch_tokens": 200, "shard_rows": 500}
@@ -145,6 +146,27 @@ def test_an_activation_that_is_no_number_stops_with_the_document_named(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["t.txt"]
 
 
+def test_one_bad_document_late_costs_nothing_that_was_finished(tmp_path: Path, model_folders: dict[str, Path]) -> None:
+    lm = load_model(str(model_folders["one"]), device="cpu")
+    rare = lm.tokenizer("Z", add_special_tokens=False)["input_ids"][0]
+    good = lm.model.get_input_embeddings().weight.data[rare].clone()
+    lm.model.get_input_embeddings().weight.data[rare] = float("nan")
+    file = tmp_path / "t.txt"
+    text = ["the cat sat on a mat and saw one red bird fly"] * 300
+    file.write_text("\n<|endoftext|>\n".join([*text, "a Z bird", *text]))
+    settings: dict[str, Any] = {"sources": [(lm, "mlp0.out")], "n_rows": 10**6, **SMALL}
+    with pytest.raises(NumericalError, match=r"document 300.*finished shards are kept, --resume goes on"):
+        collect(tmp_path / "s", corpus=open_corpus(file), **settings)
+    kept = sorted(artifact.partial_path(tmp_path / "s").glob("*/shard.json"))
+    assert len(kept) >= 4
+    times = [f.stat().st_mtime_ns for f in kept]
+    lm.model.get_input_embeddings().weight.data[rare] = good
+    store = collect(tmp_path / "s", corpus=open_corpus(file), resume=True, **settings)
+    assert [(tmp_path / "s" / f.parent.name / f.name).stat().st_mtime_ns for f in kept] == times
+    whole = collect(tmp_path / "whole", corpus=open_corpus(file), **settings)
+    assert store.manifest.files == whole.manifest.files
+
+
 def test_a_store_that_does_not_fit_is_refused_before_the_start(tmp_path: Path, lms: Models, corpus: Corpus) -> None:
     settings: dict[str, Any] = {"sources": [(lms["one"], "mlp0.out")], "corpus": corpus, "n_rows": 10**6, **SMALL}
     with pytest.raises(DiskSpaceError, match="GB"):
@@ -199,7 +221,7 @@ def test_an_interrupted_run_resumes_with_its_own_settings_only(
     with pytest.raises(ArtifactError, match="unfinished"):
         Store.open(path)
     for other in ({"block": 19}, {"n_rows": 4001}, {"sources": [(lms["one"], "resid0.post")]}):
-        with pytest.raises(UserError, match="differs from the unfinished"):
+        with pytest.raises(UserError, match=r"in the unfinished run"):
             collect(path, **settings | other, resume=True)
     first: list[CollectProgress] = []
     again = collect(path, **settings, resume=True, on_progress=first.append)
@@ -248,7 +270,7 @@ def test_real_text_through_a_real_model(tmp_path: Path) -> None:
     store = collect(tmp_path / "s", sources=sources, corpus=open_corpus(text), n_rows=4000)
     one, same = store.read(torch.arange(4000))
     assert torch.equal(one, same)
-    scaled = one * store.spaces[0].scale
-    assert scaled.norm(dim=1).mean().item() == pytest.approx(8.0, rel=1e-5)
+    scaled = (one - store.spaces[0].mean) * store.spaces[0].scale
+    assert scaled.square().sum(dim=1).mean().sqrt().item() == pytest.approx(8.0, rel=1e-4)
     words = "".join(t for t, _ in store.row_context(500, before=12, after=12))
     assert words in store.text(int(store.documents[500]))

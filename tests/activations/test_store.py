@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from forged import forge
 from suture.activations.shards import Rows, ShardWriter, stored_bytes, write_index, write_store
 from suture.activations.space import Space
 from suture.activations.store import Store, widen
@@ -158,21 +159,6 @@ def test_select_is_a_view_of_the_same_rows(store: Store) -> None:
     assert not store.view
 
 
-def _forge(store: Path, name: str, content: bytes | None) -> None:
-    """Change a file and make the manifest agree, so that only the store's own checks can see it."""
-    if content is None:
-        (store / name).unlink()
-    else:
-        (store / name).write_bytes(content)
-    file = store / "manifest.json"
-    manifest = json.loads(file.read_text())
-    kept = [f for f in manifest["files"] if f["name"] != name or content is not None]
-    for entry in kept:
-        if entry["name"] == name:
-            entry["n_bytes"] = len(content or b"")
-    file.write_text(json.dumps(manifest | {"files": kept}))
-
-
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
@@ -186,10 +172,30 @@ def _forge(store: Path, name: str, content: bytes | None) -> None:
 )
 def test_an_inconsistent_store_is_refused_in_one_line(tmp_path: Path, data, name: str, content, said: str) -> None:
     path = write_store(tmp_path / "s", data, shard_rows=600).path
-    _forge(path, name, content)
+    forge(path, name, content)
     with pytest.raises(ArtifactError, match=said) as caught:
         Store.open(path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["space1.bin", "document.bin", "token.bin", "text.bin", "text_index.bin"])
+def test_one_flipped_bit_of_a_shard_is_seen_when_it_is_first_used(tmp_path: Path, data, name: str) -> None:
+    path = write_store(tmp_path / "s", data, shard_rows=600).path
+    file = path / "shard-00001" / name
+    flipped = bytearray(file.read_bytes())
+    flipped[len(flipped) // 2] ^= 4
+    file.write_bytes(flipped)
+    store = Store.open(path)
+    use = {
+        "space1.bin": lambda: store.read_space(torch.tensor([600]), 1),
+        "document.bin": lambda: store.documents,
+        "token.bin": lambda: store.token_ids,
+        "text.bin": lambda: store.text(int(store.documents[-1])),
+        "text_index.bin": lambda: store.text(0),
+    }[name]
+    store.read_space(torch.tensor([599]), 1)
+    with pytest.raises(ArtifactError, match=rf"store = .*: file shard-00001/{name} is damaged"):
+        use()
 
 
 def test_a_truncated_shard_another_version_and_another_step_are_refused(tmp_path: Path, data) -> None:

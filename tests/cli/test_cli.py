@@ -19,7 +19,7 @@ from suture.cli.app import app
 from suture.cli.console import emit, run
 from suture.features.table import FeatureTable
 from suture.lm.load import shipped_models
-from suture.pipeline.artifact import open_artifact, package_version, partial_path
+from suture.pipeline.artifact import open_artifact, package_version, partial_path, sha256_of
 from suture.planted.settings import PlantedSettings
 from suture.planted.store import planted_store
 from suture.report import page
@@ -463,7 +463,7 @@ def test_a_dead_feature_is_not_steered(suture: Suture, desk: Path, made: Made) -
             columns = load_file(file)
             columns["q999"][5] = 0
             save_file(columns, file)
-            entry["n_bytes"] = file.stat().st_size
+            entry |= {"n_bytes": file.stat().st_size, "sha256": sha256_of(file)}
     Path("table/manifest.json").write_text(json.dumps(manifest))
     words = ["steer", made.dictionary, "--table", "table", "--feature", 5, "--out", "new", "--neutral", 2]
     assert refused(suture, words, desk).startswith("feature = 5: never fires")

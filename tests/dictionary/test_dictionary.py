@@ -6,6 +6,7 @@ from typing import get_args
 import pytest
 import torch
 
+from forged import forge
 from suture.activations.space import Space
 from suture.dictionary.activation import Sparsity, SparsityKind
 from suture.dictionary.design import Design, DesignKind
@@ -157,12 +158,16 @@ def test_codes_from_dense_and_back() -> None:
 def test_a_damaged_dictionary_is_refused_in_one_line(tmp_path: Path) -> None:
     a_dictionary().save(tmp_path / "d")
     description = tmp_path / "d" / "dictionary.json"
-    description.write_text(description.read_text().replace('"n_features": 40', '"n_features": 41'))
+    forge(tmp_path / "d", "dictionary.json", description.read_bytes().replace(b'"n_features": 40', b'"n_features": 41'))
     with pytest.raises(ArtifactError, match="cannot be read") as caught:
         Dictionary.load(tmp_path / "d")
     assert "\n" not in str(caught.value)
     weights = tmp_path / "d" / "dictionary.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-10])
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-100] + bytes([whole[-100] ^ 1]) + whole[-99:])  # one flipped bit
+    with pytest.raises(ArtifactError, match=r"file dictionary.safetensors is damaged"):
+        Dictionary.load(tmp_path / "d")
+    weights.write_bytes(whole[:-10])
     with pytest.raises(ArtifactError, match="truncated or changed"):
         Dictionary.load(tmp_path / "d")
 

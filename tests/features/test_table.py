@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from features.conftest import Case
+from forged import forge
 from suture.errors import ArtifactError
 from suture.features.classify import classify
 from suture.features.columns import Evidence, measured
@@ -52,7 +53,7 @@ def test_a_file_that_does_not_describe_its_columns_is_read(table: FeatureTable, 
     file = tmp_path / "features" / "columns.json"
     written = json.loads(file.read_text(encoding="utf-8"))
     del written["described"]  # as format version 1
-    file.write_text(json.dumps(written).ljust(file.stat().st_size), encoding="utf-8")
+    forge(tmp_path / "features", "columns.json", json.dumps(written).encode())
     assert FeatureTable.load(tmp_path / "features").described == table.described
 
 
@@ -106,7 +107,10 @@ def test_refusals(table: FeatureTable, tmp_path: Path) -> None:
     table.save(tmp_path / "features")
     with pytest.raises(ArtifactError, match="finished already"):
         table.save(tmp_path / "features")
-    file = tmp_path / "features" / "columns.json"
-    file.write_text("{" + " " * (file.stat().st_size - 1), encoding="utf-8")
-    with pytest.raises(ArtifactError, match="cannot be read"):
+    for content, said in ((b"{", "cannot be read"), (b"[]", "cannot be read")):
+        forge(tmp_path / "features", "columns.json", content)
+        with pytest.raises(ArtifactError, match=said):
+            FeatureTable.load(tmp_path / "features")
+    (tmp_path / "features" / "columns.json").write_bytes(b"{}")
+    with pytest.raises(ArtifactError, match=r"columns.json is damaged \(checksum differs\)"):
         FeatureTable.load(tmp_path / "features")

@@ -1,7 +1,6 @@
 """Laws of the folders on disk: whole or not at all, believed only when unchanged, one line for each thing wrong."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -60,12 +59,13 @@ def test_a_failed_step_that_may_resume_keeps_its_files_and_goes_on(tmp_path: Pat
     assert artifact.verify(path).stage == "probe"
 
 
-def test_an_unfinished_folder_is_emptied_without_resume(tmp_path: Path) -> None:
-    stale = artifact.partial_path(tmp_path / "a")
-    stale.mkdir()
-    (stale / "stale").write_text("x")
+def test_an_unfinished_folder_of_ours_is_emptied_without_resume(tmp_path: Path) -> None:
+    with pytest.raises(PowerCutError):
+        cut_short(tmp_path / "a", resumable=True)
+    assert (artifact.partial_path(tmp_path / "a") / "half").exists()
     make(tmp_path / "a")
-    assert not (tmp_path / "a" / "stale").exists()
+    assert not (tmp_path / "a" / "half").exists()
+    assert artifact.verify(tmp_path / "a").stage == "probe"
 
 
 def test_a_finished_folder_is_replaced_only_when_asked_and_only_at_the_end(tmp_path: Path) -> None:
@@ -137,12 +137,26 @@ def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
         artifact.open_artifact(tmp_path / "nowhere")
 
 
-def test_verify_sees_a_changed_byte_that_open_cannot(tmp_path: Path) -> None:
+def test_verify_sees_a_changed_byte_below_that_open_does_not_look_at(tmp_path: Path) -> None:
     path = make(tmp_path / "a")
     (path / "inner" / "data.txt").write_text("jello")
-    assert asdict(artifact.open_artifact(path))["stage"] == "probe"
-    with pytest.raises(ArtifactError, match="damaged"):
-        artifact.verify(path)
+    manifest = artifact.open_artifact(path)
+    assert manifest.stage == "probe"
+    for look in (lambda: artifact.verify(path), lambda: artifact.checked(path, manifest.files[0])):
+        with pytest.raises(ArtifactError, match=r"file inner/data.txt is damaged"):
+            look()
+
+
+def test_a_changed_byte_beside_the_manifest_is_seen_at_every_opening(tmp_path: Path) -> None:
+    with artifact.create(tmp_path / "a", stage="probe", settings={}) as draft:
+        (draft.folder / "weights").write_bytes(bytes(range(100)))
+    file = tmp_path / "a" / "weights"
+    assert artifact.open_artifact(tmp_path / "a").files[0].n_bytes == 100
+    flipped = bytearray(file.read_bytes())
+    flipped[40] ^= 1
+    file.write_bytes(flipped)
+    with pytest.raises(ArtifactError, match=r"path = .*: file weights is damaged \(checksum differs\); make it again"):
+        artifact.open_artifact(tmp_path / "a")
 
 
 def test_json_refuses_what_is_no_json(tmp_path: Path) -> None:

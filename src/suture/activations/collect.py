@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, nullcontext
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
@@ -28,17 +28,16 @@ import torch
 from suture.activations.batches import read_ahead
 from suture.activations.rows import Plan, plan_rows, rows_of
 from suture.activations.settings import CollectSettings
-from suture.activations.shards import ShardWriter, write_index
+from suture.activations.shards import SHARD, ShardWriter, write_index
 from suture.activations.store import STAGE, STORAGE, Alignment, Precision, Store
 from suture.activations.windows import State, check_enough, windows
-from suture.errors import DiskSpaceError, UserError
+from suture.errors import UserError
 from suture.lm.corpus import Corpus, corpus_of
 from suture.lm.load import LanguageModel
 from suture.lm.models import accelerator, load_models
 from suture.parallel import ALONE, Ranks, local_device
 from suture.pipeline import artifact
 
-SETTINGS = "settings.json"
 TEXT_BYTES_PER_ROW = 8
 """Room for the documents' text in the estimate of the disk; English has four to five bytes to a token."""
 
@@ -124,24 +123,16 @@ def collect(
     plan = plan_rows(sources, block=block, dtype=dtype, batch_tokens=batch_tokens)
     job = _Job(plan=plan, corpus=corpus, n_rows=n_rows, shard_rows=shard_rows)
     settings = _settings(job)
-    if ranks.agree(ranks.leads and resume and _is_made(path, settings)):
+    if ranks.agree(ranks.leads and resume and artifact.is_made(path, stage=STAGE, settings=settings)):
         return Store.open(path)
-    partial = artifact.partial_path(path)
-    disk = _prepare(path, job, settings, free_bytes or _free_bytes, resume=resume) if ranks.leads else None  # 1
-    # The draft is always one to be resumed: what was computed before a kill or Ctrl-C stays.
-    create = artifact.create(path, stage=STAGE, settings=settings, resume=True, overwrite=overwrite, command=command)
-    with create if ranks.leads else nullcontext() as draft:
-        if draft is not None:
-            artifact.write_json(partial / SETTINGS, settings)
+    create = artifact.create(
+        path, stage=STAGE, settings=settings, resume=resume, resumable=True, overwrite=overwrite, command=command,
+        leads=ranks.leads,
+    )  # fmt: skip
+    with create as draft, _finished_shards_are_kept(draft.folder, ranks):
+        disk = _room(path, job, free_bytes or artifact.free_bytes) if ranks.leads else None  # 1
         n_bytes, n_free = ranks.agree(disk)
-        try:
-            found = _run(partial, job, n_bytes, n_free, on_progress or (lambda _: None), ranks)
-        except UserError:  # it would end the same way again; of several ranks, others may still write here
-            if ranks.size == 1:
-                shutil.rmtree(partial)
-            raise
-        if draft is not None:
-            draft.settings |= found
+        draft.settings |= _run(draft.folder, job, n_bytes, n_free, on_progress or (lambda _: None), ranks)
     ranks.wait()
     return Store.open(path)
 
@@ -209,40 +200,28 @@ def _settings(job: _Job) -> dict[str, Any]:
     }
 
 
-def _is_made(path: Path, settings: dict[str, Any]) -> bool:
-    """Whether a store of these settings is finished."""
-    if not (path / artifact.MANIFEST).is_file():
-        return False
-    made = artifact.open_artifact(path, stage=STAGE, setting="out").settings
-    return all(made.get(name) == value for name, value in settings.items())
-
-
-def _prepare(
-    path: Path, job: _Job, settings: dict[str, Any], free_bytes: Callable[[Path], int], *, resume: bool
-) -> tuple[int, int]:
-    """Clear the way, or find it clear; the bytes still to be written and those that are free."""
-    partial = artifact.partial_path(path)
-    _clear_or_check(partial, settings, resume=resume)
-    n_free = free_bytes(path)
-    n_bytes = max(store_bytes([s.width for s in job.plan.spaces], job.n_rows, job.plan.dtype) - _bytes_in(partial), 0)
-    if n_bytes > n_free:
-        problem = f"needs {n_bytes / 1e9:.3g} GB of disk, {n_free / 1e9:.3g} GB are free"
-        raise DiskSpaceError("out", path, problem, "collect fewer tokens, or name a folder on another disk")
+def _room(path: Path, job: _Job, free_bytes: Callable[[Path], int]) -> tuple[int, int]:
+    """The bytes still to be written and those that are free."""
+    shards = artifact.partial_path(path).glob("shard-*")
+    n_free, there = free_bytes(path), sum(artifact.bytes_in(shard) for shard in shards)
+    n_bytes = max(store_bytes([s.width for s in job.plan.spaces], job.n_rows, job.plan.dtype) - there, 0)
+    artifact.check_room(path, n_bytes, "collect fewer tokens", n_free=n_free)
     return n_bytes, n_free
 
 
-def _clear_or_check(partial: Path, settings: dict[str, Any], *, resume: bool) -> None:
-    """Remove what an earlier run left, or make sure that it is a run of the same settings."""
-    if not partial.exists():
-        return
-    if not resume or not (partial / SETTINGS).is_file():
-        shutil.rmtree(partial)
-        return
-    begun = artifact.read_json(partial / SETTINGS)
-    for name, value in settings.items():
-        if begun.get(name) != value:
-            problem = f"differs from the unfinished run's {begun.get(name)!r}"
-            raise UserError(name, value, problem, "give the same setting, or start anew without --resume")
+@contextmanager
+def _finished_shards_are_kept(folder: Path, ranks: Ranks) -> Iterator[None]:
+    """A mistake found late, one bad record or a NaN, costs only what comes after it; at once it leaves nothing."""
+    try:
+        yield
+    except UserError as error:
+        n_shards = len(list(folder.glob(f"*/{SHARD}")))
+        if n_shards == 0:
+            if ranks.size == 1:  # of several ranks, others may still write here
+                shutil.rmtree(folder)
+            raise
+        fix = f"{error.fix}; {n_shards} finished shards are kept, --resume goes on behind them"
+        raise type(error)(error.setting, error.value, error.problem, fix) from error
 
 
 def _run(
@@ -317,16 +296,3 @@ def _run(
         "n_documents": state.n_documents,
         "alignment": [{**asdict(a), "kept_share": a.kept_share} for a in alignment],
     }
-
-
-def _free_bytes(path: Path) -> int:
-    """Free disk at the nearest folder that exists."""
-    folder = path.resolve()
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
-
-
-def _bytes_in(folder: Path) -> int:
-    """What a folder holds; 0 where it does not exist."""
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

@@ -7,7 +7,8 @@
 4. A view names other columns, each with an optional linear map, over the same files: nothing is copied.
 5. A file that was cut short while it is mapped would kill the process at the next read, so its size is asked first; a
    folder that was deleted or replaced could be read on, but what follows would name rows that nobody finds any more.
-6. The rows of a stream are held in memory, as one shard, and read in the same way.
+6. A shard's files are read only if they hold what was written: their checksums are compared when they are first used.
+7. The rows of a stream are held in memory, as one shard, and read in the same way.
 """
 
 from __future__ import annotations
@@ -183,10 +184,33 @@ class Store:
             if first < last:
                 if file.mapped is not None and file.mapped.size() < file.values.nbytes:  # 5
                     raise self._lost(f"its file {file.name} was truncated")
+                if file.mapped is not None:
+                    self._file(shard, space_file(column))
                 # mode="clip" lets numpy write into `out` directly; the rows were checked before.
                 here = ascending[first:last] - self._starts[shard]
                 np.take(file.values, here, axis=0, out=values[first:last], mode="clip")
         return values
+
+    @cached_property
+    def _checked(self) -> set[str]:
+        """Which files of the shards are known to hold what was written."""
+        return set()
+
+    @cached_property
+    def _entries(self) -> dict[str, artifact.FileEntry]:
+        return {entry.name: entry for entry in self.manifest.files}
+
+    def _file(self, shard: int, name: str) -> Path:
+        """A file of a shard, if it holds what was written.  (6)
+
+        Raises:
+            ArtifactError: it is damaged.
+        """
+        name = f"{shard_folder(Path(), shard)}/{name}"
+        if name not in self._checked:
+            artifact.checked(self.path, self._entries[name], setting="store")
+            self._checked.add(name)
+        return self.path / name
 
     def _check_there(self) -> None:
         """The folder must still be the one that was opened."""
@@ -212,7 +236,7 @@ class Store:
     def _files(self) -> dict[int, list[_Shard]]:
         """Per space of the files that is read here, its shards, mapped or held in memory."""
         widths = {column: space.width for column, space in zip(self.columns, self.spaces, strict=True)}
-        if self.held is not None:  # 6
+        if self.held is not None:  # 7
             return {c: [_Shard(name="memory", values=self.held.activations[c], mapped=None)] for c in widths}
         return {
             column: [self._map(shard, column, rows, width) for shard, rows in enumerate(self.shards)]
@@ -236,7 +260,7 @@ class Store:
         return _Shard(name=f"{file.parent.name}/{file.name}", values=values, mapped=mapped)
 
     def _side(self, name: str) -> np.ndarray:
-        files = (shard_folder(self.path, shard) / name for shard in range(len(self.shards)))
+        files = (self._file(shard, name) for shard in range(len(self.shards)))
         return np.concatenate([np.fromfile(file, dtype="<i4") for file in files])
 
     @cached_property
@@ -263,7 +287,7 @@ class Store:
             return np.empty((0, 4), dtype=np.int64)
         parts = []
         for shard in range(len(self.shards)):
-            entries = np.fromfile(shard_folder(self.path, shard) / "text_index.bin", dtype="<i8").reshape(-1, 2)
+            entries = np.fromfile(self._file(shard, "text_index.bin"), dtype="<i8").reshape(-1, 2)
             begins = np.concatenate([[0], entries[:-1, 1]])[: len(entries)]
             parts.append(np.stack([entries[:, 0], np.full(len(entries), shard), begins, entries[:, 1]], axis=1))
         return np.concatenate(parts)
@@ -278,7 +302,7 @@ class Store:
         if at == len(self._texts) or self._texts[at, 0] != document:
             raise KeyError(f"document {document} has no rows in {self.path}")
         _, shard, begin, end = (int(v) for v in self._texts[at])
-        with (shard_folder(self.path, shard) / "text.bin").open("rb") as stream:
+        with self._file(shard, "text.bin").open("rb") as stream:
             stream.seek(begin)
             return stream.read(end - begin).decode("utf-8")
 

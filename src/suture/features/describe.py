@@ -66,7 +66,8 @@ def features(
     settings = settings or FeatureSettings()
     dictionary_path = Path(dictionary_path)
     dictionary = Dictionary.load(dictionary_path, precision="auto")
-    training = artifact.open_artifact(dictionary_path).settings
+    made = artifact.open_artifact(dictionary_path)
+    training = made.settings
     view = matching_view(dictionary, seen(store, View.from_json(training.get("view"))))  # 1
     rows, discovery = chosen_rows(view, training, settings.n_rows, crossed=settings.crossed)
     null = are_null(view.spaces)
@@ -96,7 +97,7 @@ def features(
                 stats, view, settings.context, choice=settings.choice, elsewhere=elsewhere, seed=settings.labels.seed
             ),
             logits=_promoted(dictionary, lms, view, stats, labels, settings) if lms is not None else [],
-            summary=_evaluation(dictionary_path, training, dictionary, view, settings.n_rows)
+            summary=_evaluation(dictionary_path, made, dictionary, view, settings.n_rows)
             | _summary(dictionary, stats, labels, discovery=discovery, null=null)
             | {"examples": asdict(_left_out(stats, settings, elsewhere))},
         )
@@ -157,12 +158,13 @@ def _promoted(
 
 
 def _evaluation(
-    path: Path, training: Mapping[str, Any], dictionary: Dictionary, store: Store, n_rows: int
+    path: Path, made: artifact.Manifest, dictionary: Dictionary, store: Store, n_rows: int
 ) -> dict[str, Any]:
-    """What training measured on this store, or a fresh evaluation on another."""
+    """What training measured on this very store, or a fresh evaluation on another."""
     file = path / EVALUATION
-    if file.exists() and training.get("store") == str(store.path):
+    if file.exists() and artifact.is_made_from(made, store.path):
         return dict(artifact.read_json(file))
+    training = made.settings
     share = float(training.get("heldout", 0.1))
     rows = split_rows(store, heldout=share, seed=order_seed(training))[1] if share else torch.arange(len(store))
     return evaluate(dictionary, store, whole_documents(store.documents, rows, n_rows)).to_json()

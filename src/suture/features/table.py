@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from suture.dictionary.dictionary import Dictionary
 from suture.errors import ArtifactError
 from suture.features.clusters import TwoClusters
 from suture.features.columns import LABEL, REASON, column_called
@@ -193,6 +194,21 @@ class FeatureTable(Tabular):
             )
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise ArtifactError("features", path, f"cannot be read ({error})", "describe the features again") from None
+
+
+def need_table_of(
+    dictionary_path: str | Path, table_path: str | Path, table: FeatureTable, dictionary: Dictionary
+) -> None:
+    """Refuse a table that describes another dictionary, were it of the same size.
+
+    Raises:
+        ArtifactError: naming it.
+    """
+    fix = "name the table that suture features made from this dictionary"
+    artifact.need_parent(table_path, dictionary_path, setting="table", fix=fix)
+    if table.n_features != dictionary.n_features:
+        problem = f"describes {table.n_features} features, the dictionary has {dictionary.n_features}"
+        raise ArtifactError("table", table_path, problem, fix)
 
 
 def _plain(column: Tensor) -> list[float | int | None]:

@@ -30,7 +30,7 @@ from torch import Tensor
 from suture import seeds
 from suture.dictionary.dictionary import Dictionary
 from suture.errors import UserError
-from suture.features.table import FeatureTable
+from suture.features.table import FeatureTable, need_table_of
 from suture.interventions.paired import PairedBatch, PairedText
 from suture.interventions.settings import CausalSettings
 from suture.interventions.splice import refuse_null
@@ -182,9 +182,7 @@ def causal(
     settings = settings or CausalSettings()
     dictionary, table = Dictionary.load(dictionary_path), FeatureTable.load(table_path)
     refuse_null(dictionary, dictionary_path)
-    if table.n_features != dictionary.n_features:
-        problem = f"describes {table.n_features} features, the dictionary has {dictionary.n_features}"
-        raise UserError("table", table_path, problem, "name the table made from this dictionary")
+    need_table_of(dictionary_path, table_path, table, dictionary)
     for feature in chosen:
         if not 0 <= feature < table.n_features:
             raise UserError("feature", feature, f"the dictionary has features 0 to {table.n_features - 1}", "name one")

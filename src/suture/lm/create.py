@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from transformers import (
 
 from suture import seeds
 from suture.errors import UserError
+from suture.pipeline.folder import writing
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -152,11 +152,9 @@ def save_lm(
     """
     if path.exists():
         raise UserError("path", str(path), "exists already", "remove it, or give another name")
-    partial = path.with_name(path.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
     halved = copy.deepcopy(model)
     torch.nn.Module.to(halved, dtype=dtype)
-    halved.save_pretrained(partial)
-    tokenizer.save_pretrained(partial)
-    (partial / "README.md").write_text(card, encoding="utf-8")
-    partial.rename(path)
+    with writing(path, {"stage": "language model"}) as draft:
+        halved.save_pretrained(draft.folder)
+        tokenizer.save_pretrained(draft.folder)
+        (draft.folder / "README.md").write_text(card, encoding="utf-8")

@@ -6,7 +6,6 @@
 4. Write the page under a temporary name and rename it.
 """
 
-import os
 from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from importlib.resources import files
@@ -19,6 +18,7 @@ from suture.errors import UserError
 from suture.features.table import LeftOut
 from suture.interventions.steer.effect import Effect
 from suture.pipeline.artifact import package_version
+from suture.pipeline.files import whole_file
 from suture.report.behaviour import behaviour
 from suture.report.gather import Gathered, find_artifacts, gather
 from suture.report.html import Html, clean, embedded_json, join, tag
@@ -63,11 +63,10 @@ def report(
     if out.is_dir():
         raise UserError("out", out, "is a folder", "name the HTML file in it")
     page = _page(gather(folders), title=title, commands=commands, limits=limits or Limits())
-    aside = out.with_name(out.name + ".tmp")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(clean(page), encoding="utf-8")
-        os.replace(aside, out)
+        with whole_file(out) as aside:
+            aside.write_text(clean(page), encoding="utf-8")
     except OSError as error:
         problem = f"cannot be written ({error.strerror})"
         raise UserError("out", out, problem, "name a file in a folder you may write to") from None

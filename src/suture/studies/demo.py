@@ -36,6 +36,7 @@ from suture.lm.corpus import open_corpus
 from suture.lm.generate import samples
 from suture.lm.load import LanguageModel, load_model
 from suture.pipeline import artifact
+from suture.pipeline.files import whole_file
 from suture.report.page import find_artifacts, report
 from suture.training.run import TrainProgress
 from suture.training.settings import Objective, TrainSettings
@@ -235,9 +236,8 @@ def _sample_corpus(file: Path, lms: list[LanguageModel], settings: DemoSettings,
             tell("sampling stories", sum(map(len, stories)), settings.n_stories, "")
     # alternating, so that any beginning of the corpus holds as much of one model as of the other
     text = f"\n{SEPARATOR}\n".join(story for pair in zip(*stories, strict=True) for story in pair)
-    aside = file.with_name(file.name + ".tmp")
-    aside.write_text(text + "\n", encoding="utf-8")
-    aside.replace(file)
+    with whole_file(file) as aside:
+        aside.write_text(text + "\n", encoding="utf-8")
 
 
 def _collect(path: Path, corpus: Path, lms: list[LanguageModel], settings: DemoSettings, tell: OnStep) -> Store:

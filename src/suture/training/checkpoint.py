@@ -10,7 +10,6 @@ Batches, masks and schedules are pure functions of (settings, step), so weights,
 are all there is to keep. The newest two are kept, until the finished folder has its own name.
 """
 
-import errno
 import logging
 import os
 import re
@@ -28,11 +27,11 @@ from torch import Tensor
 from suture.errors import DiskSpaceError
 from suture.parallel import ALONE, Grid
 from suture.pipeline import artifact
+from suture.pipeline.files import NO_ROOM
 
 FOLDER = "checkpoints"
 COMMON = "common"
 KEPT = 2
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -99,39 +98,6 @@ def _newest_whole(folder: Path) -> str | None:
 
 
 @contextmanager
-def set_aside(folder: Path, *names: str) -> Iterator[None]:
-    """Take what only a resumed run needs out of a folder that is being finished, and drop it once the block has ended.
-
-    Where the block fails it is put back; where the process is killed, `put_back` does so when the run goes on.
-    """
-    beside = _beside(folder)
-    beside.mkdir()
-    for name in names:
-        if (folder / name).exists():
-            os.replace(folder / name, beside / name)
-    try:
-        yield
-    except BaseException:
-        put_back(folder)
-        raise
-    drop_aside(folder)
-
-
-def put_back(folder: Path) -> None:
-    """Undo `set_aside`, if it was begun and the folder is still unfinished."""
-    beside = _beside(folder)
-    if beside.exists() and folder.exists():
-        for found in beside.iterdir():
-            os.replace(found, folder / found.name)
-        beside.rmdir()
-
-
-def drop_aside(folder: Path) -> None:
-    """Forget what `set_aside` took out."""
-    shutil.rmtree(_beside(folder), ignore_errors=True)
-
-
-@contextmanager
 def room_for(what: str, folder: Path) -> Iterator[None]:
     """Say of a full disk what had no room there and how to go on.
 
@@ -156,10 +122,6 @@ def _system_error(error: OSError | SafetensorError) -> int | None:
         return error.errno
     found = re.search(r"\(os error (\d+)\)", str(error))
     return int(found[1]) if found else None
-
-
-def _beside(folder: Path) -> Path:
-    return folder.with_name(folder.name + ".aside")
 
 
 def _put_in_place(aside: Path) -> None:

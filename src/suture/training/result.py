@@ -6,12 +6,12 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from suture.dictionary.dictionary import STAGE, Description
+from suture.dictionary.dictionary import EVALUATION, STAGE, Description
 from suture.dictionary.evaluate import Evaluation
 from suture.errors import ArtifactError
 from suture.pipeline import artifact
 from suture.pipeline.result import read_typed, typed
-from suture.training.run import EVALUATION, TrainProgress
+from suture.training.run import TrainProgress
 from suture.training.tracking import METRICS
 
 

@@ -38,13 +38,11 @@ from suture.pipeline import artifact
 from suture.pipeline.settings import declared
 from suture.training.checkpoint import (
     FOLDER,
+    KEPT,
     Checkpoint,
-    drop_aside,
     load_checkpoint,
-    put_back,
     room_for,
     save_checkpoint,
-    set_aside,
 )
 from suture.training.feed import POSITIONS, Feed
 from suture.training.settings import TrainSettings
@@ -54,7 +52,8 @@ from suture.training.tracking import METRICS, Tracker
 
 EVALUATION_ROWS = 50_000
 """Held-out rows of the final evaluation, at most."""
-SETTINGS = "settings.json"
+NAMES = {setting.path: name for name, setting in declared(TrainSettings).items()}
+"""What settings are called on the command line, by their place."""
 FINITE_EVERY = 20
 """Steps between two looks at whether the loss is still a number, where each look makes a GPU wait."""
 
@@ -120,20 +119,21 @@ class Run:
         self.out, self.settings, self.feed, self.grid, self.on_progress = out, settings, feed, grid, on_progress
         self.device = local_device(settings.device)
         check_fit(settings, feed, grid)
-        before = _unfinished_settings(artifact.partial_path(out)) if resume and grid.world.leads else {}
+        before = artifact.begun_settings(out) if resume and grid.world.leads else {}
         recorded = recorded_settings(settings, made_from, before=grid.world.agree(before))
         self._open = ExitStack()
         with ExitStack() as opening:  # closed again where anything here fails
             draft = opening.enter_context(
                 artifact.create(
                     out, stage=STAGE, settings=recorded, seed=settings.seed, parents=parents, resume=resume,
-                    resumable=True, overwrite=overwrite, command=command, leads=grid.world.leads,
+                    resumable=True, overwrite=overwrite, command=command, leads=grid.world.leads, names=NAMES,
                 )
             )  # fmt: skip
             self.folder = draft.folder
+            draft.scratch += [FOLDER, POSITIONS]
             opening.enter_context(_removed_where_nothing_was_reached(self.folder, grid))
             if grid.world.leads:
-                _check_or_clear(self.folder, recorded, resume=resume)
+                _drop_half_a_result(self.folder)
             grid.world.wait()
             saved = load_checkpoint(self.folder, grid=grid)
             rows = feed.split[0]
@@ -145,6 +145,8 @@ class Run:
             if saved is not None:
                 self.state.load_tensors(saved.per_feature, saved.common)
             self.done = self._saved = 0 if saved is None else saved.step
+            if grid.world.leads:
+                self._check_room()
             self.tracker = opening.enter_context(
                 Tracker(
                     self.folder, first_step=self.done, kinds=settings.track, settings=recorded, leads=grid.world.leads
@@ -236,15 +238,22 @@ class Run:
         rows = every_other(heldout if len(heldout) else training, EVALUATION_ROWS)
         evaluation = evaluate(self.dictionary, self.feed.reference, rows).to_json() | {"heldout": len(heldout) > 0}
         whole = self.dictionary.whole()
-        with ExitStack() as finishing:
+        with room_for("the result", self.folder):
             if self.grid.world.leads:
-                finishing.enter_context(room_for("the result", self.folder))
                 artifact.write_json(self.folder / EVALUATION, evaluation)
                 whole.write(self.folder)
-                finishing.enter_context(set_aside(self.folder, FOLDER, SETTINGS, POSITIONS))
             self._open.close()
         self._finished = True
         self.grid.world.wait()
+
+    def _check_room(self) -> None:
+        """Notice a full disk before the work: room for the result, the checkpoints kept, and one being written."""
+        dictionary = sum(t.nbytes for t in self.dictionary.state_dict().values()) * self.grid.features.size
+        state = [*self.state.per_feature().values(), *self.state.common().values()]
+        checkpoint = sum(t.nbytes for t in state) * self.grid.features.size
+        n_checkpoints = min(1 + KEPT, (self.settings.n_steps - 1) // self.settings.checkpoint_every)
+        needed = dictionary + n_checkpoints * checkpoint - artifact.bytes_in(self.folder)
+        artifact.check_room(self.out, needed, "train fewer features")
 
     def _watch(self, result: StepResult, step: int, *, look: bool) -> None:
         """Remember the first step whose loss was no number, and stop once it is noticed: before anything is saved."""
@@ -310,12 +319,10 @@ def recorded_settings(
     return asdict(settings) | {"precision": precision} | made_from
 
 
-def is_finished(out: Path, settings: TrainSettings, made_from: dict[str, Any]) -> bool:
-    """Whether `out` is the finished dictionary of these settings."""
-    if not (out / artifact.MANIFEST).is_file():
-        return False
-    made = artifact.open_artifact(out, stage=STAGE, setting="out").settings
-    return made == artifact.as_json(recorded_settings(settings, made_from, before=made))
+def is_finished(out: Path, settings: TrainSettings, feed: Feed) -> bool:
+    """Whether `out` is the finished dictionary of these settings and rows."""
+    wanted = asdict(settings) | feed.made_from
+    return artifact.is_made(out, stage=STAGE, settings=wanted, parents=feed.parents)
 
 
 def available_models(settings: TrainSettings, n_spaces: int, step: int) -> Bool[Tensor, "row space"] | None:
@@ -360,12 +367,6 @@ def _uninterrupted() -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if came:
         raise KeyboardInterrupt
-
-
-def _unfinished_settings(folder: Path) -> dict[str, Any]:
-    put_back(folder)
-    file = folder / SETTINGS
-    return artifact.read_json(file) if file.exists() else {}
 
 
 @contextmanager
@@ -415,33 +416,8 @@ def check_device(device: str) -> None:
         raise UserError("device", device, problem, "use cpu") from None
 
 
-def _changed(now: Any, before: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any, Any]]:
-    """(name, value now, value before) of every setting that differs, however deep it lies."""
-    if isinstance(now, dict) and isinstance(before, dict):
-        for key in now:
-            yield from _changed(now[key], before.get(key), (*path, key))
-    elif now != before:
-        names = {setting.path: name for name, setting in declared(TrainSettings).items()}
-        yield names.get(path, "".join(path[-1:])), now, before
-
-
-def _check_or_clear(folder: Path, recorded: dict[str, Any], *, resume: bool) -> None:
-    """Keep an unfinished run of the same settings that is to be resumed; anything else unfinished here is cleared."""
-    file = folder / SETTINGS
-    plain = artifact.as_json(recorded)
-    if resume and file.exists():
-        before = artifact.read_json(file)
-        changed = list(_changed(plain, before))
-        if changed:
-            name, now, was = changed[0]
-            others = "".join(f", {other} was {old!r}" for other, _, old in changed[1:])
-            problem = f"was {was!r} in the unfinished run{others}"
-            raise UserError(name, now, problem, "use its settings, or start without --resume")
-        for left in folder.iterdir():  # of a run that was killed while it finished: the manifest lists what is here
-            if left.is_file() and left.name not in (SETTINGS, METRICS, POSITIONS):
-                left.unlink()
-        return
-    drop_aside(folder)
-    for old in folder.iterdir():  # an unfinished run that was killed before it wrote its settings
-        old.unlink() if old.is_file() else shutil.rmtree(old)
-    artifact.write_json(file, plain)
+def _drop_half_a_result(folder: Path) -> None:
+    """What a run that was killed while it finished left: the manifest lists what is here."""
+    for left in folder.iterdir():
+        if left.is_file() and left.name not in (METRICS, POSITIONS, *artifact.UNFINISHED):
+            left.unlink()

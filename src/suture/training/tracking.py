@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, is_dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from suture.errors import UserError
+from suture.pipeline.files import whole_file
 from suture.training.settings import TrackerKind
 
 METRICS = "metrics.jsonl"
@@ -41,9 +41,8 @@ class Tracker:
         if first_step > 0 and self.file.exists():
             lines = self.file.read_text(encoding="utf-8").splitlines(keepends=True)
             kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= first_step]
-        aside = self.file.with_name(METRICS + ".tmp")  # killed while it writes, it leaves the old file or the new one
-        aside.write_text("".join(kept), encoding="utf-8")
-        os.replace(aside, self.file)
+        with whole_file(self.file) as aside:  # killed while it writes, it leaves the old file or the new one
+            aside.write_text("".join(kept), encoding="utf-8")
         self.writers = [self._writer(kind, folder, settings) for kind in kinds]
 
     def __enter__(self) -> "Tracker":

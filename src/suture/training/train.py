@@ -17,8 +17,6 @@ from suture.activations.stream import Stream
 from suture.dictionary.dictionary import Dictionary
 from suture.errors import UserError
 from suture.parallel import ALONE, Grid, local_device
-from suture.pipeline import artifact
-from suture.training.checkpoint import drop_aside
 from suture.training.feed import Feed, feed_key, feed_of
 from suture.training.run import OnProgress, Run, TrainProgress, check_fit, is_finished
 from suture.training.settings import TrainSettings
@@ -108,16 +106,13 @@ def train_many(
                     )
                 )
                 for out in outs
-                if not (resume and is_finished(out, settings[out], feed.made_from))
+                if not (resume and is_finished(out, settings[out], feed))
             ]
             feed.keep_position_in([run.folder for run in runs])
             started.append((feed, runs))
         for feed, runs in started:
             if runs:
                 _train_together(runs, feed)
-    if grid.world.leads:
-        for out in settings:  # of one that was killed when it had its name
-            drop_aside(artifact.partial_path(out))
     return {out: Dictionary.load(out, device=local_device(own.device)) for out, own in settings.items()}
 
 

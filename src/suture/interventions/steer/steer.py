@@ -15,7 +15,7 @@ from suture.dictionary.dictionary import STAGE as DICTIONARY
 from suture.dictionary.dictionary import Dictionary
 from suture.dictionary.rows import order_seed
 from suture.errors import ArtifactError, UserError
-from suture.features.table import FeatureTable
+from suture.features.table import FeatureTable, need_table_of
 from suture.interventions.settings import SteerSettings
 from suture.interventions.steer.effect import Effect
 from suture.interventions.steer.effects import steer_many
@@ -52,7 +52,9 @@ def steer(
         if folder.exists() and not overwrite:
             raise ArtifactError("out", folder, "is there already", "name another folder, or pass --overwrite")
     dictionary = Dictionary.load(dictionary_path)
-    scales = FeatureTable.load(features_path).columns["q999"].float()
+    table = FeatureTable.load(features_path)
+    need_table_of(dictionary_path, features_path, table, dictionary)
+    scales = table.columns["q999"].float()
     effects = steer_many(
         dictionary,
         lms,
@@ -81,8 +83,7 @@ def heldout_documents(dictionary_path: str | Path) -> Iterator[str]:
     """
     made = artifact.open_artifact(dictionary_path, stage=DICTIONARY, setting="dictionary")
     training = made.settings
-    manifest = Path(training["store"]) / artifact.MANIFEST
-    if not manifest.exists() or artifact.sha256_of(manifest) not in {p.manifest_sha256 for p in made.parents}:
+    if not artifact.is_made_from(made, training["store"]):
         problem = f"the dictionary's own store is not at {training['store']} any more"
         raise UserError("corpus", "none", problem, "name neutral text with --corpus")
     store = Store.open(training["store"])

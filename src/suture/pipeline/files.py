@@ -1,0 +1,101 @@
+"""Small things done to files: JSON written all at once, checksums, how much disk is free.
+
+A checksum is remembered for as long as this process lives, by the file's inode, size and time, so that what is opened
+again and again is read once.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from time import time_ns
+from typing import Any
+
+from suture.errors import DiskSpaceError
+
+TEMPORARY = ".tmp"
+"""What ends in this is no part of any result."""
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+SETTLED_NS = 2_000_000_000
+"""A file changed more recently could change again without its time telling: its checksum is not remembered."""
+
+_known: dict[tuple[str, int, int, int], str] = {}
+
+
+def sha256_of(file: Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def remembered_sha256_of(file: Path) -> str:
+    """The same, of a file that this process has read before from memory."""
+    found = file.stat()
+    key = (str(file.absolute()), found.st_ino, found.st_size, found.st_mtime_ns)
+    if key in _known:
+        return _known[key]
+    digest = sha256_of(file)
+    if time_ns() - found.st_mtime_ns > SETTLED_NS:
+        _known[key] = digest
+    return digest
+
+
+def write_json(file: Path, value: object) -> None:
+    """Write `value` as JSON, all at once: a reader sees the old file or the new one, never half of one."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    with whole_file(file) as aside, aside.open("w", encoding="utf-8") as stream:
+        stream.write(text + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+@contextmanager
+def whole_file(file: Path) -> Iterator[Path]:
+    """Where to write what shall be `file`: it has that name once the block has ended, and is gone where it failed."""
+    aside = file.with_name(file.name + TEMPORARY)
+    try:
+        yield aside
+        os.replace(aside, file)
+    except BaseException:
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
+        raise
+
+
+def read_json(file: Path) -> Any:
+    """The value of a JSON file."""
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def as_json(value: Any) -> Any:
+    """A value as it will be read back from JSON: tuples are lists, keys are strings."""
+    return json.loads(json.dumps(value, allow_nan=False))
+
+
+def free_bytes(path: Path) -> int:
+    """Free disk at the nearest folder that exists."""
+    folder = path.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def bytes_in(folder: Path) -> int:
+    """What a folder holds; 0 where it does not exist."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def check_room(path: Path, n_bytes: int, fix: str, *, n_free: int | None = None) -> None:
+    """Refuse what would not fit on the disk, before any work is done.
+
+    Raises:
+        DiskSpaceError: fewer than `n_bytes` are free at `path`.
+    """
+    n_free = free_bytes(path) if n_free is None else n_free
+    if n_bytes > n_free:
+        problem = f"needs {n_bytes / 1e9:.3g} GB of disk, {n_free / 1e9:.3g} GB are free"
+        raise DiskSpaceError("out", path, problem, f"{fix}, or name a folder on another disk")
