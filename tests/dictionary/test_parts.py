@@ -39,7 +39,7 @@ def dense(dictionary: Dictionary, x: Tensor) -> Tensor:
     return dictionary.encode(x, model=model).dense()
 
 
-@pytest.mark.parametrize("sparsity", set(get_args(SparsityKind)) - {"topk"})
+@pytest.mark.parametrize("sparsity", [kind for kind in get_args(SparsityKind) if kind != "topk"])
 @pytest.mark.parametrize("kind", get_args(DesignKind))
 def test_features_taken_out_read_and_write_what_they_did(kind: DesignKind, sparsity: SparsityKind) -> None:
     whole = a_dictionary(kind, sparsity, flag=kind == "pooled")
@@ -65,7 +65,7 @@ def test_reordering_and_back_is_the_same_dictionary() -> None:
     torch.testing.assert_close(dense(reorder(whole, order), x), dense(whole, x)[:, order])
 
 
-@pytest.mark.parametrize("sparsity", set(get_args(SparsityKind)) - {"topk"})
+@pytest.mark.parametrize("sparsity", [kind for kind in get_args(SparsityKind) if kind != "topk"])
 @pytest.mark.parametrize("kind", ["sae", "crosscoder", "universal"])
 def test_joined_features_read_and_write_what_they_did(kind: DesignKind, sparsity: SparsityKind) -> None:
     """The parts' centres differ, as those of two seeds do."""

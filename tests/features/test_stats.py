@@ -183,5 +183,5 @@ def test_progress_reaches_all_rows(planted: Store) -> None:
 def test_refusals(planted: Store) -> None:
     with pytest.raises(UserError, match="too few documents"):
         describe(random_dictionary(planted), planted, torch.arange(0), discovery_rows=torch.arange(10))
-    with pytest.raises(UserError, match="n_groups = 0"):
+    with pytest.raises(UserError, match="groups = 0"):
         StatsSettings(n_groups=0)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from suture.dictionary.design import Space
+from suture.activations.space import Space
 from suture.dictionary.dictionary import Dictionary
 from suture.errors import UserError
 from suture.studies.designs import Recipe, chosen_designs, designs_for, n_weights
