@@ -5,10 +5,9 @@ import sys
 
 def main() -> None:
     """Exit 0: done. 2: the user can fix it. 130: interrupted. 1: our bug, with its traceback."""
-    from suture.cli.app import app
-    from suture.cli.console import run
+    from suture.cli.app import run
 
-    sys.exit(run(app, sys.argv[1:]))
+    sys.exit(run(sys.argv[1:]))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,14 @@ class UserError(Exception):
         return type(self), (self.setting, self.value, self.problem, self.fix)
 
 
+class UsageError(Exception):
+    """A command line that cannot be read: an option that is not there, or one without its value."""
+
+    def __init__(self, message: str, program: str) -> None:
+        self.program = program
+        super().__init__(message)
+
+
 class ArtifactError(UserError):
     """A folder that is not what its reader needs: missing, unfinished, damaged, of another kind or version."""
 

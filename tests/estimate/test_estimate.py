@@ -18,8 +18,7 @@ from safetensors.torch import load_file
 from suture.activations.collect import collect
 from suture.activations.shards import write_store
 from suture.activations.store import Store
-from suture.cli.app import app
-from suture.cli.console import run
+from suture.cli.app import run
 from suture.dictionary.dictionary import WEIGHTS
 from suture.errors import UserError
 from suture.estimate import estimate, sizes
@@ -28,6 +27,7 @@ from suture.estimate.machine import STATUS, free_memory
 from suture.estimate.probe import Span, StartUp
 from suture.lm.corpus import open_corpus
 from suture.lm.load import load_model, locate
+from suture.pipeline.settings import from_flat
 from suture.sweep.file import Study, read_study
 from suture.training.settings import TrainSettings
 from suture.training.start import data_statistics, new_dictionary
@@ -49,11 +49,12 @@ import json, sys
 import torch
 from suture.activations.store import Store
 from suture.training.settings import TrainSettings
+from suture.pipeline.settings import from_flat
 from suture.training.train import train
 from suture.estimate.machine import peak_bytes
 store, out, options = sys.argv[1:]
 before = peak_bytes()
-train(out, Store.open(store), TrainSettings.from_options(json.loads(options)))
+train(out, Store.open(store), from_flat(TrainSettings, json.loads(options)))
 print(peak_bytes() - before)
 """
 
@@ -106,7 +107,7 @@ def size_of(folder: Path) -> int:
 
 @pytest.mark.parametrize("options", SHAPES.values(), ids=SHAPES)
 def test_weights_and_checkpoints_are_counted_to_the_byte(tmp_path: Path, options: dict[str, Any]) -> None:
-    settings = TrainSettings.from_options(options)
+    settings = from_flat(TrainSettings, options)
     store = random_store(tmp_path / "store", SPACES, 500)
     statistics = data_statistics(store, torch.arange(500), seed=0)
     dictionary = new_dictionary(store, settings.design, statistics, seed=0)
@@ -134,7 +135,7 @@ def test_memory_is_what_a_training_takes(tmp_path: Path, widths: tuple[int, ...]
     done = subprocess.run(
         [sys.executable, "-c", MEASURED, *arguments], capture_output=True, text=True, check=True, timeout=300
     )
-    parts = sizes.training_parts(TrainSettings.from_options(options), widths, n_rows, "float32")
+    parts = sizes.training_parts(from_flat(TrainSettings, options), widths, n_rows, "float32")
     said = sum(parts.values()) + sizes.mapped_bytes(widths, n_rows, "bfloat16")
     assert 0.7 < int(done.stdout) / said < 1.3
 
@@ -300,12 +301,12 @@ def test_the_command_prints_one_object_or_a_table(
 ) -> None:
     study_of(tmp_path, corpus)
     command = ["estimate", str(tmp_path / "study.toml"), "--out", str(tmp_path), "--offline", "--seconds", "0.5"]
-    assert run(app, [*command, "--json"]) == 0
+    assert run([*command, "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert [s["name"] for s in said["steps"]] == ["collect", "train"]
     assert said["total"]["seconds"]["low"] <= said["total"]["seconds"]["middle"] <= said["total"]["seconds"]["high"]
     study_of(tmp_path, corpus, tokens=3_000_000, train="heldout = 0.9999")
-    assert run(app, command) == 2
+    assert run(command) == 2
     out, err = capsys.readouterr()
     assert [line.split()[0] for line in out.splitlines()][1:5] == ["collect", "train", "in", "free"]
     refusals = [line for line in err.splitlines() if line.startswith("suture: ")]

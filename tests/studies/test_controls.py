@@ -8,8 +8,7 @@ import torch
 
 import suture
 from suture.activations.settings import View
-from suture.cli.app import app
-from suture.cli.console import run
+from suture.cli.app import run
 from suture.lm.corpus import Corpus
 from suture.studies.controls import match_with_controls, with_random_weights
 
@@ -38,7 +37,7 @@ def test_the_command_makes_the_controls_that_it_is_asked_for(
 ) -> None:
     monkeypatch.chdir(made)
     command = ["match", "a", "b", "--store", "store", "--out", "same", "--second-seeds", "--random-weights"]
-    assert run(app, [*command, "--json", "--offline"]) == 0
+    assert run([*command, "--json", "--offline"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert [c["of"] for c in told["ceilings"]] == ["tinystories-1l @ mlp0.out", "tinystories-2l @ mlp0.out"]
     assert "random weights" in told["random"]["against"]

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from suture.cli.app import app
-from suture.cli.console import run
+from suture.cli.app import run
 from suture.dictionary.dictionary import Dictionary
 from suture.interventions.settings import SpliceSettings
 from suture.interventions.splice import spliced_losses
@@ -28,7 +27,7 @@ MODELS = ("tinystories-1l", "tinystories-1l-seed2")
 def suture(capsys: pytest.CaptureFixture[str]) -> Command:
     def command(*arguments: object) -> tuple[int, str, str]:
         capsys.readouterr()
-        code = run(app, [str(a) for a in arguments])
+        code = run([str(a) for a in arguments])
         said = capsys.readouterr()
         return code, said.out, said.err
 

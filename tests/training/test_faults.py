@@ -20,11 +20,11 @@ from torch import Tensor
 
 from suture.activations.batches import Batch, batches
 from suture.activations.store import Store
-from suture.cli.app import app
-from suture.cli.console import run
+from suture.cli.app import run
 from suture.dictionary.dictionary import Dictionary
 from suture.errors import ArtifactError, DiskSpaceError, NumericalError
 from suture.pipeline import artifact
+from suture.pipeline.settings import from_flat
 from suture.training.checkpoint import load_checkpoint
 from suture.training.run import TrainProgress
 from suture.training.settings import TrainSettings
@@ -46,7 +46,7 @@ def options_of(n_steps: int, **changes: Any) -> dict[str, Any]:
 
 
 def settings_of(n_steps: int, **changes: Any) -> TrainSettings:
-    return TrainSettings.from_options(options_of(n_steps, **changes))
+    return from_flat(TrainSettings, options_of(n_steps, **changes))
 
 
 def command(out: Path, store: Store, n_steps: int, *flags: str, **changes: Any) -> list[str]:
@@ -299,11 +299,11 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     out, n_steps = tmp_path / "out", 22
-    assert run(app, command(tmp_path / "unbroken", unequal_store, n_steps, **changes)) == 0
-    interrupt_at(12, monkeypatch, lambda: run(app, command(out, unequal_store, n_steps, **changes)), expected=130)
+    assert run(command(tmp_path / "unbroken", unequal_store, n_steps, **changes)) == 0
+    interrupt_at(12, monkeypatch, lambda: run(command(out, unequal_store, n_steps, **changes)), expected=130)
     capsys.readouterr()
     with files_at_most(n_bytes):
-        assert run(app, command(out, unequal_store, n_steps, "--resume", **changes)) == 2
+        assert run(command(out, unequal_store, n_steps, "--resume", **changes)) == 2
     said = capsys.readouterr()
     assert said.out == ""
     last = said.err.splitlines()[-1]  # after the lines of progress
@@ -313,7 +313,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on(
     found = load_checkpoint(artifact.partial_path(out))
     assert found is not None
     assert found.step >= 12
-    assert run(app, command(out, unequal_store, n_steps, "--resume", **changes)) == 0
+    assert run(command(out, unequal_store, n_steps, "--resume", **changes)) == 0
     assert_same(out, tmp_path / "unbroken")
 
 
@@ -429,19 +429,19 @@ def test_where_the_store_cannot_be_read_the_last_step_is_kept(
         return batch
 
     changes = {"sparsity": "batchtopk", "checkpoint_every": 10}
-    assert run(app, command(tmp_path / "unbroken", unequal_store, 25, **changes)) == 0
+    assert run(command(tmp_path / "unbroken", unequal_store, 25, **changes)) == 0
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
         changed_batches(patch, vanish)
         capsys.readouterr()
-        assert run(app, command(out, unequal_store, 25, **changes)) == 2
+        assert run(command(out, unequal_store, 25, **changes)) == 2
     said = capsys.readouterr().err
     assert said.count("suture:") == 1
     assert said.splitlines()[-1].startswith(f"suture: store = {unequal_store.path}: vanished")
     found = load_checkpoint(artifact.partial_path(out))
     assert found is not None
     assert found.step == 13
-    assert run(app, command(out, unequal_store, 25, "--resume", **changes)) == 0
+    assert run(command(out, unequal_store, 25, "--resume", **changes)) == 0
     assert_same(out, tmp_path / "unbroken")
 
 

@@ -13,6 +13,7 @@ from suture.errors import UserError
 from suture.lm.corpus import Corpus, open_corpus
 from suture.lm.load import LanguageModel, load_model
 from suture.pipeline import artifact
+from suture.pipeline.settings import from_flat
 from suture.training.feed import POSITIONS, StreamFeed
 from suture.training.run import TrainProgress
 from suture.training.settings import TrainSettings
@@ -43,7 +44,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 
 def settings_of(**changes: Any) -> TrainSettings:
     given = {"features": 64, "k": 4, "rows": 4000, "batch_size": 50, "validate_every": 10, "checkpoint_every": 8}
-    return TrainSettings.from_options(given | {"precision": "float32", "heldout": 0.2} | changes)
+    return from_flat(TrainSettings, given | {"precision": "float32", "heldout": 0.2} | changes)
 
 
 def a_stream(models: list[LanguageModel], corpus: Corpus, **changes: Any) -> Stream:

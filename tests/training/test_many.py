@@ -10,11 +10,11 @@ import torch
 
 from suture.activations.batches import Batch, batches
 from suture.activations.store import Store
-from suture.cli.app import app
-from suture.cli.console import run
+from suture.cli.app import run
 from suture.dictionary.dictionary import Dictionary
 from suture.errors import UserError
 from suture.pipeline import artifact
+from suture.pipeline.settings import from_flat
 from suture.training.checkpoint import load_checkpoint
 from suture.training.settings import TrainSettings
 from suture.training.train import train, train_many
@@ -35,7 +35,7 @@ TABLES: dict[str, dict[str, Any]] = {
 
 
 def settings_of(name: str) -> TrainSettings:
-    return TrainSettings.from_options(BASE | TABLES[name])
+    return from_flat(TrainSettings, BASE | TABLES[name])
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +128,7 @@ def test_an_interrupt_keeps_what_each_has_reached(
 
 
 def test_where_one_diverges_the_others_keep_their_steps(unequal_store: Store, alone: Path, tmp_path: Path) -> None:
-    wild = TrainSettings.from_options(BASE | {"learning_rate": 1e30, "sparsity": "relu+l1"})
+    wild = from_flat(TrainSettings, BASE | {"learning_rate": 1e30, "sparsity": "relu+l1"})
     wanted = {tmp_path / "wild": wild, tmp_path / "small": settings_of("small")}
     with pytest.raises(UserError, match=r"learning-rate = 1e\+30"):
         train_many(wanted, unequal_store)
@@ -147,7 +147,7 @@ def test_one_that_does_not_fit_stops_all_before_anything_is_written(
             train(folder / "large", unequal_store, settings_of("large"))
     before = {f: f.read_bytes() for f in folder.rglob("*") if f.is_file()}
     wanted = list(group(folder, "small", "large").items())
-    wanted.insert(place, (folder / "wrong", TrainSettings.from_options(BASE | {"design": "sae"})))
+    wanted.insert(place, (folder / "wrong", from_flat(TrainSettings, BASE | {"design": "sae"})))
     with pytest.raises(UserError, match="design = sae: is for one space"):
         train_many(dict(wanted), unequal_store)  # without resume: even so the unfinished one is still there
     assert {f: f.read_bytes() for f in folder.rglob("*") if f.is_file()} == before
@@ -168,13 +168,13 @@ def test_each_table_of_a_file_is_a_dictionary(
 ) -> None:
     each = tmp_path / "each.toml"
     each.write_text("[small]\nmodel-dropout = 0.2\n[large]\nfeatures = 33\nrows = 1_152\n[other-seed]\nseed = 5\n")
-    assert run(app, command(tmp_path / "group", unequal_store, each, "--json")) == 0
+    assert run(command(tmp_path / "group", unequal_store, each, "--json")) == 0
     said = json.loads(capsys.readouterr().out)
     names = ["small", "large", "other-seed"]
     assert [d["dictionary"] for d in said["dictionaries"]] == [str(tmp_path / "group" / name) for name in names]
     for name in names:
         assert_same(tmp_path / "group" / name, alone / name)
-    assert run(app, command(tmp_path / "group", unequal_store, each, "--resume")) == 0
+    assert run(command(tmp_path / "group", unequal_store, each, "--resume")) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines] == [str(tmp_path / "group" / name) for name in names]
 
@@ -197,7 +197,7 @@ def test_a_wrong_file_is_one_line_and_nothing_is_written(
 ) -> None:
     each = tmp_path / "each.toml"
     each.write_text(text)
-    assert run(app, command(tmp_path / "group", unequal_store, each)) == 2
+    assert run(command(tmp_path / "group", unequal_store, each)) == 2
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err.count("\n") == 1

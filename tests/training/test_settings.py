@@ -7,7 +7,7 @@ import pytest
 
 from suture.activations.settings import View
 from suture.errors import UserError
-from suture.pipeline.settings import declared, to_flat
+from suture.pipeline.settings import declared, from_flat, to_flat
 from suture.training.settings import TrainSettings
 
 GIVEN: dict[str, Any] = {
@@ -24,18 +24,18 @@ GIVEN: dict[str, Any] = {
 
 def test_every_option_reaches_its_place() -> None:
     assert {name.replace("_", "-") for name in GIVEN} == declared(TrainSettings).keys()
-    settings = TrainSettings.from_options({name.replace("_", "-"): value for name, value in GIVEN.items()})
+    settings = from_flat(TrainSettings, {name.replace("_", "-"): value for name, value in GIVEN.items()})
     for name, value in to_flat(settings).items():
         given = GIVEN[name.replace("-", "_")]
         assert value == (tuple(given) if isinstance(given, list) else given), name
 
 
 def test_nothing_given_is_the_default() -> None:
-    assert TrainSettings.from_options({}) == TrainSettings()
+    assert from_flat(TrainSettings, {}) == TrainSettings()
 
 
 def test_a_whole_number_will_do_for_a_share_and_none_for_what_may_be_left_out() -> None:
-    settings = TrainSettings.from_options({"heldout": 0, "k_aux": None, "learning_rate": None, "data_seed": None})
+    settings = from_flat(TrainSettings, {"heldout": 0, "k_aux": None, "learning_rate": None, "data_seed": None})
     assert (settings.heldout, type(settings.heldout)) == (0.0, float)
     assert settings.order_seed == settings.seed
 
@@ -43,7 +43,7 @@ def test_a_whole_number_will_do_for_a_share_and_none_for_what_may_be_left_out() 
 @pytest.mark.parametrize("name", ["width", "n_features", "objective", "view", "kind", ""])
 def test_an_unknown_name_is_refused_with_the_known_ones(name: str) -> None:
     with pytest.raises(UserError, match=r"is no setting of train; use .*batch-size.*features") as caught:
-        TrainSettings.from_options({name: 1})
+        from_flat(TrainSettings, {name: 1})
     assert caught.value.setting == name.replace("_", "-")
 
 
@@ -80,7 +80,7 @@ def test_an_unknown_name_is_refused_with_the_known_ones(name: str) -> None:
 )
 def test_a_value_of_another_kind_is_refused_by_name(name: str, value: object, words: str) -> None:
     with pytest.raises(UserError, match=rf"is not {words}; give {words}") as caught:
-        TrainSettings.from_options({name: value})
+        from_flat(TrainSettings, {name: value})
     assert caught.value.setting == name.replace("_", "-")
     assert caught.value.value == value
 
@@ -105,7 +105,7 @@ def test_a_value_of_another_kind_is_refused_by_name(name: str, value: object, wo
 )
 def test_a_value_without_meaning_is_refused_when_the_settings_are_made(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        TrainSettings.from_options(options)
+        from_flat(TrainSettings, options)
 
 
 def test_one_data_seed_orders_rows_alike_whatever_the_seed() -> None:

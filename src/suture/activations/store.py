@@ -390,3 +390,12 @@ def _check_sizes(store: Store) -> None:
             if not file.is_file() or file.stat().st_size != n_bytes:
                 problem = f"shard file {folder.name}/{name} is missing or has not the {n_bytes} bytes it should have"
                 raise ArtifactError("store", store.path, problem, "collect it again")
+
+
+def as_store(store: Store | str | Path) -> Store:
+    """A store that is given, or that lies in a folder.
+
+    Raises:
+        ArtifactError: the folder is no finished store.
+    """
+    return store if isinstance(store, Store) else Store.open(store)

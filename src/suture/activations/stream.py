@@ -21,13 +21,15 @@ import numpy as np
 import torch
 
 from suture.activations.rows import Plan, plan_rows, rows_of
+from suture.activations.settings import StreamSettings
 from suture.activations.shards import Rows, scale_and_mean, stored_bytes, sums_of
 from suture.activations.space import Space
 from suture.activations.store import STAGE, STORAGE, Alignment, Held, Store
 from suture.activations.windows import State, Window, check_enough, windows
 from suture.errors import UserError
-from suture.lm.corpus import Corpus
+from suture.lm.corpus import Corpus, corpus_of
 from suture.lm.load import LanguageModel
+from suture.lm.models import accelerator, load_models
 from suture.pipeline import artifact
 
 ENDLESS = 2**62
@@ -284,3 +286,21 @@ def _spaces(plan: Plan, held: Held) -> tuple[Space, ...]:
         scale, mean = scale_and_mean(space, sums_of(values))
         spaces.append(replace(space, scale=scale, mean=mean))
     return tuple(spaces)
+
+
+def open_stream(settings: StreamSettings, *, device: str) -> Stream:
+    """The stream of the models and the text that settings name.
+
+    Raises:
+        UserError: a model, hookpoint or corpus that cannot be had, and as `Stream`.
+    """
+    models, load = settings.models, settings.models.load
+    lms = load_models(models.model, load, device=accelerator(device))
+    return Stream(
+        sources=list(zip(lms, models.hookpoints, strict=True)),
+        corpus=corpus_of(settings.text, offline=load.offline),
+        block=settings.block,
+        fill_rows=settings.fill_rows,
+        dtype=settings.dtype,
+        batch_tokens=settings.batch_tokens,
+    )

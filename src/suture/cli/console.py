@@ -9,72 +9,54 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Protocol, runtime_checkable
 
-import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-from suture.errors import UserError
+from suture.errors import UsageError, UserError
 
 PLAIN_SECONDS = 5.0
 """Where stderr is no terminal, a progress line is written this often at most."""
 
 INTERRUPTED = 130
 
-USAGE_ERROR: Any = typer.BadParameter.__base__
-"""What typer raises for a command it cannot read; only its subclass has a public name."""
-
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 PLACE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
 """What the system refuses because of the place named; its other complaints would be our bugs."""
 
-OPTION_OF = {
-    "collect": {"out": "store", "n_rows": "tokens", "hookpoint": "at"},
-    "train": {"out": "dictionary", "n_rows": "rows"},
-    "features": {"n_rows": "rows", "n_top": "top"},
-    "match": {"n_rows": "rows"},
-    "steer": {
-        "features": "table", "strengths": "strength", "reference": "strength", "max_new_tokens": "new-tokens",
-    },
-    "report": {"folders": "folder"},
-    "study": {
-        "widths": "width", "n_concepts": "concepts", "n_features": "features", "n_rows": "rows", "n_stored": "stored",
-        "described_rows": "described", "collect.at": "at", "collect.tokens": "tokens", "collect.block": "block",
-        "collect.revision": "revision", "hookpoint": "at",
-    },
-}  # fmt: skip
-"""Per command, what a step's setting is called where its option has another name."""
-
-RESUMABLE = ("collect", "train")
-"""The commands with --resume."""
-
 _given: ContextVar[Sequence[str]] = ContextVar("the command's arguments", default=())
 
 
-def run(app: typer.Typer, arguments: Sequence[str]) -> int:
-    """Run the command line; returns the exit code."""
-    command = arguments[0] if arguments else ""
-    given = _given.set(tuple(arguments))
+def answer(words: Sequence[str], work: Callable[[], None], *, interrupted: str, named: Callable[[str], str]) -> int:
+    """Do the work of a command line, and say on one line what went wrong; returns the exit code.
+
+    Args:
+        words: the command line, for the manifests.
+        work: does it.
+        interrupted: what Ctrl-C leaves.
+        named: what the user calls a setting that an error names.
+    """
+    given = _given.set(tuple(words))
     before = _on_termination()
     try:
-        result = app(list(arguments) or ["--help"], standalone_mode=False, prog_name="suture")
-        return _interrupted(command) if result == INTERRUPTED else int(result or 0)  # typer turns Ctrl-C into 130
+        work()
+    except SystemExit as end:  # after --help
+        return int(end.code or 0)
     except UserError as error:
-        return _refuse(_in_options(error, command))
-    except (typer.Abort, KeyboardInterrupt):
-        return _interrupted(command)
-    except USAGE_ERROR as error:
-        return _refuse(_usage(app, error, arguments))
+        return _refuse(str(UserError(named(error.setting), error.value, error.problem, error.fix)))
+    except UsageError as error:
+        return _refuse(f"{error}; see {error.program} --help")
+    except KeyboardInterrupt:
+        say(f"\ninterrupted; {interrupted}")
+        return INTERRUPTED
     except OSError as error:
         return _refuse(_system(error))
     finally:
         _given.reset(given)
         if before is not None:
             signal.signal(signal.SIGTERM, before)
+    return 0
 
 
 def _on_termination() -> Any:
@@ -87,53 +69,9 @@ def _on_termination() -> Any:
     return signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
-def _interrupted(command: str) -> int:
-    kept = "nothing is half-written"
-    if command in RESUMABLE:
-        kept = "what was finished is kept, --resume goes on from there"
-    if command == "demo":
-        kept = "the same command goes on after the steps that are done"
-    if command == "study":
-        kept = "the same command goes on after the cells that are done"
-    say(f"\ninterrupted; {kept}")
-    return INTERRUPTED
-
-
 def _refuse(message: str) -> int:
-    say("suture: " + " ".join(message.replace("Value error, ", "").split()))
+    say("suture: " + " ".join(message.split()))
     return 2
-
-
-def _in_options(error: UserError, command: str) -> str:
-    """The error's message, its setting called what the command calls it."""
-    option = OPTION_OF.get(command, {}).get(error.setting, error.setting).replace("_", "-")
-    return str(UserError(option, error.value, error.problem, error.fix))
-
-
-def _usage(app: typer.Typer, error: Any, arguments: Sequence[str]) -> str:
-    """What is wrong with the command as it was given, and where to look."""
-    known = {c.name or getattr(c.callback, "__name__", "") for c in app.registered_commands}
-    known |= {group.name or "" for group in app.registered_groups}
-    place = f"{arguments[0]} " if arguments and arguments[0] in known else ""
-    message = error.format_message().rstrip(".")
-    value = _value_of(getattr(getattr(error, "param", None), "opts", []), arguments)
-    if value is not None and f"'{value}'" not in message:
-        message += f", not '{value}'"
-    return f"{message}; see suture {place}--help"
-
-
-def _value_of(options: Sequence[str], arguments: Sequence[str]) -> str | None:
-    """What was given for an option, the last time.
-
-    >>> _value_of(["--k"], ["train", "d", "--k", "many"]), _value_of(["--k"], ["--k=few"]), _value_of(["--k"], ["--k"])
-    ('many', 'few', None)
-    """
-    value = None
-    for argument, after in zip(arguments, [*arguments[1:], None], strict=True):
-        name, equals, rest = argument.partition("=")
-        if name in options:
-            value = rest if equals else after
-    return value
 
 
 def _system(error: OSError) -> str:
@@ -188,6 +126,9 @@ class Advance(Protocol):
 @contextmanager
 def progress() -> Iterator[Advance]:
     """Bars on a terminal, otherwise a plain line now and then; all on stderr."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     console = Console(stderr=True)
     if not console.is_terminal:
         yield _plain()

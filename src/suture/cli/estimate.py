@@ -1,51 +1,60 @@
-"""The subcommand `estimate`: what a study takes of time, memory and disk, before it starts."""
+"""The command `estimate`: what a study takes of time, memory and disk, before it starts."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from suture.cli.console import emit, progress, say
-from suture.cli.options import Json, Offline
+from suture.cli.options import Argument
+from suture.pipeline.settings import Limits
 
 if TYPE_CHECKING:
     from suture.estimate.estimate import Estimate
     from suture.estimate.probe import Span
 
 
-def estimate(
-    study: Annotated[Path, typer.Argument(metavar="STUDY.toml", help="Tables [collect], [train] and [sweep].")],
-    *,
-    out: Annotated[Path, typer.Option(help="Where the results will go: its disk counts.")] = Path(),
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, .. for all steps; default as in the file.")] = None,
-    seconds: Annotated[float, typer.Option(min=0.5, help="To measure each store and each shape for, about.")] = 4.0,
-    offline: Offline = False,
-    json: Json = False,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class EstimateStudy:
     """Say what a study takes of time, memory and disk.
 
     Measures each step for a few seconds: models are loaded, some text is collected, some steps are trained. [collect]
     and [train] hold the options of those commands by name; [sweep] names those to vary, "train.k" = [16, 32], and
     every combination is a cell. What does not fit is refused with the value that would.
     """
-    from suture.estimate.estimate import estimate as run_estimate
-    from suture.sweep.file import read_study
 
-    wanted = read_study(study)
-    with progress() as advance:
-        found = run_estimate(
-            wanted,
-            out=out,
-            device=device,
-            offline=offline,
-            probe_seconds=seconds,
-            on_progress=lambda what, done, total: advance("measuring", done, total, what),
-        )
-    emit(found.to_json(), as_json=json, text=_table(found))
-    for problem in found.problems[:-1]:
-        say(f"suture: {problem}")
-    if found.problems:
-        raise found.problems[-1]
+    study: Annotated[Path, Argument(metavar="STUDY.toml")]
+    """Tables [collect], [train] and [sweep]."""
+    out: Path = Path()
+    """Where the results will go: its disk counts."""
+    device: str | None = None
+    """cpu, cuda, .. for all stages; as in the file where it is not given."""
+    seconds: Annotated[float, Limits(0.5)] = 4.0
+    """To measure each store and each shape for, about."""
+    offline: bool = False
+    """Never ask a hub: local folders and caches only."""
+    json: bool = False
+    """Print one JSON object on stdout and nothing else."""
+
+    def run(self) -> None:
+        """Measure, and say what was found; what cannot be run is an error after it."""
+        from suture.estimate.estimate import estimate
+        from suture.sweep.file import read_study
+
+        wanted = read_study(self.study)
+        with progress() as advance:
+            found = estimate(
+                wanted,
+                out=self.out,
+                device=self.device,
+                offline=self.offline,
+                probe_seconds=self.seconds,
+                on_progress=lambda what, done, total: advance("measuring", done, total, what),
+            )
+        emit(found.to_json(), as_json=self.json, text=_table(found))
+        for problem in found.problems[:-1]:
+            say(f"suture: {problem}")
+        if found.problems:
+            raise found.problems[-1]
 
 
 def _table(found: "Estimate") -> str:

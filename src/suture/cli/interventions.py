@@ -1,123 +1,167 @@
-"""The subcommands `splice` and `causal`: what a dictionary costs its models, and whether its labels hold in action."""
+"""The commands `steer`, `splice` and `causal`: what features and dictionaries do inside their models."""
 
-from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from suture.cli.console import command_line, emit, progress
-from suture.cli.options import Device, Json, Offline, Overwrite, TrustCode
+from suture.cli.options import Argument, DictionaryModels, Output
+from suture.interventions.settings import CausalSettings, SpliceSettings, SteerSettings
+from suture.pipeline.settings import Count, Given, Limits, Option
 
 if TYPE_CHECKING:
     from suture.interventions.causal import Causal
     from suture.interventions.splice import Splice
-    from suture.lm.load import LanguageModel
-
-Documents = Annotated[int, typer.Option(min=1, help="Documents of text at most.")]
-Block = Annotated[int, typer.Option(min=1, help="Longest piece of text, in tokens, that a model sees at once.")]
-OwnCorpus = Annotated[str | None, typer.Option(help="Text to read; default the store's held-out documents.")]
-Revision = Annotated[list[str] | None, typer.Option(help="Hub revision, as in collect; once per model.")]
-DictionaryFolder = Annotated[Path, typer.Argument(metavar="DICT", help="Made by suture train.")]
+    from suture.interventions.steer.effect import Effect
 
 
-def splice(
-    dictionary: DictionaryFolder,
-    *,
-    out: Annotated[Path, typer.Option(help="Folder of the result, to be made.")],
-    corpus: OwnCorpus = None,
-    documents: Documents = 64,
-    block: Block = 128,
-    revision: Revision = None,
-    device: Device = "auto",
-    offline: Offline = False,
-    trust_remote_code: TrustCode = False,
-    overwrite: Overwrite = False,
-    json: Json = False,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Steer:
+    """Steer every model along a feature's own direction.
+
+    Measures the effect on next tokens, the side effects on neutral text and how far the models agree.
+    """
+
+    dictionary: Annotated[Path, Argument(metavar="DICT")]
+    """Made by suture train."""
+    table: Annotated[Path, Option(raised=("features",))]
+    """Made by suture features: tells how strongly a feature fires."""
+    feature: tuple[int, ...]
+    """Number of a feature; repeat for more, they share the work."""
+    out: Path
+    """Folder; each feature's effect goes to feature-I below it."""
+    prompt: tuple[str, ...] = ()
+    """Text to continue; openings of the corpus where none is given."""
+    corpus: str | None = None
+    """Neutral text; the store's held-out documents where none is named."""
+    neutral: Count = 32
+    """Documents of neutral text."""
+    prompts: Annotated[int, Limits(2)] = 32
+    """Openings taken as prompts where none are given."""
+    settings: Given[SteerSettings]
+    models: DictionaryModels = field(default_factory=DictionaryModels)
+    output: Output = field(default_factory=Output)
+
+    def run(self) -> None:
+        """Steer, and say what each feature promotes."""
+        from suture.interventions.steer.steer import steer, texts_of
+
+        lms = self.models.of(self.dictionary)
+        neutral, openings = texts_of(
+            self.models.texts(self.dictionary, self.corpus),
+            n_neutral=self.neutral,
+            n_prompts=0 if self.prompt else self.prompts,
+        )
+        with progress() as advance:
+            effects = steer(
+                self.out,
+                self.dictionary,
+                self.table,
+                self.feature,
+                lms=lms,
+                prompts=[*self.prompt, *openings],
+                neutral=neutral,
+                settings=self._settings(),
+                on_progress=lambda p: advance("passes", p.done, p.total),
+                overwrite=self.output.overwrite,
+                command=command_line(),
+            )
+        emit(
+            {"out": str(self.out), "effects": [asdict(e) for e in effects]},
+            as_json=self.output.json,
+            text="\n".join(_effect_text(e) for e in effects),
+        )
+
+    def _settings(self) -> SteerSettings:
+        """Where 1 is none of the strengths, the first is the reference; given prompts are continued, up to three."""
+        strengths = self.settings.values.get("strength", SteerSettings.strengths)
+        usual = {
+            "reference": 1.0 if 1.0 in strengths else strengths[0],
+            "continued": min(3, len(self.prompt)) if self.prompt else 1,
+        }
+        return Given(SteerSettings, usual | dict(self.settings.values)).over()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpliceCheck:
     """Put a dictionary into its models, and measure their loss.
 
     Its reconstruction stands in for each model's activations. Beside it: the loss as it is, with one model's code
     alone, and with the mean in place of everything.
     """
-    from suture.interventions.settings import SpliceSettings
-    from suture.interventions.splice import splice as run_splice
 
-    lms = _models(dictionary, revision, device=device, offline=offline, trust=trust_remote_code)
-    with progress() as advance:
-        result = run_splice(
-            out,
-            dictionary,
-            lms,
-            _texts(dictionary, corpus, offline=offline),
-            SpliceSettings(n_documents=documents, block=block),
-            on_progress=lambda done, total: advance("batches", done, total),
-            overwrite=overwrite,
-            command=command_line(),
-        )
-    emit({"out": str(out), **result.to_json()}, as_json=json, text=_splice_text(result))
+    dictionary: Annotated[Path, Argument(metavar="DICT")]
+    """Made by suture train."""
+    out: Path
+    """Folder of the result, to be made."""
+    corpus: str | None = None
+    """Text to read; the store's held-out documents where none is named."""
+    settings: SpliceSettings = field(default_factory=SpliceSettings)
+    models: DictionaryModels = field(default_factory=DictionaryModels)
+    output: Output = field(default_factory=Output)
+
+    def run(self) -> None:
+        """Splice, and say every model's losses."""
+        from suture.interventions.splice import splice
+
+        lms = self.models.of(self.dictionary)
+        with progress() as advance:
+            result = splice(
+                self.out,
+                self.dictionary,
+                lms,
+                self.models.texts(self.dictionary, self.corpus),
+                self.settings,
+                on_progress=lambda done, total: advance("batches", done, total),
+                overwrite=self.output.overwrite,
+                command=command_line(),
+            )
+        emit({"out": str(self.out), **result.to_json()}, as_json=self.output.json, text=_splice_text(result))
 
 
-def causal(
-    dictionary: DictionaryFolder,
-    *,
-    table: Annotated[Path, typer.Option(help="Made by suture features: the labels to be checked.")],
-    out: Annotated[Path, typer.Option(help="Folder of the result, to be made.")],
-    feature: Annotated[list[int] | None, typer.Option(help="Number of a feature; repeat for more.")] = None,
-    each_label: Annotated[
-        int | None,
-        typer.Option(min=0, help="So many of every label, those that fire most; 8 if no --feature is given."),
-    ] = None,
-    corpus: OwnCorpus = None,
-    documents: Documents = 128,
-    block: Block = 128,
-    seed: Annotated[int, typer.Option(help="Seed of controls and draws.")] = 0,
-    revision: Revision = None,
-    device: Device = "auto",
-    offline: Offline = False,
-    trust_remote_code: TrustCode = False,
-    overwrite: Overwrite = False,
-    json: Json = False,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class CausalCheck:
     """Ablate features, and hold what happens against their labels.
 
     A shared feature should move every model's predictions at the same places, an exclusive one those of its own alone.
     """
-    from suture.interventions.causal import causal as run_causal
-    from suture.interventions.settings import CausalSettings
 
-    lms = _models(dictionary, revision, device=device, offline=offline, trust=trust_remote_code)
-    with progress() as advance:
-        causes = run_causal(
-            out,
-            dictionary,
-            table,
-            lms,
-            _texts(dictionary, corpus, offline=offline),
-            chosen=feature or (),
-            each_label=(0 if feature else 8) if each_label is None else each_label,
-            settings=CausalSettings(n_documents=documents, block=block, seed=seed),
-            on_progress=lambda done, total: advance("batches", done, total),
-            overwrite=overwrite,
-            command=command_line(),
-        )
-    emit({"out": str(out), **causes.to_json()}, as_json=json, text=_causal_text(causes))
+    dictionary: Annotated[Path, Argument(metavar="DICT")]
+    """Made by suture train."""
+    table: Annotated[Path, Option(raised=("features",))]
+    """Made by suture features: the labels to be checked."""
+    out: Path
+    """Folder of the result, to be made."""
+    feature: tuple[int, ...] = ()
+    """Number of a feature; repeat for more."""
+    each_label: Annotated[int, Limits(0)] | None = None
+    """So many of every label, those that fire most; 8 if no --feature is given."""
+    corpus: str | None = None
+    """Text to read; the store's held-out documents where none is named."""
+    settings: CausalSettings = field(default_factory=CausalSettings)
+    models: DictionaryModels = field(default_factory=DictionaryModels)
+    output: Output = field(default_factory=Output)
 
+    def run(self) -> None:
+        """Ablate, and say of each feature whether its label holds."""
+        from suture.interventions.causal import causal
 
-def _models(
-    dictionary: Path, revision: list[str] | None, *, device: str, offline: bool, trust: bool
-) -> "list[LanguageModel]":
-    from suture.cli.models import models_of
-    from suture.dictionary.dictionary import Dictionary
-
-    return models_of(Dictionary.load(dictionary).spaces, revision, device=device, offline=offline, trust=trust)
-
-
-def _texts(dictionary: Path, corpus: str | None, *, offline: bool) -> Iterator[str]:
-    from suture.interventions.steer.steer import heldout_documents
-    from suture.lm.corpus import open_corpus
-
-    return (d.text for d in open_corpus(corpus, offline=offline)) if corpus else heldout_documents(dictionary)
+        lms = self.models.of(self.dictionary)
+        with progress() as advance:
+            causes = causal(
+                self.out,
+                self.dictionary,
+                self.table,
+                lms,
+                self.models.texts(self.dictionary, self.corpus),
+                chosen=self.feature,
+                each_label=(0 if self.feature else 8) if self.each_label is None else self.each_label,
+                settings=self.settings,
+                on_progress=lambda done, total: advance("batches", done, total),
+                overwrite=self.output.overwrite,
+                command=command_line(),
+            )
+        emit({"out": str(self.out), **causes.to_json()}, as_json=self.output.json, text=_causal_text(causes))
 
 
 def _splice_text(result: "Splice") -> str:
@@ -145,4 +189,16 @@ def _causal_text(causes: "Causal") -> str:
         lines.append(
             f"feature {cause.feature}, {cause.label}: {cause.verdict}; KL {kl}; {alike or 'no pairs'}; {where}"
         )
+    return "\n".join(lines)
+
+
+def _effect_text(effect: "Effect") -> str:
+    lines = [f"feature {effect.feature}"]
+    for model in effect.models:
+        kl = ", ".join(f"{s:g}: {v:.3f}" for s, v in zip(model.strengths, model.kl_neutral, strict=True))
+        tokens = " ".join(repr(t) for t, _ in model.top_promoted[:5])
+        lines.append(f"  {model.model}: promotes {tokens}; KL on neutral text by strength {kl}")
+    if effect.agreement is not None:
+        a = effect.agreement
+        lines.append(f"  agreement {a.value:.3f} (mismatched features {a.mismatched:.3f})")
     return "\n".join(lines)

@@ -1,73 +1,77 @@
-"""The subcommand `match`: which features of two dictionaries are the same."""
+"""The command `match`: which features of two dictionaries are the same."""
 
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from suture.cli.console import command_line, emit, percent, progress
-from suture.cli.options import Device, Json, Offline, Overwrite, TrustCode
+from suture.cli.options import Argument, Output
+from suture.lm.settings import LoadSettings
+from suture.matching.settings import MatchSettings
 
 if TYPE_CHECKING:
+    from suture.lm.load import LanguageModel
     from suture.matching.match import Matching, Shares
 
 
-def match(
-    dictionary_a: Annotated[Path, typer.Argument(metavar="DICT_A", help="Made by suture train.")],
-    dictionary_b: Annotated[Path, typer.Argument(metavar="DICT_B", help="Another; or the same, with --space-b.")],
-    *,
-    store: Annotated[Path, typer.Option(help="Activations of both dictionaries' spaces, made by suture collect.")],
-    out: Annotated[Path, typer.Option(help="Folder of the result, to be made.")],
-    seed_twins: Annotated[
-        tuple[Path, Path] | None, typer.Option(help="The same two dictionaries trained from another seed.")
-    ] = None,
-    second_seeds: Annotated[
-        bool, typer.Option("--second-seeds", help="Train a second seed of each first: the ceiling, beside the result.")
-    ] = False,
-    random_weights: Annotated[
-        bool, typer.Option("--random-weights", help="Match with a model of random weights too: what the token gives.")
-    ] = False,
-    rows: Annotated[int, typer.Option(help="Rows at most that neither was trained on.")] = 200_000,
-    space_a: Annotated[int | None, typer.Option(help="Read the first's codes from this space alone.")] = None,
-    space_b: Annotated[int | None, typer.Option(help="Read the second's codes from this space alone.")] = None,
-    device: Device = "cpu",
-    offline: Offline = False,
-    trust_remote_code: TrustCode = False,
-    overwrite: Overwrite = False,
-    json: Json = False,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Match:
     """Pair the features of two dictionaries, and say what each is to its partner.
 
     The same, one split into many, parent and child, overlapping, or nothing; and whether more than the token stands
     behind it. On rows that neither dictionary was trained on: one half chooses the pairs, the other scores them.
     """
-    from dataclasses import asdict
 
-    from suture.activations.store import Store
-    from suture.cli.models import models_of
-    from suture.matching.settings import MatchSettings
-    from suture.studies.controls import match_with_controls
+    dictionary_a: Annotated[Path, Argument(metavar="DICT_A")]
+    """Made by suture train."""
+    dictionary_b: Annotated[Path, Argument(metavar="DICT_B")]
+    """Another; or the same, with --space-b."""
+    store: Path
+    """Activations of both dictionaries' spaces, made by suture collect."""
+    out: Path
+    """Folder of the result, to be made."""
+    seed_twins: tuple[Path, Path] | None = None
+    """The same two dictionaries trained from another seed."""
+    second_seeds: bool = False
+    """Train a second seed of each first: the ceiling, beside the result."""
+    random_weights: bool = False
+    """Match with a model of random weights too: what the token gives."""
+    device: str = "cpu"
+    """cpu, cuda, cuda:N, mps, or auto: CUDA where there is one."""
+    settings: MatchSettings = field(default_factory=MatchSettings)
+    load: LoadSettings = field(default_factory=LoadSettings)
+    output: Output = field(default_factory=Output)
 
-    opened = Store.open(store)
-    lms = None
-    if random_weights:
-        lms = models_of(opened.spaces, None, device=device, offline=offline, trust=trust_remote_code)
-    with progress() as advance:
-        steps = iter(range(1, 5))
-        found = match_with_controls(
-            out,
-            dictionary_a,
-            dictionary_b,
-            opened,
-            MatchSettings(n_rows=rows, space_a=space_a, space_b=space_b),
-            twins=seed_twins or (None, None),
-            second_seeds=second_seeds,
-            random_weights=lms,
-            tell=lambda what: advance("match", next(steps), 4, what),
-            overwrite=overwrite,
-            command=command_line(),
-        )
-    emit({"out": str(out), **asdict(found.summary)}, as_json=json, text=_text(found, out))
+    def run(self) -> None:
+        """Match, and say how many features are the same."""
+        from suture.studies.controls import match_with_controls
+
+        with progress() as advance:
+            steps = iter(range(1, 5))
+            found = match_with_controls(
+                self.out,
+                self.dictionary_a,
+                self.dictionary_b,
+                self.store,
+                self.settings,
+                twins=self.seed_twins or (None, None),
+                second_seeds=self.second_seeds,
+                random_weights=self._models() if self.random_weights else None,
+                tell=lambda what: advance("match", next(steps), 4, what),
+                overwrite=self.output.overwrite,
+                command=command_line(),
+            )
+        emit({"out": str(self.out), **asdict(found.summary)}, as_json=self.output.json, text=_text(found, self.out))
+
+    def _models(self) -> "list[LanguageModel]":
+        """Those behind the store's spaces."""
+        from suture.activations.store import Store
+        from suture.lm.models import accelerator, check_weights, load_models
+
+        spaces = Store.open(self.store).spaces
+        lms = load_models([space.model for space in spaces], self.load, device=accelerator(self.device))
+        check_weights(lms, [space.fingerprint for space in spaces])
+        return lms
 
 
 def _text(found: "Matching", out: Path) -> str:

@@ -1,49 +1,74 @@
-"""The choices and options that several subcommands of the command line share."""
+"""What several commands of the command line have in common: where they write, how they speak, whose models they run."""
 
-import tomllib
-from enum import StrEnum
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-import typer
+from suture.lm.settings import LoadSettings
+from suture.pipeline.settings import Option
 
-from suture.errors import UserError
-
-
-class StoreType(StrEnum):
-    """`--dtype` of a store."""
-
-    bfloat16 = "bfloat16"
-    float32 = "float32"
+if TYPE_CHECKING:
+    from suture.lm.load import LanguageModel
 
 
-class LMType(StrEnum):
-    """`--lm-dtype`."""
+@runtime_checkable
+class Command(Protocol):
+    """A frozen dataclass whose docstring is the help and whose fields are the options."""
 
-    auto = "auto"
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
-
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a finished result.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run of the same settings.")]
-Offline = Annotated[bool, typer.Option("--offline", help="Never ask a hub: local folders and caches only.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:N, mps, or auto: CUDA where there is one.")]
-TrustCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run Python code that comes with a model.")]
+    def run(self) -> None:
+        """Do it, and say what came out."""
+        ...
 
 
-def read_toml(file: Path, setting: str) -> dict[str, Any]:
-    """The tables of a TOML file.
+@dataclass(frozen=True)
+class Argument(Option):
+    """A field that is given by its place, not by an option."""
 
-    Raises:
-        UserError: it is missing, or no TOML.
-    """
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        problem = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
-        raise UserError(setting, file, f"cannot be read ({problem})", "name a TOML file") from None
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(setting, file, f"is not TOML ({error})", "mend that line") from None
+    metavar: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """What is written and said."""
+
+    overwrite: bool = False
+    """Replace a finished result."""
+    json: bool = False
+    """Print one JSON object on stdout and nothing else."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResumableOutput(Output):
+    """What is written and said."""
+
+    resume: bool = False
+    """Go on with an unfinished run of the same settings."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DictionaryModels:
+    """The models behind the dictionary's spaces."""
+
+    load: LoadSettings = field(default_factory=LoadSettings)
+    device: str = "auto"
+    """cpu, cuda, cuda:N, mps, or auto: CUDA where there is one."""
+
+    def of(self, dictionary: Path) -> "list[LanguageModel]":
+        """Loaded; they must be the very ones that the dictionary was trained on."""
+        from suture.dictionary.dictionary import Dictionary
+        from suture.lm.models import accelerator, check_weights, load_models
+
+        spaces = Dictionary.load(dictionary).spaces
+        lms = load_models([space.model for space in spaces], self.load, device=accelerator(self.device))
+        check_weights(lms, [space.fingerprint for space in spaces])
+        return lms
+
+    def texts(self, dictionary: Path, corpus: str | None) -> Iterator[str]:
+        """Documents of a corpus, or without one those that training kept out."""
+        from suture.interventions.steer.steer import heldout_documents
+        from suture.lm.corpus import open_corpus
+
+        if corpus is None:
+            return heldout_documents(dictionary)
+        return (document.text for document in open_corpus(corpus, offline=self.load.offline))

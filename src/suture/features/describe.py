@@ -21,7 +21,7 @@ from torch import Tensor
 from suture.activations.batches import split_rows
 from suture.activations.settings import View
 from suture.activations.space import are_null
-from suture.activations.store import Store
+from suture.activations.store import Store, as_store
 from suture.activations.view import seen
 from suture.dictionary.dictionary import EVALUATION, Dictionary
 from suture.dictionary.evaluate import evaluate
@@ -47,7 +47,7 @@ N_TEXTS = 32
 def features(
     out: str | Path,
     dictionary_path: str | Path,
-    store: Store,
+    store: Store | str | Path,
     settings: FeatureSettings | None = None,
     *,
     lms: Sequence[LanguageModel] | None = None,
@@ -63,7 +63,7 @@ def features(
         UserError: the store has not the dictionary's spaces, or no held-out rows.
         ArtifactError: the dictionary cannot be read, or `out` is taken.
     """
-    settings = settings or FeatureSettings()
+    settings, store = settings or FeatureSettings(), as_store(store)
     dictionary_path = Path(dictionary_path)
     dictionary = Dictionary.load(dictionary_path, precision="auto")
     made = artifact.open_artifact(dictionary_path)

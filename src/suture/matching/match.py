@@ -30,7 +30,7 @@ from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from suture import seeds
-from suture.activations.store import Store
+from suture.activations.store import Store, as_store
 from suture.errors import ArtifactError, UserError
 from suture.matching.assign import Pairs, best, mutual, one_to_one
 from suture.matching.columns import COLUMNS
@@ -179,7 +179,7 @@ def match(
         ArtifactError: something cannot be read, or `out` is taken.
     """
     settings = settings or MatchSettings()
-    store = store if isinstance(store, Store) else Store.open(store)
+    store = as_store(store)
     a = Side.open(dictionary_a, store, space=settings.space_a, setting="space-a")
     b = Side.open(dictionary_b, store, space=settings.space_b, setting="space-b")
     second = _twins(twins, store, settings)
@@ -207,7 +207,7 @@ def _twins(
 def _control(random: tuple[str | Path, Store | str | Path], store: Store, halves: Halves) -> Side:
     """The random model's dictionary, once its rows are known to be those of the store."""
     path, other = random
-    other = other if isinstance(other, Store) else Store.open(other)
+    other = as_store(other)
     rows = halves.rows
     fits = len(other) == len(store) and torch.equal(_places(store)[rows], _places(other)[rows])
     if not fits:

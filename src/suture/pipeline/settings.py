@@ -140,9 +140,13 @@ class Setting:
         return get_args(kind)[0] if get_origin(kind) is tuple else kind
 
     @property
-    def many(self) -> bool:
-        """Whether it holds several values."""
-        return tuple in (get_origin(self.kind), *(get_origin(inner) for inner in get_args(self.kind)))
+    def n_values(self) -> int | None:
+        """How many values it holds; None for a tuple of any length."""
+        kinds = (self.kind, *get_args(self.kind))
+        inside = next((get_args(kind) for kind in kinds if get_origin(kind) is tuple), None)
+        if inside is None:
+            return 1
+        return None if inside[-1] is ... else len(inside)
 
     def read(self, word: str) -> Any:
         """One value from a word of the command line.
@@ -264,10 +268,12 @@ def name_of(kind: type, raised: str) -> str:
 
     A name that is none of the class's settings stays as it is.
     """
-    for name, setting in declared(kind).items():
-        if raised.replace("_", "-") == name or raised in (setting.path[-1], *setting.raised):
-            return name
-    return raised.replace("_", "-")
+    name = raised.replace("_", "-")
+    if name not in declared(kind):
+        for setting in declared(kind).values():
+            if raised in (setting.path[-1], *setting.raised):
+                return setting.name
+    return name
 
 
 def words_of(kind: type) -> str:

@@ -1,9 +1,10 @@
 """What a planted pair (or tuple) of models is made of: sizes, signatures, firing statistics, embedding, noise."""
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
 
 from suture.errors import UserError
+from suture.pipeline.settings import Option
 
 Embedding = Literal["rotation", "affine", "independent"]
 Null = Literal["none", "same", "rotated"]
@@ -14,9 +15,9 @@ Magnitude = Literal["half-normal", "lognormal"]
 class PlantedSettings:
     """Everything that decides the planted truth and every row drawn from it."""
 
-    widths: tuple[int, ...] = (64, 64)
+    widths: Annotated[tuple[int, ...], Option("width")] = (64, 64)
     """Activation width of each model; its length is the number of models."""
-    n_concepts: int = 200
+    n_concepts: Annotated[int, Option("concepts")] = 200
     """Number of ground-truth concepts; concept i has Zipf rank i, so concept 0 fires most."""
     exclusive: float = 0.1
     """Share of the concepts that only model m has, for each m."""
@@ -41,7 +42,7 @@ class PlantedSettings:
     """Share of the concepts that are children: they fire only where their parent fires."""
     correlation: float = 0.0
     """Share of the Gaussian copula's variance that comes from common factors, so that concepts fire together."""
-    n_factors: int = 10
+    n_factors: Annotated[int, Option("factors")] = 10
     """Number of common factors of the copula."""
     magnitude: Magnitude = "half-normal"
     """Strength of a firing concept: 1 + spread * |normal|, or exp(spread * normal)."""

@@ -19,6 +19,7 @@ from suture.features.describe import features
 from suture.features.settings import FeatureSettings, StatsSettings
 from suture.features.table import FeatureTable
 from suture.pipeline import artifact
+from suture.pipeline.settings import from_flat
 from suture.planted.generator import PlantedModels
 from suture.planted.scores import found_columns, true_labels
 from suture.planted.settings import PlantedSettings
@@ -131,7 +132,7 @@ def _null_options(cell: Cell, design: StudyDesign, real: Mapping[str, Any]) -> d
 def _run(cell: Cell, folder: Path, rows: Rows, options: dict[str, Any], tell: Tell) -> _Trained:
     """1 and 2, on some rows."""
     store, recipe = rows.open(), cell.recipe
-    settings = TrainSettings.from_options(options)
+    settings = from_flat(TrainSettings, options)
     described = described_rows(store, heldout=recipe.heldout, seed=cell.seed, at_most=recipe.described_rows)
     show = _shown(cell, folder, tell)
     if settings.design.kind == "sae":

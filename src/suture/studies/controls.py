@@ -20,7 +20,7 @@ import torch
 
 from suture import seeds
 from suture.activations.collect import collect
-from suture.activations.store import Store
+from suture.activations.store import Store, as_store
 from suture.dictionary.dictionary import Dictionary
 from suture.dictionary.rows import trained_on
 from suture.errors import UserError
@@ -69,7 +69,7 @@ def match_with_controls(
     Raises:
         UserError: as `match`; a dictionary that was not trained on this store, and so cannot be trained again on it.
     """
-    store = store if isinstance(store, Store) else Store.open(store)
+    store = as_store(store)
     beside = Path(out).with_name(f"{Path(out).name}-controls")
     given = (Path(dictionary_a), Path(dictionary_b))
     if second_seeds:

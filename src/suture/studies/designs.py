@@ -15,9 +15,10 @@ Matched between all of them, for M models of widths d_m and D = sum d_m:
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from suture.errors import UserError
+from suture.pipeline.settings import Count, Limits, Option, Positive, Share, check, from_flat
 from suture.training.settings import TrainSettings
 
 Widths = tuple[int, ...]
@@ -26,46 +27,47 @@ FIRST_L1 = 0.03
 """Where the search for a penalty starts."""
 
 
+Inside = Annotated[float, Limits(above=0, below=1, problem="is not between 0 and 1", fix="give e.g. 0.2")]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """What every design of a study is given alike."""
 
-    n_features: int = 384
+    n_features: Annotated[Count, Option("features")] = 384
     """Of the crosscoder; other designs have as many as make their weights as many."""
-    k: int = 8
+    k: Count = 8
     """Active features of a code."""
-    n_rows: int = 400_000
-    """Rows trained on."""
-    batch_size: int = 1024
-    learning_rate: float = 1e-2
-    """Adam's at its highest; with `k_start` and `k_anneal` what recovers most exclusive concepts of planted models
-    (2 x 128 dimensions, 1,000 concepts: 94 % of them, 11 % with the trainer's defaults)."""
-    k_start: float = 4.0
-    k_anneal: float = 0.7
-    heldout: float = 0.2
+    n_rows: Annotated[Count, Option("rows")] = 400_000
+    """Rows every design is trained on."""
+    batch_size: Count = 1024
+    """Rows per step."""
+    learning_rate: Annotated[Positive, Option(also=("lr",))] = 1e-2
+    """Adam's at its highest; with k-start and k-anneal what recovers most exclusive concepts of planted models."""
+    # (2 x 128 dimensions, 1,000 concepts: 94 % of them, 11 % with the trainer's defaults)
+    k_start: Annotated[float, Limits(1)] = 4.0
+    """Begin with so many times k active features."""
+    k_anneal: Share = 0.7
+    """Share of the steps to come down to k."""
+    heldout: Annotated[
+        float, Limits(above=0, below=1, problem="leaves no rows to judge or to train by", fix="give e.g. 0.2")
+    ] = 0.2
     """Share of the documents that are described and judged by, never trained on."""
-    described_rows: int = 20_000
+    described_rows: Annotated[Count, Option("described")] = 20_000
     """Held-out rows that features are described on, at most."""
-    model_dropout: float = 0.2
+    model_dropout: Inside = 0.2
     """Of the designs that have it."""
-    dedicated: float = 0.1
+    dedicated: Annotated[float, Limits(above=0, below=0.5, problem="is not between 0 and 0.5", fix="give e.g. 0.1")] = (
+        0.1
+    )
     """Share of the features dedicated to each model, in the design with a partition."""
-    tied: float = 0.5
+    tied: Inside = 0.5
     """Share of the features designated shared, in the design with tied decoders."""
     device: str = "cpu"
+    """Where dictionaries are trained: cpu, cuda, .."""
 
     def __post_init__(self) -> None:
-        for name in ("n_features", "k", "n_rows", "batch_size", "described_rows"):
-            if getattr(self, name) < 1:
-                option = {"n_features": "features", "n_rows": "rows"}.get(name, name)
-                raise UserError(option, getattr(self, name), "is less than 1", "give a positive number")
-        if not 0 < self.heldout < 1:
-            raise UserError("heldout", self.heldout, "leaves no rows to judge or to train by", "give e.g. 0.2")
-        for name in ("model_dropout", "tied"):
-            if not 0 < getattr(self, name) < 1:
-                raise UserError(name, getattr(self, name), "is not between 0 and 1", "give e.g. 0.2")
-        if not 0 < self.dedicated < 0.5:
-            raise UserError("dedicated", self.dedicated, "is not between 0 and 0.5", "give e.g. 0.1")
+        check(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +113,7 @@ class StudyDesign:
 
     def settings(self, recipe: Recipe, widths: Widths, seed: int) -> TrainSettings:
         """The same as settings; what they cannot be is refused here."""
-        return TrainSettings.from_options(self.options(recipe, widths, seed))
+        return from_flat(TrainSettings, self.options(recipe, widths, seed))
 
 
 def designs_for(n_models: int) -> tuple[StudyDesign, ...]:

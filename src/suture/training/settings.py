@@ -1,14 +1,13 @@
 """Training settings: everything that decides a dictionary besides the rows, and the schedules that follow from it."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from suture.activations.settings import View
 from suture.dictionary.design import Design, Precision
 from suture.errors import UserError
-from suture.pipeline.settings import Count, Limits, Option, Positive, Seed, Share, Weight, check, from_flat
+from suture.pipeline.settings import Count, Limits, Option, Positive, Seed, Share, Weight, check
 
 LossKind = Literal["joint", "per_model", "l2norm"]
 TrackerKind = Literal["tensorboard", "wandb"]
@@ -120,8 +119,3 @@ class TrainSettings:
         left = max(0.0, 1.0 - step / max(1.0, self.k_anneal * self.n_steps))
         k = self.design.sparsity.k * (1.0 + (self.k_start - 1.0) * left)
         return min(k, float(self.design.n_features))
-
-    @staticmethod
-    def from_options(options: Mapping[str, Any]) -> "TrainSettings":
-        """`from_flat` of these settings."""
-        return from_flat(TrainSettings, options)

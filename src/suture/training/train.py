@@ -12,7 +12,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 from suture.activations.batches import Batch
-from suture.activations.store import Store
+from suture.activations.store import Store, as_store
 from suture.activations.stream import Stream
 from suture.dictionary.dictionary import Dictionary
 from suture.errors import UserError
@@ -24,8 +24,8 @@ from suture.training.settings import TrainSettings
 
 def train(
     out: str | Path,
-    store: Store | Stream,
-    settings: TrainSettings,
+    store: Store | Stream | str | Path,
+    settings: TrainSettings | None = None,
     *,
     grid: Grid = ALONE,
     on_progress: OnProgress | None = None,
@@ -46,14 +46,20 @@ def train(
     """
     report = None if on_progress is None else lambda _, progress: on_progress(progress)
     trained = train_many(
-        {out: settings}, store, grid=grid, on_progress=report, resume=resume, overwrite=overwrite, command=command
+        {out: settings or TrainSettings()},
+        store,
+        grid=grid,
+        on_progress=report,
+        resume=resume,
+        overwrite=overwrite,
+        command=command,
     )
     return trained[Path(out)]
 
 
 def train_many(
     wanted: Mapping[str | Path, TrainSettings] | Mapping[Path, TrainSettings],
-    store: Store | Stream,
+    store: Store | Stream | str | Path,
     *,
     grid: Grid = ALONE,
     on_progress: Callable[[Path, TrainProgress], None] | None = None,
@@ -76,6 +82,7 @@ def train_many(
         UserError: as `train`; where some settings do not fit, nothing is trained or written.
     """
     settings = {Path(out): s for out, s in wanted.items()}
+    store = store if isinstance(store, Stream) else as_store(store)
     groups: dict[object, list[Path]] = {}
     for out, own in settings.items():
         groups.setdefault(feed_key(own), []).append(out)

@@ -1,0 +1,68 @@
+from .activations.collect import collect
+from .activations.store import Store
+from .activations.stream import Stream
+from .dictionary.activation import Sparsity
+from .dictionary.codes import Codes
+from .dictionary.design import Design
+from .dictionary.dictionary import Dictionary
+from .errors import UserError
+from .estimate.estimate import Estimate, estimate
+from .features.describe import features
+from .features.settings import FeatureSettings
+from .features.table import FeatureTable
+from .interventions.causal import causal
+from .interventions.settings import CausalSettings, SpliceSettings, SteerSettings
+from .interventions.splice import splice
+from .interventions.steer.effect import Effect
+from .interventions.steer.steer import steer
+from .lm.corpus import open_corpus
+from .lm.load import LanguageModel, load_model
+from .matching.match import Matching, match
+from .matching.settings import MatchSettings
+from .parallel import grid
+from .report.page import report
+from .studies.compare import DesignStudy, study_designs
+from .studies.demo import demo
+from .sweep.file import Study, read_study
+from .training.settings import Objective, TrainSettings
+from .training.train import train, train_many
+
+__all__ = [  # grouped as they are used
+    "CausalSettings",
+    "Codes",
+    "Design",
+    "DesignStudy",
+    "Dictionary",
+    "Effect",
+    "Estimate",
+    "FeatureSettings",
+    "FeatureTable",
+    "LanguageModel",
+    "MatchSettings",
+    "Matching",
+    "Objective",
+    "Sparsity",
+    "SpliceSettings",
+    "SteerSettings",
+    "Store",
+    "Stream",
+    "Study",
+    "TrainSettings",
+    "UserError",
+    "causal",
+    "collect",
+    "demo",
+    "estimate",
+    "features",
+    "grid",
+    "load_model",
+    "match",
+    "open_corpus",
+    "read_study",
+    "report",
+    "splice",
+    "steer",
+    "study_designs",
+    "train",
+    "train_many",
+]
