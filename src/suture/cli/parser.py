@@ -194,7 +194,7 @@ def _unboxed(text: str) -> str:
     ... )
     'Unrecognized options: --kk. Did you mean --k?'
     """
-    sections = [[]]
+    sections: list[list[str]] = [[]]
     for line in text.splitlines():
         words = line.strip("│ ").strip()
         if RULE.fullmatch(line):
