@@ -73,6 +73,7 @@ def test_shared_concepts_are_the_same_and_exclusive_ones_nothing(found: Matching
 def test_ceilings_and_substitution_stand_beside_it(found: Matching) -> None:
     one, two = found.summary.ceilings
     assert one.same > 0.9
+    assert one.strong == one.same, "a ceiling has no second seed of its own"
     assert two.same > 0.9
     assert found.summary.substituted is not None
     assert found.summary.substituted > 0.6

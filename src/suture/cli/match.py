@@ -89,7 +89,8 @@ def _text(found: "Matching", out: Path) -> str:
 
 def _line(shares: "Shares") -> str:
     kinds = ", ".join(f"{n} {kind}" for kind, n in shares.kinds.items() if n)
+    sure, strong, both = (percent(v) for v in (shares.beyond_token, shares.strong, shares.same_beyond_token))
     return (
-        f"{shares.of} against {shares.against}: {percent(shares.same)} the same, {percent(shares.same_beyond_token)} "
-        f"beyond the token ({kinds}); r beyond the token sure in {percent(shares.beyond_token)}"
+        f"{shares.of} against {shares.against}: surely correlated beyond the token {sure}, r of 0.7 or more {strong}; "
+        f"the same and beyond the token {both}; {kinds}"
     )

@@ -36,7 +36,7 @@ from suture.matching.assign import Pairs, best, mutual, one_to_one
 from suture.matching.columns import COLUMNS
 from suture.matching.correlate import Candidates, columns, top_correlations
 from suture.matching.evidence import Evidence, Grouping, evidence
-from suture.matching.kinds import KINDS, NONE, SAME, SILENT, corrected, families, kinds, reliability
+from suture.matching.kinds import KINDS, NONE, SAME, SAME_RAW, SILENT, corrected, families, kinds, reliability
 from suture.matching.read import Halves, Side, split
 from suture.matching.settings import MatchSettings
 from suture.matching.substitute import recovered
@@ -70,7 +70,10 @@ class Shares:
     beyond_token: float
     """Whose correlation beyond the token is surely above the bar."""
     same: float
+    """By the rule, so by `r_corr` where second seeds are known."""
     same_beyond_token: float
+    strong: float
+    """Whose partner has r of 0.7 or more: one rule for a comparison, its ceilings and its control."""
     kinds: Mapping[str, int]
 
 
@@ -390,7 +393,7 @@ def _shares(table: Table, of: str, against: str) -> Shares:
         return float((chosen & fires).sum() / max(n, 1))
 
     with np.errstate(invalid="ignore"):
-        correlated = table["r"] >= CORRELATED
+        correlated, strong = table["r"] >= CORRELATED, table["r"] >= SAME_RAW
     return Shares(
         of=of,
         against=against,
@@ -400,6 +403,7 @@ def _shares(table: Table, of: str, against: str) -> Shares:
         beyond_token=share(beyond),
         same=share(kind == SAME),
         same_beyond_token=share((kind == SAME) & beyond),
+        strong=share(strong),
         kinds={name: int((kind == name).sum()) for name in KINDS},
     )
 

@@ -7,7 +7,8 @@ other's inverse or transpose.
 1. Scores of every pair of features: cosine raw (equal widths) or padded with zeros, after the best rotation, after the
    ridge map either way, of encoders, and the correlation of pre-activations e_A C_AB e_B over both spreads.
 2. Judged where it is hard, by held-out correlation: among features whose partner has r of 0.5 or more, how often the
-   partner beats the best-scoring wrong candidates (`hard_auc`; 0.5 is a coin), how often the best-scoring candidate is
+   partner beats the best-scoring wrong candidates (`hard_auc`; 0 for a score that knows nothing, since
+   its best candidates are chosen by it), how often the best-scoring candidate is
    the partner (`top1`), and the mean r of the best-scoring candidate over that of the partner (`reached`).
 """
 

@@ -27,7 +27,7 @@ STAGE, TABLE = "proxies", "proxies.safetensors"
 COLUMNS = (
     Column(
         name="hard_auc", title="hard AUC", format="share", better="high",
-        sentence="How often the true partner beats the best-scoring wrong candidates; 0.5 is a coin.",
+        sentence="How often the true partner beats the best-scoring wrong candidates; 0 for a score without knowledge.",
     ),
     Column(
         name="top1", title="top-1", format="percent", better="high",
