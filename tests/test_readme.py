@@ -198,7 +198,7 @@ def test_every_column_is_explained(guide_run: Path) -> None:
     explained = set(re.findall(r"`(\w+)`", (ROOT / "docs" / "concepts.md").read_text(encoding="utf-8")))
     for name in ("crosscoder", "pooled"):
         table = FeatureTable.load(guide_run / "run" / f"features-{name}")
-        assert set(table.columns) <= explained
+        assert {re.sub("_[B-Z]$", "_A", name) for name in table.columns} <= explained  # a line stands for every model
         assert set(table.summary["two_clusters"]) <= explained
         assert set(table.counts) <= explained
 

@@ -110,7 +110,11 @@ def test_special_tokens_are_counted_and_left_out(tmp_path: Path, lms: Models) ->
     (tmp_path / "t.txt").write_text(text)
     lm = lms["one"]
     store = collect(
-        tmp_path / "s", sources=[(lm, "mlp0.out")], corpus=open_corpus(tmp_path / "t.txt"), n_rows=99, block=5
+        tmp_path / "s",
+        sources=[(lm, "mlp0.out")],
+        corpus=open_corpus(tmp_path / "t.txt", separator="=" * 9),
+        n_rows=99,
+        block=5,
     )
     assert lm.bos not in store.token_ids
     n_pieces = -(-store.alignment[0].n_tokens // 5)

@@ -60,7 +60,8 @@ def test_units_are_those_of_the_first_fill(settings: dict[str, Any]) -> None:
         assert (space.scale, space.width) == (other.scale, other.width)
         assert torch.allclose(space.known_mean, values.mean(0), atol=1e-5)
         assert torch.equal(space.known_mean, other.known_mean)
-        assert float((values.double() * space.scale).norm(dim=1).mean()) == pytest.approx(space.width**0.5)
+        spread = (values.double() - values.double().mean(0)).square().sum(1).mean()
+        assert float(spread) * space.scale**2 == pytest.approx(space.width)
 
 
 def test_going_on_at_a_position_runs_no_model_on_earlier_fills(

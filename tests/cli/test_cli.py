@@ -286,7 +286,7 @@ def test_models_and_hookpoints_come_in_pairs(suture: Suture, desk: Path) -> None
 @pytest.mark.parametrize(
     ("out", "message"),
     [
-        ("desk-store", "is finished already; name another folder, or pass --overwrite"),
+        ("desk-store", "is finished already, with spaces"),
         ("file", "exists and was not made by suture"),
         ("file/inside", "Not a directory"),
         (".", "does not name a new folder"),
@@ -326,7 +326,7 @@ def test_a_taken_output_is_refused(out: str, message: str, suture: Suture, desk:
         ({"store": "absent"}, "store = absent: does not exist"),
         ({"store": "file"}, "store = file: has no manifest.json"),
         ({"store": "desk-dictionary"}, "store = desk-dictionary: is a dictionary, not a store"),
-        ({"store": "other-version"}, "was written in format version 99, this suture reads version 1"),
+        ({"store": "other-version"}, "was written in format version 99, this suture reads"),
         ({"store": "truncated"}, "space0.bin has"),
     ],
 )  # fmt: skip
@@ -374,7 +374,7 @@ def test_a_table_of_many_is_named_where_it_is_wrong(suture: Suture, desk: Path, 
     words = ["train", "new", "--store", made.store, *SMALL, "--each", "each.toml"]
     for text, message in (
         ("[a]\nk = 999", "[a] k = 999: exceeds"),
-        ("[a]\nbatch-size = 9\nbatch_size = 10", "each = [a]: names a setting twice"),
+        ("[a]\nbatch-size = 9\nbatch_size = 10", "[a] batch-size = 10: is given twice"),
         ('[""]\nk = 2', "each = []: is no name for a folder"),
         ('["../b"]\nk = 2', "each = [../b]: is no name for a folder"),
         ("[a]\nheight = 2", "[a] height = 2: is no setting of train"),
@@ -519,7 +519,7 @@ def test_help_and_version(suture: Suture, monkeypatch: pytest.MonkeyPatch) -> No
     for command in COMMANDS:
         said = suture(command, "--help")
         assert (said.code, said.err) == (0, "")
-        assert said.out.startswith(f"usage: suture {command} [-h] [OPTIONS]")
+        assert said.out.startswith(f"usage: suture {command} [-h] [")
         assert max(len(line) for line in said.out.splitlines()) <= 80
         assert "--json" in said.out
 
@@ -570,7 +570,7 @@ def test_a_disk_that_fills_up_is_one_line(
 def test_a_disk_too_small_is_found_out_before_the_start(
     suture: Suture, desk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("suture.activations.collect._free_bytes", lambda _path: 1000)
+    monkeypatch.setattr("suture.pipeline.artifact.free_bytes", lambda _path: 1000)
     assert "store = new: needs" in refused(suture, collect_words(), desk)
 
 

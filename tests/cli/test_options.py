@@ -66,7 +66,7 @@ OLD = {
     ),
     "study designs": (
         "OUT",
-        "!--planted *--width --concepts --embedding --exclusive --pairwise --mean-active --noise --stored "
+        "!--planted *--width --concepts --embedding --exclusive --pairwise --mean-active *--noise --stored "
         "*--model *--at --corpus --tokens *--revision --block --lm-dtype --store --features --k --rows "
         "--batch-size --learning-rate/--lr --k-start --k-anneal --heldout --described --model-dropout "
         "--dedicated --tied *--only --seeds --workers !--quick --device !--offline !--trust-remote-code "

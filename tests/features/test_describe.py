@@ -145,7 +145,7 @@ def test_a_failure_leaves_nothing(planted: Store, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="models"):
         features(tmp_path / "out", tmp_path / "dictionary", planted, lms=[])
     assert [p.name for p in tmp_path.iterdir()] == ["dictionary"]
-    with pytest.raises(UserError, match="n_rows"):
+    with pytest.raises(UserError, match="rows = 0"):
         FeatureSettings(n_rows=0)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lm.tiny import CONTEXT, SENTENCES
@@ -19,6 +19,9 @@ from suture.lm.align import Piece, pieces, shared_tokenizer
 from suture.lm.corpus import open_corpus
 from suture.lm.load import LanguageModel, load_model
 from suture.lm.tokens import tokenize, with_bos
+
+OWN_COPY = [HealthCheck.function_scoped_fixture]
+"""Every test has its own copy of a tiny model; that all examples of one test share it does no harm."""
 
 Tiny = Callable[..., LanguageModel]
 SHARED = Path(os.environ.get("SUTURE_SHARED", Path(__file__).parents[3] / "shared"))
@@ -60,7 +63,7 @@ def check_laws(lms: list[LanguageModel], text: str, cut: list[Piece], block: int
 
 
 @given(text=TEXT, block=st.integers(1, 40))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, suppress_health_check=OWN_COPY)
 def test_two_tokenizers(tiny: Tiny, text: str, block: int) -> None:
     lms = [tiny("gpt2"), tiny("llama", "sentencepiece")]
     assert not shared_tokenizer(lms)
@@ -71,7 +74,7 @@ def test_two_tokenizers(tiny: Tiny, text: str, block: int) -> None:
 
 
 @given(text=TEXT, block=st.integers(1, 40))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100, deadline=None, suppress_health_check=OWN_COPY)
 def test_one_tokenizer_keeps_every_token_that_is_not_special(tiny: Tiny, text: str, block: int) -> None:
     lms = [tiny("gpt2"), tiny("gpt_neo")]
     assert shared_tokenizer(lms)
@@ -83,7 +86,7 @@ def test_one_tokenizer_keeps_every_token_that_is_not_special(tiny: Tiny, text: s
 
 
 @given(text=TEXT, block=st.integers(4, 40))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=OWN_COPY)
 def test_three_models_keep_no_more_than_two(tiny: Tiny, text: str, block: int) -> None:
     lms = [tiny("gpt2"), tiny("llama", "sentencepiece"), tiny("gpt_neo")]
     cut = pieces(lms, text, block=block)
@@ -93,7 +96,7 @@ def test_three_models_keep_no_more_than_two(tiny: Tiny, text: str, block: int) -
 
 
 @given(text=TEXT)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, suppress_health_check=OWN_COPY)
 def test_a_token_that_closes_spells_the_text_up_to_there(tiny: Tiny, text: str) -> None:
     """Decoding, which knows nothing of offsets, must give exactly the text before each closing token's end."""
     lm = tiny("gpt2")

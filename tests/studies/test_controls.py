@@ -57,7 +57,7 @@ def test_the_study_of_proxies_runs_on_two_dictionaries(
     made: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(made)
-    assert run(app, ["study", "proxies", "a", "b", "--store", "store", "--out", "proxies", "--json"]) == 0
+    assert run(["study", "proxies", "a", "b", "--store", "store", "--out", "proxies", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)["proxies"]
     assert {"decoder_cosine", "procrustes_cosine", "preactivation"} <= set(told)
     assert all(0 <= one["hard_auc"] <= 1 for one in told.values() if one["n_features"])

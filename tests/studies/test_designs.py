@@ -86,7 +86,7 @@ def test_designs_are_chosen_by_name_in_the_order_of_the_table() -> None:
         ({"n_rows": 0}, "rows = 0: is less than 1"),
         ({"k": 0}, "k = 0: is less than 1"),
         ({"heldout": 0.0}, "heldout = 0.0: leaves no rows"),
-        ({"model_dropout": 0.0}, "model_dropout = 0.0: is not between 0 and 1"),
+        ({"model_dropout": 0.0}, "model-dropout = 0.0: is not between 0 and 1"),
         ({"tied": 1.5}, "tied = 1.5: is not between 0 and 1"),
         ({"dedicated": 0.5}, "dedicated = 0.5: is not between 0 and 0.5"),
     ],

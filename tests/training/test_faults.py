@@ -66,7 +66,8 @@ def assert_same(found: Path, expected: Path) -> None:
     """Finished, undamaged, nothing of the way there left, every number the same."""
     artifact.verify(found)
     names = {f.name for f in found.iterdir()}
-    assert names == {"manifest.json", "dictionary.json", "dictionary.safetensors", "evaluation.json", "metrics.jsonl"}
+    written = {"dictionary.json", "dictionary.safetensors", "moments.safetensors", "evaluation.json", "metrics.jsonl"}
+    assert names == {"manifest.json", *written}
     assert not artifact.partial_path(found).exists()
     assert not found.with_name(found.name + ".partial.aside").exists()
     one, two = Dictionary.load(found).state_dict(), Dictionary.load(expected).state_dict()

@@ -81,7 +81,7 @@ def test_every_design_and_sparsity_explains_planted_rows(
     train(out, store, settings_of(design=design, view=view, n_rows=120_000))
     found = artifact.read_json(out / "evaluation.json")
     assert max(found["fvu"]) < fvu
-    assert 0.5 < found["l0"] < 9
+    assert 0.5 < found["l0"] < (14 if sparsity == "gated" else 9)
 
 
 def test_widths_may_differ_and_a_pooled_row_is_padded(unequal_store: Store, out: Path) -> None:

@@ -5,6 +5,7 @@ done, 2 the user can fix it (one line that names the setting, its value and the 
 Heavy imports stand inside functions, in the command line's files alone, so that every `--help` is instant.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 
@@ -18,7 +19,7 @@ from suture.cli.options import Command
 from suture.cli.stages import Demo, Report
 from suture.cli.study import Designs, Proxies
 from suture.cli.train import Train
-from suture.errors import UsageError
+from suture.errors import UsageError, UserError
 from suture.pipeline.settings import name_of
 
 COMMANDS: Mapping[str, type[Command]] = {
@@ -73,7 +74,13 @@ def _run(name: str, rest: Sequence[str]) -> None:
     else:
         from suture.cli.parser import read
 
-        read(COMMANDS[name], rest, prog=f"suture {name}").run()
+        try:
+            command = read(COMMANDS[name], rest, prog=f"suture {name}")
+        except (UserError, UsageError):
+            if os.environ.get("RANK", "0") != "0":  # every process of a run reads the same words: the first one says it
+                raise SystemExit(2) from None
+            raise
+        command.run()
 
 
 def _split(words: Sequence[str]) -> tuple[str, Sequence[str]]:

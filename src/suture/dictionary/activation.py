@@ -19,17 +19,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, runtime_checkable
 
-from jaxtyping import Float
-
 from suture.pipeline.settings import Count, Option, Positive, check
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
     from torch import Tensor
 
     from suture.dictionary.dictionary import Dictionary
     from suture.dictionary.kernels.select import Chunks, Selection
 else:
+    # settings are read by --help, which is to load neither torch nor numpy; shapes are for readers and checkers here
     Tensor = Dictionary = Chunks = Selection = Any
+    Float = Annotated
 
 SparsityKind = Literal["topk", "batchtopk", "relu+l1", "jumprelu", "gated"]
 Own = Mapping[str, Tensor]

@@ -109,7 +109,17 @@ def n_checkpoints(settings: TrainSettings) -> int:
 def kept_disk(settings: TrainSettings, shape: Shape) -> int:
     """What a finished dictionary's folder takes."""
     n_lines = -(-settings.n_steps // settings.validate_every)
-    return weights_bytes(shape) + DESCRIPTION_BYTES + METRICS_BYTES * n_lines
+    moments = moments_bytes(shape.width) if settings.design.kind == "crosscoder" else 0
+    return weights_bytes(shape) + moments + DESCRIPTION_BYTES + METRICS_BYTES * n_lines
+
+
+def moments_bytes(width: int) -> int:
+    """The second moments beside a crosscoder, from which a missing model is imputed: one set to fit, one to check.
+
+    >>> moments_bytes(256)
+    528384
+    """
+    return 2 * (FLOAT * width * width + COUNTER * width)
 
 
 def peak_disk(settings: TrainSettings, shape: Shape) -> int:

@@ -43,7 +43,7 @@ class CausalSettings:
 class SteerSettings:
     """How steering is measured; every field decides the result and is saved with it."""
 
-    strengths: Annotated[tuple[float, ...], Option("strength")] = (0.25, 0.5, 1.0, 2.0, 4.0)
+    strengths: Annotated[tuple[Annotated[float, Limits()], ...], Option("strength")] = (0.25, 0.5, 1.0, 2.0, 4.0)
     """Multiple of the feature's 99.9 % activation that is added along its own direction."""
     reference: Annotated[float, Option("reference")] = 1.0
     """The strength at which promoted tokens, targets and agreement are taken; the first where 1 is none of them."""

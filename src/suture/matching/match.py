@@ -22,7 +22,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import torch
 from numpy import ndarray
@@ -31,7 +30,7 @@ from torch import Tensor
 
 from suture import seeds
 from suture.activations.store import Store, as_store
-from suture.errors import ArtifactError, UserError
+from suture.errors import UserError
 from suture.matching.assign import Pairs, best, mutual, one_to_one
 from suture.matching.columns import COLUMNS
 from suture.matching.correlate import Candidates, columns, top_correlations
@@ -41,6 +40,7 @@ from suture.matching.read import Halves, Side, split
 from suture.matching.settings import MatchSettings
 from suture.matching.substitute import recovered
 from suture.pipeline import artifact
+from suture.pipeline.result import read_typed
 from suture.pipeline.table import Table, Tabular
 from suture.uncertainty import discoveries
 
@@ -144,10 +144,7 @@ class Matching(Tabular):
         path = Path(path)
         artifact.open_artifact(path, stage=STAGE, setting="matching")
         a, b = (Table.load(path / name) for name in TABLES)
-        try:
-            summary = msgspec.convert(artifact.read_json(path / SUMMARY), MatchSummary)
-        except (OSError, ValueError) as error:
-            raise ArtifactError("matching", path, f"cannot be read ({error})", "match again") from None
+        summary = read_typed(path / SUMMARY, MatchSummary, setting="matching")
         return Matching(features_a=a, features_b=b, summary=summary, path=path)
 
 
