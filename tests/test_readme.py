@@ -195,7 +195,7 @@ def test_the_guide_runs(guide_run: Path) -> None:
 
 
 def test_every_column_is_explained(guide_run: Path) -> None:
-    explained = set(re.findall(r"`(\w+)`", (ROOT / "docs" / "concepts.md").read_text(encoding="utf-8")))
+    explained = set(re.findall(r"`([\w-]+)`", (ROOT / "docs" / "concepts.md").read_text(encoding="utf-8")))
     for name in ("crosscoder", "pooled"):
         table = FeatureTable.load(guide_run / "run" / f"features-{name}")
         assert {re.sub("_[B-Z]$", "_A", name) for name in table.columns} <= explained  # a line stands for every model

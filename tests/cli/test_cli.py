@@ -520,7 +520,7 @@ def test_help_and_version(suture: Suture, monkeypatch: pytest.MonkeyPatch) -> No
         said = suture(command, "--help")
         assert (said.code, said.err) == (0, "")
         assert said.out.startswith(f"usage: suture {command} [-h] [")
-        assert max(len(line) for line in said.out.splitlines()) <= 80
+        assert max(len(line) for line in said.out.splitlines()[1:]) <= 80  # tyro does not break the usage line
         assert "--json" in said.out
 
 

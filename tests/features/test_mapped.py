@@ -25,7 +25,10 @@ def test_the_map_is_scikit_learns_ridge(case: Case) -> None:
     assert torch.allclose(moments.map(0, 1), torch.from_numpy(expected), atol=1e-5)
     carried = case.dictionary.decoder(0).double() @ torch.from_numpy(expected)
     cosine = torch.nn.functional.cosine_similarity(carried, case.dictionary.decoder(1).double(), dim=1)
-    assert torch.allclose(case.stats.mapped_cosine[0, 1], cosine, atol=1e-5)
+    decoders = [case.dictionary.decoder(m) for m in range(2)]
+    assert torch.allclose(mapped_cosines(moments, decoders)[0, 1], cosine, atol=1e-5)
+    # the table's map is fitted to a part of these rows: the others choose a penalty
+    assert torch.allclose(case.stats.mapped_cosine[0, 1], cosine, atol=0.05)
 
 
 @pytest.mark.parametrize("embedding", ["rotation", "affine"])

@@ -107,11 +107,11 @@ def test_language_models_are_spliced_and_steered(suture: Command, tmp_path: Path
         (["--features", 4], "k = 8: exceeds the 4 features"),
         (["--rows", 0], "rows = 0: is less than 1"),
         (["--lr", -1], "learning-rate = -1.0: is not positive"),
-        (["--k-start", 0.5], "k-start = 0.5: is below 1"),
+        (["--k-start", 0.5], "k-start = 0.5: is not 1 or above"),
         (["--exclusive", 0.7], "exclusive = 0.7: with pairwise = 0.0"),
         (["--stored", 5], "stored = 5: is too few rows"),
         (["--heldout", 1], "heldout = 1.0: leaves no rows"),
-        (["--embedding", "none"], "'none' is not one of"),
+        (["--embedding", "none"], "embedding = none: is not one of"),
     ],
 )
 def test_mistakes_are_told_in_one_line_and_nothing_is_made(

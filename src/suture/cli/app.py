@@ -5,12 +5,11 @@ done, 2 the user can fix it (one line that names the setting, its value and the 
 Heavy imports stand inside functions, in the command line's files alone, so that every `--help` is instant.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 
 from suture.cli.collect import Collect
-from suture.cli.console import answer, emit
+from suture.cli.console import answer, emit, said_once
 from suture.cli.estimate import EstimateStudy
 from suture.cli.features import Features
 from suture.cli.interventions import CausalCheck, SpliceCheck, Steer
@@ -19,7 +18,7 @@ from suture.cli.options import Command
 from suture.cli.stages import Demo, Report
 from suture.cli.study import Designs, Proxies
 from suture.cli.train import Train
-from suture.errors import UsageError, UserError
+from suture.errors import UsageError
 from suture.pipeline.settings import name_of
 
 COMMANDS: Mapping[str, type[Command]] = {
@@ -74,12 +73,8 @@ def _run(name: str, rest: Sequence[str]) -> None:
     else:
         from suture.cli.parser import read
 
-        try:
+        with said_once():
             command = read(COMMANDS[name], rest, prog=f"suture {name}")
-        except (UserError, UsageError):
-            if os.environ.get("RANK", "0") != "0":  # every process of a run reads the same words: the first one says it
-                raise SystemExit(2) from None
-            raise
         command.run()
 
 

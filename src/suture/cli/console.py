@@ -59,6 +59,17 @@ def answer(words: Sequence[str], work: Callable[[], None], *, interrupted: str, 
     return 0
 
 
+@contextmanager
+def said_once() -> Iterator[None]:
+    """What is wrong with the words themselves: every process of a run reads the same, so the first alone says it."""
+    try:
+        yield
+    except (UserError, UsageError):
+        if os.environ.get("RANK", "0") != "0":
+            raise SystemExit(2) from None
+        raise
+
+
 def _on_termination() -> Any:
     """Take SIGTERM for Ctrl-C, so that a cluster's eviction keeps what was reached; returns what it meant before.
 

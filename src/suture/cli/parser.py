@@ -79,7 +79,9 @@ def _rules(command: type) -> ConstructorRegistry:
         if info.type is command:
             parts = [
                 StructFieldSpec(
-                    name=kind.__name__, type=Annotated[kind, tyro.conf.arg(name=titles[kind])], default=tyro.MISSING
+                    name=kind.__name__,
+                    type=Annotated[kind, tyro.conf.arg(name=titles[kind])],  # pyright: ignore[reportArgumentType]
+                    default=tyro.MISSING,
                 )
                 for kind in kinds
             ]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from suture.activations.settings import StreamSettings
-from suture.cli.console import command_line, emit, percent, progress
+from suture.cli.console import command_line, emit, percent, progress, said_once
 from suture.cli.options import Argument, ResumableOutput
 from suture.errors import UserError
 from suture.pipeline.settings import Count, Given, from_flat, read_toml
@@ -52,7 +52,8 @@ class Train:
         from suture.parallel import grid, local_device
         from suture.training.train import train_many
 
-        wanted = self._wanted()
+        with said_once():
+            wanted = self._wanted()
         device = next(iter(wanted.values())).device if wanted else "cpu"
         with grid(feature_ranks=self.feature_ranks, device=local_device(device)) as place:
             with self._rows(device) as rows, progress() as advance:
