@@ -35,6 +35,7 @@ class SparsityName(StrEnum):
     batchtopk = "batchtopk"
     relu_l1 = "relu+l1"
     jumprelu = "jumprelu"
+    gated = "gated"
 
 
 class PadName(StrEnum):

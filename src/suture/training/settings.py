@@ -22,8 +22,8 @@ class Objective:
     """One squared L2 over the concatenation IS the sum of the models' squared L2s; per_model divides each by its own
     variance, l2norm leaves norms unsquared."""
     l1: Weight = 0.1
-    """Weight of relu+l1's penalty, sum_i f_i sum_m ||d_i^m|| over the square root of the rows' variance: a feature is
-    worth its price where it lowers the loss by more."""
+    """Weight of relu+l1's penalty, sum_i f_i sum_m ||d_i^m|| over the square root of the rows' variance (gated: of its
+    gates'): a feature is worth its price where it lowers the loss by more."""
     l0: Weight = 5e-3
     """Weight of jumprelu's penalty, the number of active features: the share of variance one must explain."""
     aux: Weight = 1 / 32
