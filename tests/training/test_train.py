@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from planted_fixtures import PLANTED
 from suture.activations.batches import batches, split_rows
 from suture.activations.settings import View
 from suture.activations.space import Copy, are_null
@@ -29,8 +30,6 @@ from suture.training.checkpoint import load_checkpoint
 from suture.training.run import TrainProgress, available_models
 from suture.training.settings import Objective, TrainSettings
 from suture.training.train import train
-
-from .conftest import PLANTED
 
 
 def settings_of(kind: DesignKind = "crosscoder", sparsity: SparsityKind = "topk", **changes: Any) -> TrainSettings:

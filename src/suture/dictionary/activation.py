@@ -67,12 +67,20 @@ class Sparsity:
 class Learning(Protocol):
     """The active pairs of a training step, as a kind sees them."""
 
-    sparsity: Sparsity
-    own: Own
-    linear: Float[Tensor, "active"]
-    """<x, e_i> at each pair, with gradient."""
-    pre: Float[Tensor, "active"]
-    """The same with the encoder's bias."""
+    @property
+    def own(self) -> Own:
+        """The kind's own weights."""
+        ...
+
+    @property
+    def linear(self) -> Float[Tensor, "active"]:
+        """<x, e_i> at each pair, with gradient."""
+        ...
+
+    @property
+    def pre(self) -> Float[Tensor, "active"]:
+        """The same with the encoder's bias."""
+        ...
 
     def per_feature(self, vector: Float[Tensor, "feature"]) -> Float[Tensor, "active"]:
         """A number of each feature at the pairs, with gradient."""
