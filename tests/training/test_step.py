@@ -27,7 +27,7 @@ def a_state(design: Design, objective: Objective, widths: tuple[int, ...] = WIDT
     with torch.no_grad():
         for tensor in (*dictionary.parameters(), dictionary.center):
             tensor.copy_(torch.randn(tensor.shape, generator=draw, dtype=torch.float64) * 0.5)
-        dictionary.W_dec /= dictionary.W_dec.norm(dim=1, keepdim=True)
+        dictionary.W_dec.div_(dictionary.W_dec.norm(dim=1, keepdim=True))
         dictionary.threshold.fill_(0.3)
     variance = torch.tensor([3.0, 5.0, 4.0][: len(widths)], dtype=torch.float64)
     return TrainingState(dictionary, objective, variance)
@@ -223,7 +223,7 @@ def test_dedicated_features_touch_their_own_space_only_and_tied_ones_stay_tied()
     assert owned is not None
     with torch.no_grad():
         dictionary.W_dec.copy_(tie(dictionary, torch.randn(F, 12)) * owned)
-        dictionary.W_dec /= dictionary.W_dec.norm(dim=1, keepdim=True)
+        dictionary.W_dec.div_(dictionary.W_dec.norm(dim=1, keepdim=True))
         dictionary.W_enc.copy_(dictionary.W_dec)
     state = TrainingState(dictionary, Objective(), torch.ones(2))
     for _ in range(5):

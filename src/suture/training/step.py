@@ -20,7 +20,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from suture.activations.batches import Batch
-from suture.dictionary.activation import Sparsity
 from suture.dictionary.codes import Pattern
 from suture.dictionary.dictionary import Dictionary
 from suture.dictionary.kernels import select, sparse
@@ -320,10 +319,6 @@ class _Pairs:
     left: _Gradients
 
     @property
-    def sparsity(self) -> Sparsity:
-        return self.state.dictionary.sparsity
-
-    @property
     def own(self) -> dict[str, Tensor]:
         return self.state.own
 
@@ -336,7 +331,7 @@ class _Pairs:
         return sparse.per_feature(vector, self.pattern)
 
     def jump(self, threshold: Float[Tensor, "active"]) -> tuple[Float[Tensor, "active"], Float[Tensor, "active"]]:
-        return objective.jump_relu(self.pre, threshold, self.sparsity.bandwidth)
+        return objective.jump_relu(self.pre, threshold, self.state.dictionary.sparsity.bandwidth)
 
     def priced(self, amount: Float[Tensor, "active"], *, by_norm: bool) -> Float[Tensor, ""]:
         if by_norm:
