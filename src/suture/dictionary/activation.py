@@ -69,10 +69,9 @@ class Learning(Protocol):
     """The active pairs of a training step, as a kind sees them."""
 
     @property
-    def sparsity(self) -> Sparsity: ...
-
-    @property
-    def own(self) -> Own: ...
+    def own(self) -> Own:
+        """The kind's own weights."""
+        ...
 
     @property
     def linear(self) -> Float[Tensor, "active"]:
