@@ -77,3 +77,9 @@ def test_a_store_and_its_views_know_their_copies(tmp_path: Path) -> None:
     pair = self_pair(store, 0, rotation_seed=5, n_copies=2)
     assert [space.copy_of and space.copy_of.seed for space in pair.spaces] == [None, 5, 6]
     assert not are_null(store.select([0]).spaces)
+
+
+def test_a_store_says_what_a_person_wants(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "s", [torch.randn(80, 4), torch.randn(80, 6)], names=[("a", "x"), ("b", "y")])
+    assert repr(store) == f"Store(80 rows of a @ x (4) x b @ y (6), float32; {tmp_path / 's'})"
+    assert repr(self_pair(store, 0, rotation_seed=5)).endswith("; a @ x against a rotated copy of itself, seed 5)")

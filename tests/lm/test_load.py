@@ -243,3 +243,10 @@ def test_a_tokenizer_of_another_model_is_refused(copy_of: Path, tiny: Tiny) -> N
     assert "starts texts with token 320 (<new>), the model knows 320" in refused(copy_of)
     with pytest.raises(UserError, match="half of a surrogate pair"):
         tokenize(tiny("llama"), "a \ud800")
+
+
+def test_a_model_says_what_a_person_wants(tiny_folder: Folder) -> None:
+    lm = load_model(str(tiny_folder("gpt2")), device="cpu")
+    said = repr(lm)
+    assert said.startswith(f"LanguageModel({lm.name}: GPT2LMHeadModel, {lm.n_layers} layers of width {lm.d_model}, ")
+    assert said.endswith("; float32 on cpu)")

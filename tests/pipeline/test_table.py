@@ -75,6 +75,8 @@ def test_every_way_out_has_the_same_numbers(table: Table, tmp_path: Path) -> Non
         "title": "Rate", "sentence": "How often it fires.", "unit": "", "n": 2, "min": 0.25, "median": 0.375, "max": 0.5
     }  # fmt: skip
     assert "why" not in table.summary()
+    cut = replace(table, values={**table.values, "why": np.array(["half \ud83d", "", ""], dtype=object)})
+    assert cut.to_pandas()["why"][0] == "half \ufffd"
     assert table.summary()["share_A"]["title"] == "Share, A"
 
 

@@ -329,3 +329,15 @@ def test_words_of_more_models() -> None:
         "only A, B and C",
         "shared",
     ]
+
+
+def test_a_study_is_a_table(content: dict[str, Any]) -> None:
+    study = Study.from_json(content)
+    frame = study.to_pandas()
+    assert len(frame) == len(study.measured) * len(study.seeds)
+    assert list(frame.columns[:2]) == ["design", "seed"]
+    row = content["rows"][4]
+    own = frame[(frame["design"] == row["design"]) & (frame["seed"] == str(row["seed"]))]
+    assert own["macro_f1"].item() == row["numbers"]["macro_f1"]
+    assert frame.attrs["columns"]["macro_f1"] == "What Macro-F1 is."
+    assert repr(study).startswith("Study(Which joint design finds out?: 9 designs, 3 seeds, ")

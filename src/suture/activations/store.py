@@ -83,7 +83,7 @@ class _Shard:
     """What the values lie in, where that is a file."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Store:
     """Paired activations, opened by `Store.open`; `read` gives the rows, the other fields say where they come from.
 
@@ -141,6 +141,11 @@ class Store:
 
     def __len__(self) -> int:
         return sum(self.shards)
+
+    def __repr__(self) -> str:
+        places = " x ".join(f"{space.label} ({space.width})" for space in self.spaces)
+        seen = f"; {self.view}" if self.view else ""
+        return f"Store({len(self):,} rows of {places}, {self.dtype}; {self.path}{seen})"
 
     def read(self, rows: Int64[Tensor, "row"]) -> list[Float32[Tensor, "row _"]]:
         """The raw activations of these rows, one tensor [row, width] per space; any order, repetitions allowed.

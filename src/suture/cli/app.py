@@ -206,7 +206,8 @@ def features(
     counts = ", ".join(f"{n} {label}" for label, n in table.counts.items())
     null = table.summary.get("false_positive_rate")
     note = "" if null is None else f"; a null: {percent(null)} of the live features are falsely exclusive"
-    emit({"features": str(out), **table.summary}, as_json=json, text=f"{out}: {counts}{note}")
+    found = {"features": str(out), **table.summary, "columns": table.table.summary()}
+    emit(found, as_json=json, text=f"{out}: {counts}{note}")
 
 
 @app.command()

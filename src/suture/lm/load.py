@@ -44,7 +44,7 @@ _CAUSAL_ENDINGS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 _INDEX = "model.safetensors.index.json"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class LanguageModel:
     """A causal language model ready to be read and edited, with the tokenizer that feeds it."""
 
@@ -74,6 +74,12 @@ class LanguageModel:
     """SHA-256 over what decides a text's token ids; equal in two models means one shared tokenizer."""
     bos: int | None
     """The token id every sequence starts with: the tokenizer's BOS, else its EOS, else none."""
+
+    def __repr__(self) -> str:
+        revision = f" at {self.revision}" if self.revision else ""
+        kind = str(self.dtype).removeprefix("torch.")
+        sizes = f"{self.n_layers} layers of width {self.d_model}, {self.vocab_size:,} tokens"
+        return f"LanguageModel({self.name}{revision}: {type(self.model).__name__}, {sizes}; {kind} on {self.device})"
 
 
 def load_model(

@@ -92,7 +92,7 @@ class Tabular(ABC):
         """
         table = self.table
         try:
-            frame = importlib.import_module("pandas").DataFrame(dict(table.flat()))
+            frame = importlib.import_module("pandas").DataFrame({name: _writable(own) for name, own in table.flat()})
         except ImportError:
             raise UserError("pandas", "(none)", "is not installed", "pip install pandas") from None
         frame.attrs["columns"] = {column.name: column.sentence for column in table.flat_columns()}
@@ -253,6 +253,14 @@ class Table(Tabular):
             )
         except (OSError, ValueError, KeyError, TypeError, AssertionError, SafetensorError) as error:
             raise ArtifactError("table", path, f"cannot be read ({error})", "make it again") from None
+
+
+def _writable(values: np.ndarray) -> np.ndarray:
+    """Texts without lone surrogates (halves of a character cut by a tokenizer), which no file of text can hold."""
+    if values.dtype != object:
+        return values
+    whole = [str(text).encode("utf-16", "surrogatepass").decode("utf-16", "replace") for text in values]
+    return np.array(whole, dtype=object)
 
 
 def explained(columns: Iterable[Column], about: Mapping[str, str]) -> str:
