@@ -326,7 +326,7 @@ def test_a_taken_output_is_refused(out: str, message: str, suture: Suture, desk:
         ({"store": "absent"}, "store = absent: does not exist"),
         ({"store": "file"}, "store = file: has no manifest.json"),
         ({"store": "desk-dictionary"}, "store = desk-dictionary: is a dictionary, not a store"),
-        ({"store": "other-version"}, "was written in format version 99, this suture reads version 1"),
+        ({"store": "other-version"}, "was written in format version 99, this suture reads version 2"),
         ({"store": "truncated"}, "space0.bin has"),
     ],
 )  # fmt: skip
