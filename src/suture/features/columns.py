@@ -123,7 +123,8 @@ def column_called(name: str) -> Column:
 
 def documented() -> list[Column]:
     """Every column there can be, as with two models: what the documentation lists."""
-    shown = [measure.about("A", "_A") if measure.per == "model" else measure.about("B", "") for measure in MEASURES]
+    letters = {"model": (("A", "_A"), ("B", "_B"))}
+    shown = [m.about(*which) for m in MEASURES for which in letters.get(m.per, (("B", ""),))]
     return [LABEL, REASON, *shown]
 
 
