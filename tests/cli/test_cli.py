@@ -505,6 +505,19 @@ def test_a_command_that_cannot_be_read_says_where_to_look(
     assert message in refused(suture, words, desk)
 
 
+def test_verify_reads_everything_and_names_what_is_damaged(made: Made, suture: Suture, tmp_path: Path) -> None:
+    for name in ("store", "dictionary"):
+        shutil.copytree(made.root / name, tmp_path / name)
+    assert suture("verify", tmp_path).out == "2 of 2 results are as written\n"
+    weights = tmp_path / "dictionary" / "dictionary.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    said = suture("verify", tmp_path, "--json")
+    assert (said.code, said.json["results"], said.json["damaged"]) == (2, 2, 1)
+    assert "dictionary" in said.err.splitlines()[-1]
+
+
 # --- help, version, streams -------------------------------------------------------------------------------------------
 
 

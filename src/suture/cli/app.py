@@ -15,7 +15,7 @@ from suture.cli.features import Features
 from suture.cli.interventions import CausalCheck, SpliceCheck, Steer
 from suture.cli.match import Match
 from suture.cli.options import Command
-from suture.cli.stages import Demo, Report
+from suture.cli.stages import Demo, Report, Verify
 from suture.cli.study import Designs, Proxies
 from suture.cli.train import Train
 from suture.errors import UsageError
@@ -32,6 +32,7 @@ COMMANDS: Mapping[str, type[Command]] = {
     "splice": SpliceCheck,
     "causal": CausalCheck,
     "report": Report,
+    "verify": Verify,
     "study designs": Designs,
     "study proxies": Proxies,
 }

@@ -4,8 +4,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from suture.cli.console import emit, progress
+from suture.cli.console import emit, progress, say
 from suture.cli.options import Argument, Output
+from suture.errors import ArtifactError, UserError
 from suture.pipeline.settings import Seed
 
 
@@ -55,3 +56,38 @@ class Report:
 
         made = report(self.out or self.folder / "report.html", find_artifacts(self.folder), title=self.title)
         emit({"report": str(made)}, as_json=self.json, text=str(made))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verify:
+    """Read every file of every result in a folder, and compare checksums.
+
+    Opening a result looks at the sizes of its files, and at the checksums of those that are read; this looks at all.
+    """
+
+    folder: Annotated[Path, Argument(metavar="DIR", raised=("path",))]
+    """A result, or a folder of results."""
+    json: bool = False
+    """Print one JSON object on stdout and nothing else."""
+
+    def run(self) -> None:
+        """Verify, and say what was read; all damaged results are named, the last as the error."""
+        from suture.pipeline.artifact import MANIFEST, verify
+
+        folders = sorted(manifest.parent for manifest in self.folder.rglob(MANIFEST))
+        if not folders:
+            raise UserError("folder", self.folder, "holds no finished result", "name a folder that a stage made")
+        n_bytes, damaged = 0, []
+        with progress() as advance:
+            for done, folder in enumerate(folders, start=1):
+                try:
+                    n_bytes += sum(entry.n_bytes for entry in verify(folder).files)
+                except ArtifactError as error:
+                    damaged.append(error)
+                advance("results", done, len(folders))
+        found = {"results": len(folders), "damaged": len(damaged), "bytes": n_bytes}
+        emit(found, as_json=self.json, text=f"{len(folders) - len(damaged)} of {len(folders)} results are as written")
+        for error in damaged[:-1]:
+            say(f"suture: {error}")
+        if damaged:
+            raise damaged[-1]
