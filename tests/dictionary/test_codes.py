@@ -34,6 +34,11 @@ def test_any_order_of_pairs_is_the_same_code(seed: int, rate: float) -> None:
         assert torch.equal(same.lookup(row, feature), dense)
         assert torch.equal(same.counts, (dense > 0).sum(0))
         assert torch.allclose(same.sums(2), dense.double().square().sum(0))
+        group = torch.arange(40) % 3
+        fired = torch.stack([(dense[group == g] > 0).sum(0) for g in range(3)])
+        summed = torch.stack([dense[group == g].double().sum(0) for g in range(3)])
+        assert torch.equal(same.by_group(group, 3), fired)
+        assert torch.allclose(same.by_group(group, 3, same.value.double()), summed)
         assert torch.equal(torch.stack([same.column(i) for i in range(7)], dim=1), dense)
     assert bool((codes.ordered.key.diff() > 0).all())
     assert codes.ordered.ordered is codes.ordered

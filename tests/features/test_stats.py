@@ -61,6 +61,12 @@ def test_each_half_of_the_documents_is_judged_by_the_other(case: Case) -> None:
     assert torch.equal(crossed.firing.counts, ways[0].firing.counts + ways[1].firing.counts)
 
 
+@pytest.mark.parametrize(("wanted", "made"), [(1, 2), (7, 6)])
+def test_no_group_lies_in_both_halves(planted: Store, wanted: int, made: int) -> None:
+    stats = describe(random_dictionary(planted), planted, torch.arange(400), settings=StatsSettings(n_groups=wanted))
+    assert stats.shares.weight.shape[0] == made
+
+
 def test_a_missing_model_is_imputed_by_rows_that_judge_nothing(case: Case) -> None:
     """The codes from one model alone are those of whole rows whose other columns a map of the discovery rows filled."""
     stats = describe(case.dictionary, case.store, case.rows, discovery_rows=case.discovery)

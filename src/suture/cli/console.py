@@ -15,13 +15,13 @@ from contextvars import ContextVar
 from typing import Any, Protocol, runtime_checkable
 
 from suture.errors import UsageError, UserError
+from suture.pipeline.files import NO_ROOM
 
 PLAIN_SECONDS = 5.0
 """Where stderr is no terminal, a progress line is written this often at most."""
 
 INTERRUPTED = 130
 
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 PLACE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
 """What the system refuses because of the place named; its other complaints would be our bugs."""
 
@@ -87,9 +87,9 @@ def _refuse(message: str) -> int:
 
 def _system(error: OSError) -> str:
     """One line for what the system refused; raises what no choice of place or space would mend."""
-    if error.errno not in FULL | PLACE:
+    if error.errno not in {*NO_ROOM, *PLACE}:
         raise error
-    fix = "free some space, or choose another disk" if error.errno in FULL else "choose another place"
+    fix = "free some space, or choose another disk" if error.errno in NO_ROOM else "choose another place"
     return f"{error.filename or 'the disk'}: {error.strerror}; {fix}"
 
 

@@ -10,6 +10,7 @@ from suture.activations.settings import StreamSettings
 from suture.cli.console import command_line, emit, percent, progress, said_once
 from suture.cli.options import Argument, ResumableOutput
 from suture.errors import UserError
+from suture.pipeline.folder import PARTIAL, REPLACED
 from suture.pipeline.settings import Count, Given, from_flat, read_toml
 from suture.training.settings import TrainSettings
 
@@ -84,7 +85,7 @@ class Train:
         if not tables or not all(isinstance(table, dict) for table in tables.values()):
             raise UserError("each", self.each, "does not hold one [table] per dictionary", "see suture train --help")
         for name in tables:
-            if not name or Path(name).name != name or name.startswith(".") or name.endswith((".partial", ".aside")):
+            if not name or Path(name).name != name or name.startswith(".") or name.endswith((PARTIAL, REPLACED)):
                 raise UserError("each", f"[{name}]", "is no name for a folder", "give the table a plain name")
         return {
             self.dictionary / name: _placed(from_flat(TrainSettings, table, base=base, where=f"[{name}] "))

@@ -165,6 +165,15 @@ class Codes:
         """Sum of each feature's values to a power, in float64."""
         return per_feature(self.feature, self.value.double() ** power, self.n_features)
 
+    def by_group(
+        self, group: Int[Tensor, "row"], n_groups: int, weight: Float[Tensor, "active"] | None = None
+    ) -> Float[Tensor, "group feature"] | Int[Tensor, "group feature"]:
+        """Per group of rows, on how many of them each feature is active, or the sum of a weight of its active pairs."""
+        at = group[self.row.long()] * self.n_features + self.feature.long()
+        n = n_groups * self.n_features
+        sums = torch.bincount(at, minlength=n) if weight is None else per_feature(at, weight, n)
+        return sums.view(n_groups, self.n_features)
+
     # --- against other codes of the same rows ----------------------------------------------------------------------
 
     @cached_property

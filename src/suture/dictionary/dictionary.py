@@ -298,6 +298,11 @@ class Dictionary(nn.Module):
         """Decoded rows cut into spaces (`pooled`: the same numbers read in each space's width)."""
         return [decoded[:, self.columns(m)] for m in range(self.n_spaces)]
 
+    def scaled(self, activations: Sequence[Float[Tensor, "row _"]]) -> Float[Tensor, "row D_all"]:
+        """Every space's activations, in its model's own units, side by side in scaled units, where the weights are."""
+        parts = zip(activations, self.spaces, strict=True)
+        return torch.cat([values.to(self.W_dec.device) * space.scale for values, space in parts], dim=-1)
+
     def encode_raw(
         self, activations: Sequence[Float[Tensor, "row _"] | None], *, missing: Missing | None = None
     ) -> Codes:

@@ -12,7 +12,6 @@ from torch import Tensor
 from suture.activations.store import Store
 from suture.dictionary.dictionary import Dictionary
 from suture.errors import UserError
-from suture.pipeline import artifact
 from suture.uncertainty import hashed_rank
 
 
@@ -50,9 +49,3 @@ def whole_documents(documents: Int[Tensor, "row"], rows: Int[Tensor, "chosen"], 
     rank = hashed_rank(documents[rows])
     size = torch.bincount(rank).cumsum(0)
     return rows[(size[rank] <= at_most) | (rank == 0)]
-
-
-def trained_on(manifest: artifact.Manifest, store: Store) -> bool:
-    """Whether a dictionary was trained on this very store, whatever path it was given by."""
-    file = store.path / artifact.MANIFEST
-    return file.is_file() and artifact.sha256_of(file) in {parent.manifest_sha256 for parent in manifest.parents}

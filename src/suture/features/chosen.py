@@ -81,7 +81,7 @@ def strongest_in_store(
     if n_top == 0 or n_rows == 0:
         return row_of, best
     for rows in torch.arange(n_rows).split(BATCH_ROWS):
-        codes = _joint(dictionary, _read(dictionary, store, rows))
+        codes = _joint(dictionary, dictionary.scaled(store.read(rows)))
         codes = codes.kept(codes.value > 0)
         feature, value = codes.feature.long(), codes.value
         better = value > best[feature, -1]
@@ -106,20 +106,13 @@ def strongest_in_store(
 
 def encoded(dictionary: Dictionary, store: Store, rows: Int[Tensor, "row"]) -> Encoded:
     """The codes of some rows of a store."""
-    parts = [_read(dictionary, store, some) for some in rows.split(BATCH_ROWS)]
+    parts = [dictionary.scaled(store.read(some)) for some in rows.split(BATCH_ROWS)]
     alone = [[dictionary.encode_alone(x, m).to("cpu") for x in parts] for m in range(dictionary.n_spaces)]
     return Encoded(
         rows=rows,
         joint=Codes.concatenate([_joint(dictionary, x) for x in parts]),
         solo=tuple(Codes.concatenate(codes) for codes in alone),
     )
-
-
-def _read(dictionary: Dictionary, store: Store, rows: Int[Tensor, "row"]) -> Float[Tensor, "row D_all"]:
-    """The spaces side by side, in the dictionary's scaled units."""
-    device = dictionary.W_dec.device
-    raw = zip(store.read(rows), dictionary.spaces, strict=True)
-    return torch.cat([values.to(device) * space.scale for values, space in raw], dim=-1)
 
 
 def _joint(dictionary: Dictionary, x: Float[Tensor, "row D_all"]) -> Codes:

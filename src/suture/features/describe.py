@@ -1,4 +1,4 @@
-"""The step `features`: a dictionary and a store become a feature table, labels and all, as one artifact.
+"""The stage `features`: a dictionary and a store become a feature table, labels and all, as one artifact.
 
 1. Find the dictionary's spaces in the store, and the documents to judge it by: of the whole store, each half of them by
    what the other half fitted, or only those that training left out.

@@ -114,7 +114,8 @@ def describe(
     if n_documents < 1 + crossed or (discovery_rows is not None and len(discovery_rows) == 0):
         raise UserError("store", store.path, "has too few documents to describe features on", "collect more")
     n_groups = min(settings.n_groups, n_documents)
-    n_groups -= n_groups % 2 if crossed and n_groups > 1 else 0  # a group lies in one half
+    if crossed:
+        n_groups = max(2, n_groups - n_groups % 2)  # a group lies in one half, so that none is judged by what it fitted
     group = rank % n_groups
     walk = _Walk(dictionary, store, settings, on_progress)
     units = refit.unit_lengths(dictionary, store)
@@ -242,7 +243,7 @@ class _Walk:
             )
         joint = kept[0].finish()
         weight, amount, raw = (torch.stack([p[i] for p in per_group]) for i in range(3))
-        fired = _by_group(joint, group, n_groups)
+        fired = joint.by_group(group, n_groups)
         noise = torch.stack([one.directions.noise for one in fitted]).square().mean(0).sqrt()
         return _Judged(
             joint=joint,
@@ -270,11 +271,7 @@ class _Walk:
             kept[1 + m].add(position, codes)
 
     def _read(self, rows: Tensor) -> Tensor:
-        """The spaces side by side, in the dictionary's scaled units."""
-        device = self.dictionary.W_dec.device
-        raw = self.store.read(rows)
-        parts = [a.to(device) * s.scale for a, s in zip(raw, self.dictionary.spaces, strict=True)]
-        return torch.cat(parts, dim=-1)
+        return self.dictionary.scaled(self.store.read(rows))
 
     def _mean(self) -> Tensor:
         device = self.dictionary.W_dec.device
@@ -310,13 +307,6 @@ class _Kept:
         return Codes.from_pairs(position, feature, value, n_rows=self.n_rows, n_features=self.n_features)
 
 
-def _by_group(codes: Codes, group: Tensor, n_groups: int, weight: Tensor | None = None) -> Tensor:
-    """Rows fired on, or the sum of a weight of each firing, [group, feature]."""
-    n_features = codes.n_features
-    at = group[codes.row] * n_features + codes.feature
-    return torch.bincount(at, weights=weight, minlength=n_groups * n_features).view(n_groups, n_features)
-
-
 def _usage(solo: tuple[Codes, ...], group: Tensor, n_groups: int) -> Shares:
     """A pooled feature's amounts: the energy sum f^2 that it spends on each model's rows, over all rows.
 
@@ -328,8 +318,8 @@ def _usage(solo: tuple[Codes, ...], group: Tensor, n_groups: int) -> Shares:
     return Shares(
         kind="usage",
         weight=rows.unsqueeze(1).expand(-1, solo[0].n_features).contiguous(),
-        amount=torch.stack([_by_group(s, group, n_groups, s.value.double() ** 2) for s in solo], dim=-1),
+        amount=torch.stack([s.by_group(group, n_groups, s.value.double() ** 2) for s in solo], dim=-1),
         raw=None,
-        fired=torch.stack([_by_group(s, group, n_groups) for s in solo]).sum(0),
+        fired=torch.stack([s.by_group(group, n_groups) for s in solo]).sum(0),
         noise=None,
     )

@@ -37,12 +37,12 @@ class Together:
     @staticmethod
     def of(codes: Sequence[Codes], group: Int[Tensor, "row"], n_groups: int) -> Together:
         """From the codes of the same rows, model by model."""
-        single = [torch.stack([_by_group(c, c.value.double() ** p, group, n_groups) for p in (1, 2)]) for c in codes]
+        single = [torch.stack([c.by_group(group, n_groups, c.value.double() ** p) for p in (1, 2)]) for c in codes]
         pairs = tuple(combinations(range(len(codes)), 2))
         sums = []
         for m, n in pairs:
             products = codes[m].lookup(codes[n].row.long(), codes[n].feature.long()).double() * codes[n].value.double()
-            both = _by_group(codes[n], products, group, n_groups)
+            both = codes[n].by_group(group, n_groups, products)
             sums.append(torch.stack([single[m][0], single[n][0], single[m][1], single[n][1], both]))
         return Together(pairs=pairs, sums=torch.stack(sums), n_rows=torch.bincount(group, minlength=n_groups).double())
 
@@ -88,10 +88,3 @@ def _correlation(sums: Float[Tensor, "pair sum *rest"], n: Tensor) -> Float[Tens
     silent = (ff <= 0) | (gg <= 0)
     r = (n * fg - f * g) / (spread_f * spread_g).sqrt()
     return torch.where(silent, torch.where((ff <= 0) & (gg <= 0), torch.nan, 0.0), r)
-
-
-def _by_group(codes: Codes, weight: Tensor, group: Tensor, n_groups: int) -> Float[Tensor, "group feature"]:
-    """The sum of a weight of each firing."""
-    at = group[codes.row.long()] * codes.n_features + codes.feature.long()
-    sums = torch.bincount(at, weights=weight, minlength=n_groups * codes.n_features).double()
-    return sums.view(n_groups, codes.n_features)

@@ -173,7 +173,7 @@ def causal(
     overwrite: bool = False,
     command: str | None = None,
 ) -> Causal:
-    """The step `causal`: `find_causes` on disk, of the features named and of `each_label` of every label.
+    """The stage `causal`: `find_causes` on disk, of the features named and of `each_label` of every label.
 
     Raises:
         UserError: as `find_causes`; nothing chosen; a dictionary of a model and its copy.

@@ -164,9 +164,7 @@ class PairedText:
 
     def scaled_rows(self, batch: PairedBatch) -> Float[Tensor, "row D_all"]:
         """All models' activations at the shared positions, side by side in the dictionary's units."""
-        spaces = self.dictionary.spaces
-        device = self.dictionary.W_dec.device
-        return torch.cat([batch.rows(m).to(device) * s.scale for m, s in enumerate(spaces)], dim=-1)
+        return self.dictionary.scaled([batch.rows(m) for m in range(self.dictionary.n_spaces)])
 
     def codes(self, batch: PairedBatch) -> list[Codes]:
         """Per model the code that its reconstruction is made of: all models' together, or (pooled) its own."""

@@ -148,7 +148,7 @@ def splice(
     overwrite: bool = False,
     command: str | None = None,
 ) -> Splice:
-    """The step `splice`: `spliced_losses` of a dictionary on disk, written to the folder `out`.
+    """The stage `splice`: `spliced_losses` of a dictionary on disk, written to the folder `out`.
 
     Raises:
         UserError: as `spliced_losses`; a dictionary of a model and its copy, which no text can be read with.

@@ -25,7 +25,7 @@ from suture.activations.store import Store
 from suture.activations.view import seen
 from suture.dictionary.codes import Codes
 from suture.dictionary.dictionary import Dictionary
-from suture.dictionary.rows import matching_view, order_seed, trained_on, whole_documents
+from suture.dictionary.rows import matching_view, order_seed, whole_documents
 from suture.errors import UserError
 from suture.pipeline import artifact
 from suture.uncertainty import deal_groups
@@ -65,7 +65,7 @@ class Side:
         if space is None and not dictionary.design.joint and dictionary.n_spaces > 1:
             problem = f"{path} reads one model's rows at a time"
             raise UserError(setting, "(none)", problem, "name the space")
-        training = manifest.settings if trained_on(manifest, store) else None
+        training = manifest.settings if artifact.is_made_from(manifest, store.path) else None
         return Side(name=str(path), dictionary=dictionary, view=view, space=space, training=training)
 
     @property

@@ -22,7 +22,6 @@ from suture import seeds
 from suture.activations.collect import collect
 from suture.activations.store import Store, as_store
 from suture.dictionary.dictionary import Dictionary
-from suture.dictionary.rows import trained_on
 from suture.errors import UserError
 from suture.lm.corpus import Corpus
 from suture.lm.load import LanguageModel
@@ -145,7 +144,7 @@ def with_random_weights(lm: LanguageModel, *, seed: int) -> LanguageModel:
 def _settings_of(dictionary: Path, store: Store) -> TrainSettings:
     """How a dictionary was trained."""
     manifest = artifact.open_artifact(dictionary)
-    if not trained_on(manifest, store):
+    if not artifact.is_made_from(manifest, store.path):
         problem = f"was not trained on {store.path}, and cannot be trained again on it"
         raise UserError("dictionary", dictionary, problem, "leave the controls out, or give its own store")
     return from_mapping(TrainSettings, _known(manifest.settings))

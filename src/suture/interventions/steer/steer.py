@@ -1,4 +1,4 @@
-"""The step `steer`: features of a dictionary are steered in its models, and each feature's effect is one artifact.
+"""The stage `steer`: features of a dictionary are steered in its models, and each feature's effect is one artifact.
 
 1. Scales (99.9 % activations) come from the feature table.
 2. Neutral texts and prompts are given, or cut from documents: whole ones are neutral text, others' openings prompts.
