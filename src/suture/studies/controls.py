@@ -96,15 +96,14 @@ def match_with_controls(
 
 
 def second_seed(out: Path, dictionary: Path, store: Store) -> Path:
-    """1; made unless it is there."""
-    if not (out / artifact.MANIFEST).is_file():
-        settings = _settings_of(dictionary, store)
-        train(out, store, replace(settings, seed=settings.seed + 1, data_seed=settings.order_seed))
+    """1; what is there already is kept if it is this one's, and refused if it is another's."""
+    settings = _settings_of(dictionary, store)
+    train(out, store, replace(settings, seed=settings.seed + 1, data_seed=settings.order_seed), resume=True)
     return out
 
 
 def random_model(beside: Path, dictionary: Path, store: Store, lms: Sequence[LanguageModel]) -> tuple[Path, Path]:
-    """2: the dictionary of random weights and its store; made unless they are there.
+    """2: the dictionary of random weights and its store; what is there already is kept if it is of these models.
 
     Raises:
         UserError: not one model for each space of the store.
@@ -113,19 +112,17 @@ def random_model(beside: Path, dictionary: Path, store: Store, lms: Sequence[Lan
         raise UserError("model", len(lms), f"the store has {len(store.spaces)} spaces", "give the model of each")
     settings = _settings_of(dictionary, store)
     own = {(s.model, s.hookpoint) for s in Dictionary.load(dictionary).spaces}
+    known: dict[str, LanguageModel] = {}
+    sources = []
+    for lm, space in zip(lms, store.spaces, strict=True):
+        if (space.model, space.hookpoint) in own:
+            lm = known.setdefault(space.model, with_random_weights(lm, seed=settings.seed))
+        sources.append((lm, space.hookpoint))
+    recorded = store.manifest.settings
+    text = {name: recorded[name] for name in ("block", "dtype") if name in recorded}
     activations, trained = beside / "random-store", beside / "random"
-    if not (activations / artifact.MANIFEST).is_file():
-        known: dict[str, LanguageModel] = {}
-        sources = []
-        for lm, space in zip(lms, store.spaces, strict=True):
-            if (space.model, space.hookpoint) in own:
-                lm = known.setdefault(space.model, with_random_weights(lm, seed=settings.seed))
-            sources.append((lm, space.hookpoint))
-        recorded = store.manifest.settings
-        text = {name: recorded[name] for name in ("block", "dtype") if name in recorded}
-        collect(activations, sources=sources, corpus=_documents(store), n_rows=len(store), **text)
-    if not (trained / artifact.MANIFEST).is_file():
-        train(trained, Store.open(activations), settings)
+    collected = collect(activations, sources=sources, corpus=_documents(store), n_rows=len(store), resume=True, **text)
+    train(trained, collected, settings, resume=True)
     return trained, activations
 
 
@@ -162,4 +159,5 @@ def _documents(store: Store) -> Corpus:
     def texts() -> Iterator[str]:
         return (store.text(number) for number in numbers)
 
-    return Corpus(source=str(store.path), description=f"the documents of {store.path}", texts=texts)
+    checksum = artifact.sha256_of(store.path / artifact.MANIFEST)  # however its path is written, it is this store
+    return Corpus(source="the documents of a store", description=f"store {checksum}", texts=texts)

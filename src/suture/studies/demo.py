@@ -241,8 +241,6 @@ def _sample_corpus(file: Path, lms: list[LanguageModel], settings: DemoSettings,
 
 
 def _collect(path: Path, corpus: Path, lms: list[LanguageModel], settings: DemoSettings, tell: OnStep) -> Store:
-    if (path / artifact.MANIFEST).exists():
-        return Store.open(path)
     return collect(
         path,
         sources=[(lm, HOOKPOINT) for lm in lms],
@@ -254,15 +252,12 @@ def _collect(path: Path, corpus: Path, lms: list[LanguageModel], settings: DemoS
 
 
 def _train(path: Path, store: Store, settings: TrainSettings, tell: OnStep) -> None:
-    if (path / artifact.MANIFEST).exists():
-        return
-
     def show(p: TrainProgress) -> None:
         fvu = " ".join(f"{v:.3f}" for v in p.fvu)
         note = f"FVU {fvu}  L0 {p.l0:.1f}  dead {p.dead:.1%}  {p.rows_per_second:,.0f} rows/s"
         tell(f"training {path.name}", p.step, p.n_steps, note)
 
-    train(path, store, settings, on_progress=show)
+    train(path, store, settings, on_progress=show, resume=True)
 
 
 def _features(path: Path, dictionary: Path, store: Store, lms: list[LanguageModel], tell: OnStep) -> None:
