@@ -6,17 +6,16 @@ Children of this process are killed at every moment at which they are about to c
 import errno
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from children import dying_at, ended_well
 from suture.errors import ArtifactError, DiskSpaceError, InUseError
 from suture.pipeline import artifact, files
 from suture.pipeline.folder import settle
@@ -164,31 +163,6 @@ def test_a_process_of_the_same_number_is_another(tmp_path: Path) -> None:
 # --- killed -----------------------------------------------------------------------------------------------------------
 
 
-def dying_at(moment: int, work: Callable[[], object]) -> bool:
-    """Whether a child that is killed when it is about to change the disk for the `moment`th time came to its end."""
-    pid = os.fork()
-    if pid == 0:
-        count = 0
-
-        def counted(real: Callable[..., Any]) -> Callable[..., Any]:
-            def call(*args: Any, **kwargs: Any) -> Any:
-                nonlocal count
-                count += 1
-                if count == moment:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return real(*args, **kwargs)
-
-            return call
-
-        try:
-            for name in ("fsync", "replace", "mkdir", "unlink", "rmdir"):
-                setattr(os, name, counted(getattr(os, name)))
-            work()
-        finally:
-            os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-
-
 @pytest.mark.parametrize("resume", [False, True])
 def test_killed_at_any_moment_of_a_replacement_the_old_or_the_new_is_there(tmp_path: Path, resume: bool) -> None:
     moment, done, seen = 0, False, set()
@@ -196,10 +170,10 @@ def test_killed_at_any_moment_of_a_replacement_the_old_or_the_new_is_there(tmp_p
         moment += 1
         path = tmp_path / f"{moment}" / "a"
         make(path, "old")
-        done = dying_at(moment, lambda: make(path, "new", overwrite=True, resume=resume))  # noqa: B023
+        done = ended_well(dying_at(moment, lambda: make(path, "new", overwrite=True, resume=resume)))  # noqa: B023
         found = text_of(path)  # a reader finds it
         seen.add(found)
-        assert found == ("new" if done else found)
+        assert found == "new" or not done
         make(path, "new", overwrite=True, resume=resume)  # and the next run goes on
         assert text_of(path) == "new"
         assert names(path) == ["data", "manifest.json"], moment
@@ -213,7 +187,7 @@ def test_killed_at_any_moment_of_a_first_run_the_next_one_ends_well(tmp_path: Pa
     while not done:
         moment += 1
         path = tmp_path / f"{moment}" / "a"
-        done = dying_at(moment, lambda: make(path, "new", resumable=True))  # noqa: B023
+        done = ended_well(dying_at(moment, lambda: make(path, "new", resumable=True)))  # noqa: B023
         assert path.exists() or not done
         if not artifact.is_made(path, stage="probe", settings={"text": "new"}):
             make(path, "new", resume=True)

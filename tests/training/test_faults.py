@@ -18,6 +18,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from children import child, dying_at, ended_well
 from suture.activations.batches import Batch, batches
 from suture.activations.store import Store
 from suture.cli.app import run
@@ -69,7 +70,7 @@ def assert_same(found: Path, expected: Path) -> None:
     written = {"dictionary.json", "dictionary.safetensors", "moments.safetensors", "evaluation.json", "metrics.jsonl"}
     assert names == {"manifest.json", *written}
     assert not artifact.partial_path(found).exists()
-    assert not found.with_name(found.name + ".partial.aside").exists()
+    assert not found.with_name(found.name + ".replaced").exists()
     one, two = Dictionary.load(found).state_dict(), Dictionary.load(expected).state_dict()
     assert one.keys() == two.keys()
     assert "threshold" in one
@@ -83,26 +84,6 @@ def assert_same(found: Path, expected: Path) -> None:
 
 N_STEPS = 24
 N_KILLS = 3
-
-
-def child(work: Callable[[], object]) -> int:
-    """Start `work` in a copy of this process."""
-    pid = os.fork()
-    if pid:
-        return pid
-    try:
-        work()
-    except BaseException as error:  # noqa: BLE001  (nothing may return into the parent's code)
-        print(repr(error), file=sys.stderr, flush=True)  # noqa: T201
-        os._exit(1)
-    os._exit(0)
-
-
-def ended_well(pid: int) -> bool:
-    """Whether a child ended by itself; False where it was killed."""
-    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    assert status in (0, -signal.SIGKILL), status
-    return status == 0
 
 
 def kill_by_the_clock(store: Store, folder: Path) -> None:
@@ -124,29 +105,6 @@ def kill_by_the_clock(store: Store, folder: Path) -> None:
                     os.kill(pid, signal.SIGKILL)  # a child that is done waits for its parent, and is not disturbed
                 done = ended_well(pid)
                 kills += not done
-
-
-def dying_at(moment: int, work: Callable[[], object]) -> int:
-    """A child that is killed when, for the `moment`th time, it is about to change what lies on the disk."""
-
-    def run() -> None:
-        count = 0
-
-        def counted(real: Callable[..., Any]) -> Callable[..., Any]:
-            def call(*args: Any, **kwargs: Any) -> Any:
-                nonlocal count
-                count += 1
-                if count == moment:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return real(*args, **kwargs)
-
-            return call
-
-        for module, name in ((os, "fsync"), (os, "replace"), (os, "mkdir"), (os, "unlink"), (os, "rmdir")):
-            setattr(module, name, counted(getattr(module, name)))
-        work()
-
-    return child(run)
 
 
 def kill_at_every_moment(store: Store, folder: Path) -> None:
@@ -183,7 +141,8 @@ def test_a_killed_run_ends_like_an_unbroken_one(
 ) -> None:
     """In a process of its own: one that has run in parallel must not be copied."""
     words = [sys.executable, __file__, how.__name__, str(unequal_store.path), str(tmp_path)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=280)
+    helpers = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=280, env=os.environ | helpers)
     assert done.returncode == 0, done.stderr
     found = sorted(f.name for f in tmp_path.iterdir())
     assert len(found) >= 2 * len(CASES)
