@@ -1,4 +1,4 @@
-"""Numbers in words: counts, shares, correlations and durations as a person reads them."""
+"""Numbers in words: counts, shares, correlations, durations and sizes as a person reads them."""
 
 import math
 
@@ -47,3 +47,23 @@ def seconds(value: int | float) -> str:
         return f"{value:.1f} s"
     minutes, rest = divmod(round(value), 60)
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def size(n_bytes: int | float) -> str:
+    """Bytes as a person says them.
+
+    >>> size(4_200_000), size(61_400_000_000)
+    ('4.2 MB', '61.4 GB')
+    """
+    return f"{n_bytes / 1e9:,.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:,.1f} MB"
+
+
+def clock(value: float) -> str:
+    """A length of time as a clock shows it.
+
+    >>> clock(75.4), clock(7322)
+    ('1:15', '2:02:02')
+    """
+    minutes, rest = divmod(round(value), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

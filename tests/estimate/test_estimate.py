@@ -208,7 +208,7 @@ def test_too_many_features_are_refused_before_they_are_made_and_the_number_named
     assert not probed
     assert found.steps[0].seconds is None
     assert (problem.setting, problem.value) == ("train.features", 10**9)
-    assert "600 MB are free" in problem.problem
+    assert "600.0 MB are free" in problem.problem
     assert "--feature-ranks" in problem.fix
     fits = int(problem.fix.split("lower it to ")[1].split()[0])
     (tmp_path / "fitting.toml").write_text(text % fits)
@@ -225,14 +225,14 @@ def test_a_batch_too_large_for_any_dictionary_is_named_instead(tmp_path: Path) -
     assert {p.setting for p in found.problems} == {"train.batch-size"}
     messages = " ".join(map(str, found.problems))
     assert "exceeds the 3600 rows to train on" in messages
-    assert "of memory, 400 MB are free; lower it to " in messages
+    assert "of memory, 400.0 MB are free; lower it to " in messages
 
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize(
     ("tokens", "disk", "says"),
     [
-        (3000, MB, "collect.tokens = 3000: needs 1.6 MB of disk, 1 MB are free; lower it to 1"),
+        (3000, MB, "collect.tokens = 3000: needs 1.6 MB of disk, 1.0 MB are free; lower it to 1"),
         (3000, round(1.75 * MB), "study = 2 steps: together take "),
         (3_000_000, 10**12, "collect.tokens = 3000000: the corpus"),
     ],

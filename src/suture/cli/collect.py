@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from suture import units
 from suture.activations.settings import CollectSettings
 from suture.cli.console import command_line, emit, percent, progress, say
 from suture.cli.options import Argument, ResumableOutput
@@ -37,8 +38,8 @@ class Collect:
             def show(state: "CollectProgress") -> None:
                 if not announced:
                     announced.append(True)
-                    mb, free = state.n_bytes_expected / 1e6, state.n_bytes_free / 1e9
-                    say(f"the store will take about {mb:,.1f} MB of disk ({free:,.1f} GB are free)")
+                    needed, free = units.size(state.n_bytes_expected), units.size(state.n_bytes_free)
+                    say(f"the store will take about {needed} of disk ({free} are free)")
                 advance("rows", state.n_rows, state.n_rows_wanted, f"{state.rows_per_second:,.0f} rows/s")
 
             made = collect_with(

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Protocol, runtime_checkable
 
+from suture import units
 from suture.errors import UsageError, UserError
 from suture.pipeline.files import NO_ROOM
 
@@ -169,21 +170,10 @@ def _plain() -> Advance:
         if done >= total or now - last.get(what, 0.0) >= PLAIN_SECONDS:
             last[what] = now
             left = (now - begun) / (done - before) * (total - done) if before < done < total else None
-            words = [f"{what}: {done:,}/{total:,}", *([f"{clock(left)} left"] if left is not None else []), note]
+            words = [f"{what}: {done:,}/{total:,}", *([f"{units.clock(left)} left"] if left is not None else []), note]
             say("  ".join(word for word in words if word))
 
     return advance
-
-
-def clock(seconds: float) -> str:
-    """A length of time as a clock shows it.
-
-    >>> clock(75.4), clock(7322)
-    ('1:15', '2:02:02')
-    """
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def say(line: str) -> None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from suture import units
 from suture.cli.console import emit, progress, say
 from suture.cli.options import Argument
 from suture.pipeline.settings import Limits
@@ -62,18 +63,20 @@ def _table(found: "Estimate") -> str:
     rows = [("", "time", "rows/s", "memory", "disk")]
     for step in found.steps:
         rate = "" if step.rows_per_second is None else f"{step.rows_per_second:,.0f}"
-        rows.append((step.name, _time(step.seconds), rate, _size(step.memory), _disk(step.disk, step.disk_peak)))
+        rows.append((step.name, _time(step.seconds), rate, units.size(step.memory), _disk(step.disk, step.disk_peak)))
     if len(found.steps) > 1:
-        rows.append(("in all", _time(found.seconds), "", _size(found.memory), _disk(found.disk, found.disk_peak)))
-    rows.append(("free", "", "", _size(found.free.memory), _size(found.free.disk)))
+        rows.append(("in all", _time(found.seconds), "", units.size(found.memory), _disk(found.disk, found.disk_peak)))
+    rows.append(("free", "", "", units.size(found.free.memory), units.size(found.free.disk)))
     widths = [max(len(row[i]) for row in rows) for i in range(5)]
     lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
     if mapped := max(step.mapped for step in found.steps):
-        lines.append(f"A store is read through a memory map: up to {_size(mapped)} more are used where memory is free.")
+        lines.append(
+            f"A store is read through a memory map: up to {units.size(mapped)} more are used where memory is free."
+        )
     for step in found.steps:
         if step.device_memory is not None and found.free.device_memory is not None:
-            free = _size(found.free.device_memory)
-            lines.append(f"{step.name}: {_size(step.device_memory)} of GPU memory, {free} are free")
+            free = units.size(found.free.device_memory)
+            lines.append(f"{step.name}: {units.size(step.device_memory)} of GPU memory, {free} are free")
     return "\n".join(lines)
 
 
@@ -98,14 +101,5 @@ def _duration(seconds: float) -> str:
     return f"{whole // 3600}:{whole % 3600 // 60:02d} h"
 
 
-def _size(n_bytes: int) -> str:
-    """Bytes for people.
-
-    >>> _size(4_200_000), _size(61_400_000_000)
-    ('4.2 MB', '61.4 GB')
-    """
-    return f"{n_bytes / 1e9:,.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:,.1f} MB"
-
-
 def _disk(kept: int, peak: int) -> str:
-    return _size(kept) if peak <= kept else f"{_size(kept)} ({_size(peak)} on the way)"
+    return units.size(kept) if peak <= kept else f"{units.size(kept)} ({units.size(peak)} on the way)"

@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from suture import units
 from suture.activations.rows import plan_rows
 from suture.activations.settings import CollectSettings
 from suture.activations.store import STORAGE, Store
@@ -355,7 +356,7 @@ class _Estimator:
             problem, fix = _lacks("disk", alone.disk_peak, room), f"lower it to {n} or less, or choose another disk"
             self.problems.append(UserError("train.features", settings.design.n_features, problem, fix))
         elif alone.disk_peak <= room:
-            problem = f"together take {_size(result.disk_peak)} of disk, {_size(room)} are free"
+            problem = f"together take {units.size(result.disk_peak)} of disk, {units.size(room)} are free"
             fix = "lower collect.tokens or train.features, vary fewer settings, or choose another disk with --out"
             self.problems.append(UserError("study", f"{len(result.steps)} steps", problem, fix))
 
@@ -538,15 +539,4 @@ def _distinct(problems: Sequence[UserError]) -> list[UserError]:
 
 
 def _lacks(what: str, needed: int, free: int) -> str:
-    return f"needs {_size(needed)} of {what}, {_size(free)} are free"
-
-
-def _size(n_bytes: int) -> str:
-    """Bytes for people.
-
-    >>> _size(61_400_000_000), _size(3_210_000_000), _size(3_000_000)
-    ('61 GB', '3.2 GB', '3 MB')
-    """
-    if n_bytes < 1e9:
-        return f"{n_bytes / 1e6:.3g} MB"
-    return f"{n_bytes / 1e9:.2g} GB" if n_bytes < 10e9 else f"{n_bytes / 1e9:,.0f} GB"
+    return f"needs {units.size(needed)} of {what}, {units.size(free)} are free"

@@ -15,6 +15,7 @@ from pathlib import Path
 from time import time_ns
 from typing import Any
 
+from suture import units
 from suture.errors import DiskSpaceError
 
 TEMPORARY = ".tmp"
@@ -97,5 +98,5 @@ def check_room(path: Path, n_bytes: int, fix: str, *, n_free: int | None = None)
     """
     n_free = free_bytes(path) if n_free is None else n_free
     if n_bytes > n_free:
-        problem = f"needs {n_bytes / 1e9:.3g} GB of disk, {n_free / 1e9:.3g} GB are free"
+        problem = f"needs {units.size(n_bytes)} of disk, {units.size(n_free)} are free"
         raise DiskSpaceError("out", path, problem, f"{fix}, or name a folder on another disk")

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from suture import seeds
+from suture import seeds, units
 from suture.activations.batches import sequential
 from suture.activations.store import Store
 from suture.dictionary.design import Design
@@ -86,7 +86,7 @@ def _check_memory(n_features: int, width: int) -> None:
     n_bytes = 3 * 4 * n_features * width
     there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if n_bytes > there:
-        problem = f"need {n_bytes / 1e9:,.0f} GB of memory, the machine has {there / 1e9:,.0f}"
+        problem = f"need {units.size(n_bytes)} of memory, the machine has {units.size(there)}"
         raise UserError("features", n_features, problem, "train fewer features")
 
 
