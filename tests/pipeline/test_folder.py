@@ -224,7 +224,7 @@ def test_a_full_disk_leaves_no_temporary_file(tmp_path: Path, monkeypatch: pytes
 
 def test_what_does_not_fit_is_refused_in_one_line(tmp_path: Path) -> None:
     files.check_room(tmp_path / "not" / "there", 1, "lower it")
-    with pytest.raises(DiskSpaceError, match=r"needs 5e\+06 GB of disk, .* GB are free; lower it, or name a folder"):
+    with pytest.raises(DiskSpaceError, match=r"needs 5,000,000\.0 GB of disk, .* are free; lower it, or name a folder"):
         files.check_room(tmp_path / "not" / "there", 5 * 10**15, "lower it")
 
 
