@@ -12,7 +12,7 @@ from suture.training.settings import TrainSettings
 
 GIVEN: dict[str, Any] = {
     "design": "crosscoder", "features": 40, "flag": False, "pad": "native", "dedicated": [0.1, 0.2], "tied": 0.25,
-    "sparsity": "batchtopk", "k": 5, "bandwidth": 0.1, "initial_threshold": 0.2, "loss": "per_model", "l1": 0.3,
+    "sparsity": "batchtopk", "k": 5, "score": "norm", "bandwidth": 0.1, "initial_threshold": 0.2, "loss": "per_model", "l1": 0.3,
     "l0": 0.02, "aux": 0.5, "k_aux": 7, "dead_after": 900, "space": [1],
     "null": True, "rotation_seed": 4, "copies": 2,
     "rows": 5_000, "batch_size": 50, "learning_rate": 1e-3, "warmup": 0.1,

@@ -84,6 +84,37 @@ def test_every_design_and_sparsity_explains_planted_rows(
     assert 0.5 < found["l0"] < (14 if sparsity == "gated" else 9)
 
 
+def test_topk_gives_way_to_batchtopk_as_the_rate_falls(store: Store, out: Path) -> None:
+    """What is kept is a batchtopk dictionary with a threshold, better than top-k per row by more than noise."""
+    per_row = train(out.with_name("topk"), store, settings_of())
+    both = train(out, store, settings_of(sparsity="topk+batchtopk"))
+    assert per_row.sparsity.kind == "topk"
+    assert both.sparsity == Sparsity(kind="batchtopk", k=3)
+    assert float(both.threshold.min()) > 0
+    found, before = (artifact.read_json(d / "evaluation.json") for d in (out, out.with_name("topk")))
+    assert found["l0"] == pytest.approx(3, rel=0.15)
+    assert max(found["fvu"]) < 0.8 * max(before["fvu"])
+
+
+def test_it_gives_way_at_the_same_step_when_resumed(store: Store, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = settings_of(sparsity="topk+batchtopk", n_rows=25_600, checkpoint_every=10)
+    assert settings.finishing_step == 70
+    unbroken = train(out.with_name("unbroken"), store, settings)
+    for stop in (65, 85):  # before it gives way, and after
+
+        def interrupted(*args: Any, stop: int = stop, **kwargs: Any) -> Iterator[Any]:
+            for number, batch in enumerate(batches(*args, **kwargs), start=kwargs["start"]):
+                if number == stop:
+                    raise KeyboardInterrupt
+                yield batch
+
+        with monkeypatch.context() as patch:
+            patch.setattr("suture.training.feed.batches", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                train(out, store, settings, resume=True)
+    assert _same_weights(unbroken, train(out, store, settings, resume=True))
+
+
 def test_widths_may_differ_and_a_pooled_row_is_padded(unequal_store: Store, out: Path) -> None:
     design = Design(kind="pooled", n_features=48, flag=True, sparsity=Sparsity(k=3))
     dictionary = train(out, unequal_store, settings_of(design=design))

@@ -39,7 +39,7 @@ from suture.pipeline import artifact
 from suture.pipeline.files import whole_file
 from suture.report.page import find_artifacts, report
 from suture.training.run import TrainProgress
-from suture.training.settings import Objective, TrainSettings
+from suture.training.settings import TrainSettings
 from suture.training.train import train
 
 MODELS = ("tinystories-1l", "tinystories-2l")
@@ -163,16 +163,12 @@ def dictionaries(settings: DemoSettings) -> dict[str, TrainSettings]:
     """What is trained: the same size, rows and sparsity for every design."""
 
     def train_settings(kind: str, n_rows: int, view: View) -> TrainSettings:
-        sparsity = Sparsity(kind="topk", k=settings.k)
+        sparsity = Sparsity(k=settings.k)
         return TrainSettings(
             design=Design(kind=kind, n_features=settings.n_features, sparsity=sparsity),  # pyright: ignore[reportArgumentType]
-            objective=Objective(dead_after=max(20_000, n_rows // 20)),
             view=view,
             n_rows=n_rows,
-            batch_size=2048,
-            learning_rate=2e-3,
-            model_dropout=0.2 if kind == "crosscoder" else 0.0,
-            validate_every=max(20, n_rows // 2048 // 10),
+            validate_every=max(20, n_rows // 1024 // 10),
             seed=settings.seed,
             precision="float32",  # not the measured choice: the demo is to find the same twice
         )
@@ -189,12 +185,10 @@ def reproduce(settings: DemoSettings) -> list[str]:
     pair = " ".join(f"--model {name} --at {HOOKPOINT}" for name in MODELS)
     commands = [f"suture collect store {pair} --corpus corpus.txt --tokens {settings.n_rows}"]
     for name, chosen in dictionaries(settings).items():
-        dropout = f" --model-dropout {chosen.model_dropout:g}" if chosen.model_dropout else ""
         null = " --space 1 --null --rotation-seed 0" if name == "null" else ""
         commands.append(
             f"suture train {name} --store store --design {chosen.design.kind} --features {settings.n_features} "
-            f"--k {settings.k} --rows {chosen.n_rows} --batch-size {chosen.batch_size} --lr {chosen.learning_rate:g} "
-            f"--dead-after {chosen.objective.dead_after} --precision {chosen.precision}{dropout}{null}"
+            f"--k {settings.k} --rows {chosen.n_rows} --precision {chosen.precision}{null}"
         )
         commands.append(f"suture features {name} --store store --out features-{name}")
     strengths = " ".join(f"--strength {s:g}" for s in settings.strengths)

@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -147,6 +147,7 @@ class Run:
             self.done = self._saved = 0 if saved is None else saved.step
             if grid.world.leads:
                 self._check_room()
+            self._follow(self.done)
             self.tracker = opening.enter_context(
                 Tracker(
                     self.folder, first_step=self.done, kinds=settings.track, settings=recorded, leads=grid.world.leads
@@ -178,6 +179,7 @@ class Run:
             DiskSpaceError: there is no room for a checkpoint.
         """
         settings, step = self.settings, self.done
+        self._follow(step)
         masks = available_models(settings, self.dictionary.n_spaces, step)
         with _uninterrupted():  # a step ends with its line of metrics
             self._between_steps = False
@@ -198,6 +200,12 @@ class Run:
             self.on_progress(progress)
         if save_now:
             self.save()
+
+    def _follow(self, step: int) -> None:
+        """Let the dictionary be what it is at this step of its training."""
+        design = self.dictionary.design
+        if step >= self.settings.finishing_step and design.sparsity != design.sparsity.finished:
+            self.dictionary.design = replace(design, sparsity=design.sparsity.finished)
 
     def save(self) -> None:
         """Write a checkpoint.

@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from suture.activations.batches import Batch
+from suture.dictionary.activation import Activation
 from suture.dictionary.codes import Pattern
 from suture.dictionary.dictionary import Dictionary
 from suture.dictionary.kernels import select, sparse
@@ -85,12 +86,16 @@ class TrainingState:
         owned = owned_columns(dictionary)
         self.owned = None if owned is None else owned.to(device)
         self.parameters = dict(dictionary.named_parameters())
-        self.activation = dictionary.sparsity.activation
         learned = {name: torch.nn.Parameter(start(dictionary)) for name, start in self.activation.learned.items()}
         self.parameters |= learned
         self.own = dictionary.own_weights | learned
         self.adam = Adam(self.parameters)
         self._buffer = select.chunk_buffer(dictionary.W_enc.detach(), dictionary.precision)
+
+    @property
+    def activation(self) -> Activation:
+        """The record of the dictionary's kind of sparsity, which may change as training goes on."""
+        return self.dictionary.sparsity.activation
 
     @property
     def dead(self) -> Bool[Tensor, "feature"]:
