@@ -12,9 +12,9 @@ from suture.training.settings import TrainSettings
 
 GIVEN: dict[str, Any] = {
     "design": "crosscoder", "features": 40, "flag": False, "pad": "native", "dedicated": [0.1, 0.2], "tied": 0.25,
-    "sparsity": "batchtopk", "k": 5, "score": "norm", "bandwidth": 0.1, "initial_threshold": 0.2, "loss": "per_model", "l1": 0.3,
-    "l0": 0.02, "aux": 0.5, "k_aux": 7, "dead_after": 900, "space": [1],
-    "null": True, "rotation_seed": 4, "copies": 2,
+    "sparsity": "batchtopk", "k": 5, "score": "norm", "bandwidth": 0.1, "initial_threshold": 0.2,
+    "loss": "per_model", "l1": 0.3, "l0": 0.02, "aux": 0.5, "k_aux": 7, "dead_after": 900, "space": [1],
+    "null": True, "rotation_seed": 4, "copies": 2, "outliers": "clip", "outlier_multiple": 4.0,
     "rows": 5_000, "batch_size": 50, "learning_rate": 1e-3, "warmup": 0.1,
     "decay": 0.4, "k_start": 2.0, "k_anneal": 0.5, "model_dropout": 0.1, "heldout": 0.2, "validate_every": 3,
     "validation_rows": 77, "checkpoint_every": 9, "seed": 6, "data_seed": 8, "precision": "float32", "device": "cuda",

@@ -8,9 +8,13 @@ from typing import Annotated, Any, Literal
 
 from suture.errors import UserError
 from suture.lm.settings import ModelSettings, TextSettings
-from suture.pipeline.settings import Count, Option, check
+from suture.pipeline.settings import Count, Limits, Option, check
 
 StoreType = Literal["bfloat16", "float32"]
+Treatment = Literal["keep", "drop", "clip"]
+"""What becomes of outlier rows."""
+MULTIPLE = 10.0
+"""Rows farther from the centre of a space than so many medians are outliers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +71,13 @@ class View:
     """With null: rotate the copy by a random orthogonal matrix, so that no coordinate gives the pairing away."""
     copies: Count = 1
     """With null: so many copies, each with a rotation of its own, for a null of more than two models."""
+    outliers: Treatment = "keep"
+    """Rows far from the centre of a space (attention sinks, massive activations): keep them, leave them out of every
+    space (drop), or draw them in (clip)."""
+    outlier_multiple: Annotated[
+        float, Limits(above=1, problem="is not above 1 and finite", fix="use 10, or 4 to clip harder")
+    ] = MULTIPLE
+    """How far is far: so many times the median distance."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -87,4 +98,6 @@ class View:
             null=recorded["null"],
             rotation_seed=recorded["rotation_seed"],
             copies=recorded.get("copies", 1),
+            outliers=recorded.get("outliers", "keep"),
+            outlier_multiple=recorded.get("outlier_multiple", MULTIPLE),
         )

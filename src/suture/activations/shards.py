@@ -5,6 +5,7 @@
 3. A full shard is flushed to disk, its sums are taken from the files in blocks of fixed size, and shard.json is written
    last, with the caller's state: whatever the caller appended in, the bytes and sums are the same.
 4. The store's means and scales are combined from the shards' float64 sums in shard order.
+5. Once they are known, the rows are gone over again for what stands out among them (`outliers`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from jaxtyping import Bool, Float, Float32, Int32, Int64
 from safetensors.torch import save_file
 from torch import Tensor
 
+from suture.activations.outliers import measure
 from suture.activations.space import Space, mark_copies
 from suture.activations.store import (
     INDEX,
@@ -193,16 +195,34 @@ def write_index(writer: ShardWriter, alignment: Sequence[Alignment]) -> None:
     for m, space in enumerate(writer.spaces):
         parts = (Sums(s["n_rows"], np.array(s["sum"][m], dtype=np.float64), s["spread"][m]) for s in shards)
         scale, means[str(m)] = scale_and_mean(space, reduce(Sums.plus, parts))
-        spaces.append(replace(space, scale=scale).to_json())
-    save_file(means, writer.folder / MEANS)
+        spaces.append(replace(space, scale=scale, mean=means[str(m)]))
     index = {
         "units": UNITS,
         "dtype": writer.dtype,
         "shards": [shard["n_rows"] for shard in shards],
-        "spaces": spaces,
+        "spaces": [space.to_json() for space in spaces],
         "alignment": [asdict(a) for a in alignment],
     }
+    extremes = measure(_written(writer, spaces, index["shards"], alignment))  # 5
+    index["extremes"] = [own.to_json() for own in extremes]
+    save_file(means | {f"centre.{m}": own.centre for m, own in enumerate(extremes)}, writer.folder / MEANS)
     artifact.write_json(writer.folder / INDEX, index)
+
+
+def _written(
+    writer: ShardWriter, spaces: Sequence[Space], shards: Sequence[int], alignment: Sequence[Alignment]
+) -> Store:
+    """The rows in a folder that has no manifest yet."""
+    return Store(
+        path=writer.folder,
+        manifest=artifact.Manifest(stage=STAGE, settings={}, suture=artifact.package_version()),
+        spaces=tuple(spaces),
+        alignment=tuple(alignment),
+        dtype=writer.dtype,
+        shards=tuple(shards),
+        columns=tuple(range(len(spaces))),
+        maps=(None,) * len(spaces),
+    )
 
 
 def write_store(

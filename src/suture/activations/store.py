@@ -28,6 +28,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from suture.activations.outliers import Extremes, clipped, measure, typical_rows
+from suture.activations.settings import MULTIPLE, Treatment
 from suture.activations.space import Space, spaces_from_json
 from suture.errors import ArtifactError, UserError
 from suture.pipeline import artifact
@@ -106,6 +108,12 @@ class Store:
     """What each space's activations are multiplied by on the right, where it is a transformed view."""
     view: str = ""
     """What was changed, in words, where this is a view of the files and not the files themselves."""
+    extremes: tuple[Extremes, ...] | None = None
+    """What stands out in every space of the files; None where it was not measured (an older store)."""
+    radii: tuple[float, ...] | None = None
+    """How far from its centre the rows of every space of the files are drawn in, where the view clips them."""
+    kept: Int64[Tensor, "row"] | None = None
+    """Which rows of the files the view has, where it leaves some out."""
     held: Held | None = None
     """The rows themselves, where they are in memory; `path` is then only what they are called."""
     identity: tuple[int, int] | None = None
@@ -124,6 +132,7 @@ class Store:
             index = artifact.read_json(path / INDEX)
             means = load_file(path / MEANS)
             spaces = spaces_from_json(index["spaces"], means)
+            extremes = index.get("extremes")
             store = Store(
                 path=path,
                 manifest=manifest,
@@ -134,6 +143,8 @@ class Store:
                 columns=tuple(range(len(spaces))),
                 maps=(None,) * len(spaces),
                 identity=_identity(path),
+                extremes=extremes
+                and tuple(Extremes.from_json(e, means[f"centre.{m}"]) for m, e in enumerate(extremes)),
             )
         except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
             raise ArtifactError("store", path, f"cannot be read ({error})", "collect it again") from None
@@ -141,7 +152,7 @@ class Store:
         return store if index.get("units") == UNITS else _in_centred_units(store)
 
     def __len__(self) -> int:
-        return sum(self.shards)
+        return sum(self.shards) if self.kept is None else len(self.kept)
 
     def __repr__(self) -> str:
         places = " x ".join(f"{space.label} ({space.width})" for space in self.spaces)
@@ -161,6 +172,8 @@ class Store:
         self._check_there()  # 5
         wanted = rows.numpy()
         assert wanted.size == 0 or (wanted.min() >= 0 and wanted.max() < len(self)), "row numbers outside the store"
+        if self.kept is not None:
+            wanted = self.kept.numpy()[wanted]
         ascending = bool((wanted[1:] >= wanted[:-1]).all())
         order = None if ascending else np.argsort(wanted)  # 2: rows in file order turn random access into a sweep
         values = self._gather(wanted if order is None else wanted[order], self.columns[space])
@@ -169,6 +182,10 @@ class Store:
             inverse[order] = np.arange(len(order))
             values = values[inverse]
         activations = widen(values)
+        if self.radii is not None and self.extremes is not None:
+            column = self.columns[space]
+            own = self.extremes[column]
+            activations = clipped(torch.from_numpy(activations), own.centre, self.radii[column]).numpy()
         change = self.maps[space]
         if change is not None:
             activations = activations @ change.numpy()
@@ -266,19 +283,25 @@ class Store:
     @cached_property
     def documents(self) -> Int32[Tensor, "row"]:
         """The document number of every row; ascending."""
-        return self.held.documents if self.held is not None else torch.from_numpy(self._side("document.bin"))
+        return self._kept(
+            self.held.documents if self.held is not None else torch.from_numpy(self._side("document.bin"))
+        )
 
     @cached_property
     def ends(self) -> Int32[Tensor, "row"]:
         """The character offset in its document where every row's token ends (exclusive)."""
-        return self.held.ends if self.held is not None else torch.from_numpy(self._side("end.bin"))
+        return self._kept(self.held.ends if self.held is not None else torch.from_numpy(self._side("end.bin")))
 
     @cached_property
     def token_ids(self) -> Int32[Tensor, "row space"]:
         """The token that ends at every row, in each space's model."""
         if self.held is not None:
-            return self.held.token_ids[:, list(self.columns)]
-        return torch.from_numpy(self._side("token.bin").reshape(len(self), -1)[:, list(self.columns)])
+            return self._kept(self.held.token_ids[:, list(self.columns)])
+        found = self._side("token.bin").reshape(sum(self.shards), -1)
+        return self._kept(torch.from_numpy(found[:, list(self.columns)]))
+
+    def _kept(self, column: Tensor) -> Tensor:
+        return column if self.kept is None else column[self.kept]
 
     @cached_property
     def _texts(self) -> np.ndarray:
@@ -318,6 +341,43 @@ class Store:
         text = self.text(int(document))
         begins = [int(ends[r - 1]) if r > 0 and documents[r - 1] == document else 0 for r in rows]
         return [(text[begin : int(ends[r])], r) for begin, r in zip(begins, rows, strict=True)]
+
+    def without_outliers(self, treatment: Treatment, multiple: float = MULTIPLE) -> Store:
+        """A view whose outlier rows are left out of every space, or drawn in to `multiple` medians from the centre.
+
+        Mean and scale are then those of the typical rows. `keep` changes nothing.
+        """
+        if treatment == "keep":
+            return self
+        assert self.kept is None, "a view without outliers of another"
+        assert self.radii is None, "a view without outliers of another"
+        extremes = self.extremes or measure(self)
+        own = [extremes[column] for column in self.columns]
+        spaces = tuple(
+            replace(space, mean=e.centre, scale=space.width**0.5 / e.spread)
+            for space, e in zip(self.spaces, own, strict=True)
+        )
+        words = f"outliers beyond {multiple:g} medians {'left out' if treatment == 'drop' else 'clipped'}"
+        whole = replace(self, extremes=extremes, spaces=spaces, view=f"{self.view}; {words}" if self.view else words)
+        if treatment == "clip":
+            return replace(whole, radii=tuple(multiple * e.median for e in extremes))
+        return replace(whole, kept=typical_rows(self, own, multiple).nonzero().flatten())
+
+    def typical(self, space: int) -> tuple[Float[Tensor, "width"], float] | None:
+        """A space's centre and the median distance of its rows from it, raw units; None where it was not measured."""
+        if self.extremes is None:
+            return None
+        own, change = self.extremes[self.columns[space]], self.maps[space]
+        return (own.centre if change is None else own.centre @ change), own.median
+
+    @property
+    def remarks(self) -> list[str]:
+        """What a user should know of these spaces, a line each; nothing where nothing stands out."""
+        if self.extremes is None:
+            return []
+        found = zip(self.columns, self.spaces, strict=True)
+        lines = [self.extremes[column].sentence(space.label) for column, space in found]
+        return [line for line in dict.fromkeys(lines) if line]
 
     def select(self, spaces: Sequence[int]) -> Store:
         """A view of some of the spaces, in this order."""

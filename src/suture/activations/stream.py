@@ -5,7 +5,8 @@
    beginning come first, so that documents ascend. A corpus with fewer rows than a fill is every fill.
 2. A position says in which window a fill begins. Going to a fill whose position is unknown tokenizes what lies between
    but runs no model.
-3. Scales and means are those of fill 0 for all fills: units never change. Positions carry them.
+3. Scales and means are those of fill 0 for all fills: units never change. Positions carry them. So is what counts as
+   an outlier, once fill 0 was computed, as training does first.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from suture.activations.outliers import Extremes, measure
 from suture.activations.rows import Plan, plan_rows, rows_of
 from suture.activations.settings import StreamSettings
 from suture.activations.shards import Rows, scale_and_mean, stored_bytes, sums_of
@@ -74,6 +76,7 @@ class Stream:
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="suture-stream")
         self._ahead: tuple[int, Future[Store]] | None = None
         self._spaces: tuple[Space, ...] | None = None
+        self._extremes: tuple[Extremes, ...] | None = None
         beginning = asdict(State.beginning(len(self.plan.models)))
         self._positions: dict[int, dict[str, Any]] = {0: {"row": 0, "passed": 0, "state": beginning}}
         self.go_on_from(positions or {})
@@ -221,7 +224,7 @@ class Stream:
         held, alignment = filling.finish()
         self._spaces = self._spaces or _spaces(self.plan, held)  # 3
         settings = {**self.settings, "fill": number}
-        return Store(
+        store = Store(
             path=Path(f"{self.corpus.source} (fill {number}, in memory)"),
             manifest=artifact.Manifest(stage=STAGE, settings=settings, suture=artifact.package_version()),
             spaces=self._spaces,
@@ -232,6 +235,9 @@ class Stream:
             maps=(None,) * len(self._spaces),
             held=held,
         )
+        if number == 0:
+            self._extremes = measure(store)
+        return replace(store, extremes=self._extremes)
 
 
 class _Filling:

@@ -16,6 +16,7 @@ def seen(store: Store, view: View) -> Store:
         if not 0 <= space < len(store.spaces):
             have = ", ".join(f"{i}: {s.label}" for i, s in enumerate(store.spaces))
             raise UserError("space", space, f"is not in {store.path}", f"choose from {have}")
+    store = store.without_outliers(view.outliers, view.outlier_multiple)
     if view.null:
         chosen = view.spaces or tuple(range(len(store.spaces)))
         if len(chosen) != 1:

@@ -62,5 +62,5 @@ class Collect:
         emit(
             {"store": str(self.store), "rows": len(made), "alignment": kept, "settings": made.manifest.settings},
             as_json=self.output.json,
-            text=f"{self.store}: {len(made):,} rows{short}; kept {shares}",
+            text="\n".join([f"{self.store}: {len(made):,} rows{short}; kept {shares}", *made.remarks]),
         )

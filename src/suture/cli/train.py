@@ -129,6 +129,9 @@ def _emit(trained: "Mapping[Path, Dictionary]", *, several: bool, as_json: bool)
         evaluation = read_json(out / "evaluation.json")
         labels = [space.label for space in dictionary.spaces]
         fvu = ", ".join(f"{label} {value:.4f}" for label, value in zip(labels, evaluation["fvu"], strict=True))
+        typical = evaluation.get("fvu_typical")
+        if typical and any(abs(t - f) > 0.1 * f for t, f in zip(typical, evaluation["fvu"], strict=True)):
+            fvu += f" ({', '.join(f'{t:.4f}' for t in typical)} without outlier rows and the largest coordinates)"
         dead, r2 = percent(evaluation["dead"]), _matrix(evaluation["r2"])
         if evaluation["r2_linear"]:
             r2 += f", of the linear map alone {_matrix(evaluation['r2_linear'])}"

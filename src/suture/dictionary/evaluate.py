@@ -6,6 +6,8 @@
    Where a crosscoder's missing models are imputed, the linear map that imputes them has an R2 of its own beside it.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,12 +17,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from suture.activations.batches import sequential
+from suture.activations.settings import MULTIPLE
 from suture.activations.store import Store
 from suture.dictionary.codes import Codes
 from suture.dictionary.design import Missing
 from suture.dictionary.dictionary import Dictionary
+from suture.parallel import Grid
 
 BATCH_ROWS = 2048
+N_LARGEST = 10
+"""Coordinates left out of `fvu_typical`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +45,9 @@ class Evaluation:
     """What stood in for the other models in the codes from one model alone."""
     r2_linear: list[list[float | None]] | None = None
     """[source, target]: R2 of the linear map alone that imputes a missing model; None on the diagonal."""
+    fvu_typical: list[float] | None = None
+    """FVU without outlier rows and without the ten coordinates of most variance, where those are known: a few of them
+    may hold most of a model's variance, and make FVU look excellent or hopeless."""
     n_rows: int
 
     def to_json(self) -> dict[str, Any]:
@@ -68,6 +77,7 @@ def evaluate(
     energy, total = torch.zeros(M, dtype=torch.float64), torch.zeros(sum(dictionary.widths), dtype=torch.float64)
     fired = torch.zeros(dictionary.W_dec.shape[0], dtype=torch.bool, device=device)
     n_rows, n_active, n_codes = 0, 0, 0
+    typical = [_Typical.of(store, m, space.scale) for m, space in enumerate(dictionary.spaces)]
     scales = [space.scale for space in dictionary.spaces]
     for _, batch in sequential(store, rows[grid.data.share(len(rows))], batch_size=batch_size, scales=scales):
         x = batch.activations.to(device)
@@ -85,7 +95,11 @@ def evaluate(
         for i, codes in enumerate(solo):
             errors[i] += _squared_errors(dictionary, codes, targets)
         main = [dictionary.encode(x)] if dictionary.design.joint else solo
-        errors[M] += _squared_errors(dictionary, main[0], targets) if dictionary.design.joint else 0
+        whole = [dictionary.per_space(dictionary.decode(codes)) for codes in main]
+        rebuilt = whole[0] if dictionary.design.joint else [own[m] for m, own in enumerate(whole)]
+        errors[M] += _apart(rebuilt, targets)
+        for own, target, found in zip(typical, targets, rebuilt, strict=True):
+            own.add(target, found)
         for codes in main:
             fired[codes.feature.long()] = True
             n_active, n_codes = n_active + codes.value.numel(), n_codes + codes.n_rows
@@ -95,8 +109,6 @@ def evaluate(
     n_rows, n_codes = (int(n) for n in grid.data.add_up(counts[:2]))
     n_active = int(grid.world.add_up(counts[2]))
     n_fired = int(grid.features.add_up(grid.data.any(fired).sum()))
-    if not dictionary.design.joint:
-        errors[M] = errors[:M].diagonal()
     means = (total / max(n_rows, 1)).split(dictionary.widths)
     variance = energy - n_rows * torch.stack([m.square().sum() for m in means])
     unexplained = errors / variance.clamp_min(1e-12)
@@ -107,8 +119,42 @@ def evaluate(
         r2=(1.0 - unexplained).tolist()[0 if alone else M :],
         missing=missing,
         r2_linear=_off_diagonal(1.0 - linear / variance.clamp_min(1e-12)) if imputes and alone else None,
+        fvu_typical=[own.fvu(grid) for own in typical] if store.extremes is not None else None,
         n_rows=n_rows,
     )
+
+
+class _Typical:
+    """Errors and energies, coordinate by coordinate, of one space's rows that are no outliers."""
+
+    def __init__(self, centre: Tensor, radius: float) -> None:
+        self.centre, self.radius = centre, radius
+        self.sums = torch.zeros(3, len(centre), dtype=torch.float64)
+        """Squared error, squared distance from the centre, distance from the centre."""
+        self.n = torch.zeros((), dtype=torch.float64)
+
+    @staticmethod
+    def of(store: Store, space: int, scale: float) -> _Typical:
+        """Of a space of a store, in units of this scale; all rows where outliers are not known."""
+        found = store.typical(space)
+        if found is None:
+            return _Typical(torch.zeros(store.spaces[space].width), torch.inf)
+        return _Typical(found[0] * scale, MULTIPLE * found[1] * scale)
+
+    def add(self, target: Float[Tensor, "row width"], found: Float[Tensor, "row width"]) -> None:
+        """Add rows and their reconstruction."""
+        apart = target - self.centre.to(target.device)
+        near = apart.norm(dim=1) <= self.radius
+        apart, error = apart[near].double(), (target - found)[near].double()
+        self.sums += torch.stack([error.square().sum(0), apart.square().sum(0), apart.sum(0)]).cpu()
+        self.n += int(near.sum())
+
+    def fvu(self, grid: Grid) -> float:
+        """Without the coordinates of most variance, ten of them, or a quarter of a narrow space's."""
+        error, square, total = grid.data.add_up(self.sums)
+        variance = square - total.square() / grid.data.add_up(self.n).clamp_min(1)
+        kept = variance.argsort(descending=True)[min(N_LARGEST, len(variance) // 4) :]
+        return float(error[kept].sum() / variance[kept].sum().clamp_min(1e-12))
 
 
 def _squared_errors(

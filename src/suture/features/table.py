@@ -64,6 +64,8 @@ class FeatureSummary:
     counts: dict[str, int] = field(default_factory=dict)
     """Features with each label."""
     fvu: tuple[float, ...] = ()
+    fvu_typical: tuple[float, ...] | None = None
+    """Without outlier rows and the coordinates of most variance."""
     l0: float | None = None
     dead: float | None = None
     r2: tuple[tuple[float, ...], ...] = ()

@@ -54,8 +54,12 @@ def answer(comparison: Comparison) -> Html:
     if counts and len(comparison.models) > 1:
         parts += [tag("p", _sentence(comparison), class_="answer"), _stack(counts)]
     tiles: list[Html] = []
+    typical = dict(_per_model(summary.fvu_typical))
     for letter, value in _per_model(summary.fvu):
-        tiles.append(_tile(f"FVU of {letter}", units.fvu(value), "variance the dictionary does not explain"))
+        meaning = "variance the dictionary does not explain"
+        if typical.get(letter) is not None:
+            meaning += f"; {units.fvu(typical[letter])} without outlier rows and the ten largest coordinates"
+        tiles.append(_tile(f"FVU of {letter}", units.fvu(value), meaning))
     if summary.l0 is not None:
         tiles.append(_tile("L0", units.number(summary.l0), "features active on an average row"))
     null = comparison.null
