@@ -16,7 +16,7 @@ from suture.cli.interventions import CausalCheck, SpliceCheck, Steer
 from suture.cli.match import Match
 from suture.cli.options import Command
 from suture.cli.stages import Demo, Report, Verify
-from suture.cli.study import Designs, Proxies
+from suture.cli.study import Designs, PowerStudy, Proxies
 from suture.cli.train import Train
 from suture.errors import UsageError
 from suture.pipeline.settings import name_of
@@ -35,6 +35,7 @@ COMMANDS: Mapping[str, type[Command]] = {
     "verify": Verify,
     "study designs": Designs,
     "study proxies": Proxies,
+    "study power": PowerStudy,
 }
 RESUMABLE = {
     "collect": "what was finished is kept, --resume goes on from there",

@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from suture.activations.settings import CollectSettings
-from suture.cli.console import command_line, emit, progress
+from suture.cli.console import command_line, emit, progress, say
 from suture.cli.options import Argument, Output
 from suture.errors import UserError
 from suture.pipeline.settings import Count, Given, Option, Without
 from suture.planted.settings import PlantedSettings
+from suture.planted.spike_settings import SpikeSettings
 from suture.studies.designs import Recipe
+from suture.training.settings import TrainSettings
 
 if TYPE_CHECKING:
     from suture.studies.compare import DesignStudy
@@ -151,3 +153,35 @@ class Proxies:
             as_json=self.output.json,
             text="\n".join([*lines, f"proxies: {self.out}"]),
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PowerStudy:
+    """What could have been found?
+
+    Known features are added to a store's rows, a dictionary is trained on them as on any other, and those that come
+    back rightly labelled are counted, strength by strength.
+    """
+
+    store: Annotated[Path, Argument(metavar="STORE")]
+    """Activations, made by suture collect."""
+    out: Path
+    """Folder of the result, to be made."""
+    settings: TrainSettings = field(default_factory=TrainSettings)
+    spikes: SpikeSettings = field(default_factory=SpikeSettings)
+    output: Output = field(default_factory=Output)
+
+    def run(self) -> None:
+        """Add, train, and say from which strength on half of them are found."""
+        from suture.studies.power import power
+
+        result = power(
+            self.out,
+            self.store,
+            self.settings,
+            self.spikes,
+            on_progress=say,
+            overwrite=self.output.overwrite,
+            command=command_line(),
+        )
+        emit({"power": str(self.out), **result.to_json()}, as_json=self.output.json, text=f"{self.out}: {result.sentence}")
