@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from suture.activations.store import Store
-from suture.dictionary.design import Design, Sparsity
+from suture.dictionary.activation import Sparsity
+from suture.dictionary.design import Design
 from suture.dictionary.dictionary import Dictionary
 from suture.errors import UserError
 from suture.planted.settings import PlantedSettings

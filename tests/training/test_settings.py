@@ -70,7 +70,7 @@ def test_an_unknown_name_is_refused_with_the_known_ones(name: str) -> None:
         ("track", "wandb", "a list, each one of tensorboard, wandb"),
         ("track", ["mlflow"], "a list, each one of tensorboard, wandb"),
         ("design", "crossecoder", "one of sae, crosscoder, pooled, universal"),
-        ("sparsity", "top", r"one of topk, batchtopk, relu\+l1, jumprelu, gated"),
+        ("sparsity", "top", r"one of topk\+batchtopk, topk, batchtopk, relu\+l1, jumprelu, gated"),
         ("loss", "l2", "one of joint, per_model, l2norm"),
         ("pad", "ones", "one of native, zeros"),
         ("precision", "float16", "one of auto, float32, bfloat16"),

@@ -92,7 +92,7 @@ def test_topk_gives_way_to_batchtopk_as_the_rate_falls(store: Store, out: Path) 
     assert both.sparsity == Sparsity(kind="batchtopk", k=3)
     assert float(both.threshold.min()) > 0
     found, before = (artifact.read_json(d / "evaluation.json") for d in (out, out.with_name("topk")))
-    assert found["l0"] == pytest.approx(3, rel=0.15)
+    assert 2 < found["l0"] < 3.3  # rows hold two concepts on average, so that places stay empty
     assert max(found["fvu"]) < 0.8 * max(before["fvu"])
 
 

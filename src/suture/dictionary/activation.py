@@ -4,10 +4,11 @@
 |------------|---------------------------------------|------------------|---------------------|-----------------------|
 | `topk`     | the k largest of a row                | the same         | ReLU                | k                     |
 | `batchtopk`| the n·k largest scores of a batch     | above a cut-off  | ReLU                | k (2412.06410)        |
-| `topk+batchtopk` | as topk, as batchtopk once the rate falls; then it is `batchtopk` |              |                       |
 | `relu+l1`  | above zero                            | the same         | ReLU                | l1 · norm of decoder  |
 | `jumprelu` | above a learned threshold, or near it | above it         | the pre-activation  | l0 (2407.14435)       |
 | `gated`    | where the gate is open                | the same         | a magnitude         | l1 of the gate        |
+
+`topk+batchtopk`, the default, is `topk` until the learning rate falls, then `batchtopk`, and is kept as that.
 
 Gated (2404.16014): the gate <x, e_i> + b_i says whether, exp(g_i) <x, e_i> + m_i how much. The gate has no gradient of
 its own, so it learns by its price and by reconstructing the rows through a decoder that is held constant.

@@ -51,7 +51,7 @@ class Spike:
     kind: SpikeKind
     owners: tuple[int, ...]
     """The spaces it was added to."""
-    directions: tuple[Float[Tensor, "width"], ...]
+    directions: tuple[Float[Tensor, "_"], ...]
     """Per space, raw units at value 1; zero where it was not added."""
     rows: Int[Tensor, "row"]
     values: Float[Tensor, "row"]
