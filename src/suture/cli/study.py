@@ -184,4 +184,8 @@ class PowerStudy:
             overwrite=self.output.overwrite,
             command=command_line(),
         )
-        emit({"power": str(self.out), **result.to_json()}, as_json=self.output.json, text=f"{self.out}: {result.sentence}")
+        emit(
+            {"power": str(self.out), **result.to_json()},
+            as_json=self.output.json,
+            text=f"{self.out}: {result.sentence}",
+        )
