@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from suture.activations.store import Store
+from suture.activations.store import Store, as_store
 from suture.dictionary.rows import whole_documents
 from suture.features.classify import classify
 from suture.features.stats import describe
@@ -92,7 +92,7 @@ def power(
         ArtifactError: `out` is finished already.
     """
     spikes, out = spikes or SpikeSettings(), Path(out)
-    store = store if isinstance(store, Store) else Store.open(store)
+    store = as_store(store)
     say = on_progress or (lambda _: None)
     recorded = {"train": asdict(settings), "spikes": asdict(spikes), "store": str(store.path)}
     create = artifact.create(

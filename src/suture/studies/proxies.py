@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from suture.activations.moments import Moments
-from suture.activations.store import Store
+from suture.activations.store import Store, as_store
 from suture.dictionary.rows import whole_documents
 from suture.errors import UserError
 from suture.matching.proxies import Weights, judge, scores
@@ -59,7 +59,7 @@ def proxies(
     Raises:
         UserError: dictionaries of several spaces or other stores, or too few documents.
     """
-    store = store if isinstance(store, Store) else Store.open(store)
+    store = as_store(store)
     sides = [Side.open(path, store) for path in (dictionary_a, dictionary_b)]
     for side in sides:
         if side.dictionary.n_spaces != 1:
