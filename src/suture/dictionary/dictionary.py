@@ -64,7 +64,9 @@ class Description:
         try:
             raw = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
             design = raw["design"]
-            parts = {"dedicated": tuple(design["dedicated"]), "sparsity": Sparsity(**design["sparsity"])}
+            before = {"score": "norm"}  # the only one there was when none was written down
+            sparsity = Sparsity(**{**before, **design["sparsity"]})
+            parts = {"dedicated": tuple(design["dedicated"]), "sparsity": sparsity}
             spaces = spaces_from_json(raw["spaces"])
             return Description(spaces=spaces, design=Design(**{**design, **parts}), flag_scale=raw["flag_scale"])
         except (OSError, ValueError, KeyError, TypeError) as error:
