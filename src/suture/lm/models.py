@@ -1,6 +1,7 @@
 """The language models that settings name, or those behind a dictionary's spaces; none is loaded twice."""
 
 from collections.abc import Sequence
+from typing import overload
 
 import torch
 
@@ -28,6 +29,20 @@ def load_models(names: Sequence[str], settings: LoadSettings, *, device: str) ->
                 trust_remote_code=settings.trust_remote_code,
             )
     return [known[key] for key in keys]
+
+
+@overload
+def as_models(given: Sequence[LanguageModel | str]) -> tuple[LanguageModel, ...]: ...
+@overload
+def as_models(given: Sequence[LanguageModel | str | None]) -> tuple[LanguageModel | None, ...]: ...
+def as_models(given: Sequence[LanguageModel | str | None]) -> tuple[LanguageModel | None, ...]:
+    """Models that are given, or named as `load_model` takes them; a name that comes again is loaded once.
+
+    Raises:
+        UserError: a model that cannot be had.
+    """
+    loaded = {name: load_model(name) for name in dict.fromkeys(lm for lm in given if isinstance(lm, str))}
+    return tuple(loaded[lm] if isinstance(lm, str) else lm for lm in given)
 
 
 def check_weights(lms: Sequence[LanguageModel], fingerprints: Sequence[str]) -> None:
