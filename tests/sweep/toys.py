@@ -1,0 +1,72 @@
+"""Jobs that take no time and tell when they were begun, for the runner's tests; as a script, a runner to be killed."""
+
+import json
+import os
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from suture.errors import UserError
+from suture.pipeline import artifact
+from suture.pipeline.job import Context, Job
+from suture.sweep.run import run_jobs
+
+
+@dataclass(frozen=True)
+class Toy:
+    """What a toy stage makes, and how it goes wrong."""
+
+    value: int
+    seconds: float = 0.0
+    fails: str = ""
+    killed_once: bool = False
+
+
+def write(job: Job, context: Context) -> None:
+    """A stage that writes its value after those of its inputs; each time it begins it leaves a line beside."""
+    toy: Toy = job.settings
+    parents = [job.input(name) for name in job.inputs]
+    with artifact.create(
+        job.out, stage="toy", settings={"value": toy.value}, parents=parents, overwrite=context.overwrite
+    ) as draft:
+        with (job.out.parent / f"{job.out.name}.log").open("a") as log:
+            log.write("begun\n")
+        if toy.killed_once and (job.out.parent / f"{job.out.name}.log").read_text().count("begun") == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(toy.seconds)
+        if toy.fails == "user":
+            raise UserError("value", toy.value, "is wrong", "mend it")
+        if toy.fails == "bug":
+            raise AssertionError
+        before = [(parent / "value").read_text() for parent in parents]
+        (draft.folder / "value").write_text(" ".join([*before, str(toy.value)]))
+        (job.out.parent / f"{job.out.name}.log").open("a").write("done\n")
+
+
+def toy(folder: Path, name: str, value: int = 0, *needs: Job | Path, **options: object) -> Job:
+    settings = Toy(value, **options)  # pyright: ignore[reportArgumentType]
+    inputs = {str(n): need for n, need in enumerate(needs)}
+    return Job(
+        name=name, stage="toy", work=write, out=folder / name, settings=settings, inputs=inputs,
+        recorded={"value": value},
+    )  # fmt: skip
+
+
+def jobs_in(folder: Path) -> list[Job]:
+    """Twelve jobs, half of which need one of the others."""
+    first = [toy(folder, f"first{n}", n, seconds=0.05) for n in range(6)]
+    return [*first, *(toy(folder, f"second{n}", 10 + n, job, seconds=0.05) for n, job in enumerate(first))]
+
+
+def run_in(folder: str) -> None:
+    """Say that it begins, and run them."""
+    print(json.dumps("begun"), flush=True)  # noqa: T201
+    run_jobs(jobs_in(Path(folder)), workers=2)
+
+
+if __name__ == "__main__":
+    from sweep import toys  # the functions must have the name by which workers find them
+
+    toys.run_in(sys.argv[1])
