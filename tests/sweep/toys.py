@@ -24,15 +24,19 @@ class Toy:
     killed_once: bool = False
 
 
+def note(job: Job, word: str) -> None:
+    with (job.out.parent / f"{job.out.name}.log").open("a") as log:
+        log.write(f"{word}\n")
+
+
 def write(job: Job, context: Context) -> None:
     """A stage that writes its value after those of its inputs; each time it begins it leaves a line beside."""
     toy: Toy = job.settings
-    parents = [job.input(name) for name in job.inputs]
+    parents = job.parents
     with artifact.create(
         job.out, stage="toy", settings={"value": toy.value}, parents=parents, overwrite=context.overwrite
     ) as draft:
-        with (job.out.parent / f"{job.out.name}.log").open("a") as log:
-            log.write("begun\n")
+        note(job, "begun")
         if toy.killed_once and (job.out.parent / f"{job.out.name}.log").read_text().count("begun") == 1:
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(toy.seconds)
@@ -42,7 +46,7 @@ def write(job: Job, context: Context) -> None:
             raise AssertionError
         before = [(parent / "value").read_text() for parent in parents]
         (draft.folder / "value").write_text(" ".join([*before, str(toy.value)]))
-        (job.out.parent / f"{job.out.name}.log").open("a").write("done\n")
+    note(job, "done")
 
 
 def toy(folder: Path, name: str, value: int = 0, *needs: Job | Path, **options: object) -> Job:
@@ -50,7 +54,7 @@ def toy(folder: Path, name: str, value: int = 0, *needs: Job | Path, **options: 
     inputs = {str(n): need for n, need in enumerate(needs)}
     return Job(
         name=name, stage="toy", work=write, out=folder / name, settings=settings, inputs=inputs,
-        recorded={"value": value},
+        results={folder / name: {"value": value}},
     )  # fmt: skip
 
 

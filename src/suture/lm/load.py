@@ -158,7 +158,7 @@ def layers_of(name: str, *, revision: str | None = None, offline: bool = False, 
 def fingerprint_of(name: str) -> str | None:
     """The fingerprint that a local or shipped model would have, were it loaded; None of a hub name."""
     source = locate(name)
-    return _fingerprint(source, None) if Path(source).is_dir() else None
+    return _fingerprint(source, None) if (Path(source) / "config.json").is_file() else None
 
 
 def shipped_models() -> dict[str, Path]:

@@ -28,7 +28,9 @@ class Context:
     overwrite: bool = False
     """Replace what is there and was made with other settings or from other inputs."""
     resume: bool = True
-    """Go on with what an interrupted run began."""
+    """Keep what is done, and go on with what was begun; otherwise begin anew."""
+    patience: float = 0.0
+    """Seconds to wait for an output that another process writes."""
     command: str | None = None
     """The shell command that does the same, for the records."""
     tell: Tell = silent
@@ -50,13 +52,21 @@ class Job:
     """A settings dataclass."""
     inputs: Mapping[str, Path | Job] = field(default_factory=dict)
     """Artifacts that it reads, or the jobs that make them, in the order in which its manifest names its parents."""
-    recorded: Mapping[str, Any] | None = None
-    """The settings as the manifest holds them, where those are not simply the fields."""
+    results: Mapping[Path, Mapping[str, Any]] | None = None
+    """What it makes, each with the settings that its manifest will hold; `out` with its fields where it is not said."""
+
+    device: str = "cpu"
+    """What it runs on; `auto` is a GPU where there is one."""
 
     def input(self, name: str) -> Path:
         """Where an input lies."""
         found = self.inputs[name]
         return found.out if isinstance(found, Job) else found
+
+    @property
+    def parents(self) -> tuple[Path, ...]:
+        """Where its inputs lie."""
+        return tuple(self.input(name) for name in self.inputs)
 
     @property
     def needs(self) -> tuple[Job, ...]:
@@ -65,7 +75,9 @@ class Job:
 
     @property
     def is_done(self) -> bool:
-        """Whether its result is there, undamaged, made with these settings from what now lies at its inputs."""
-        wanted = artifact.as_json(asdict(self.settings)) if self.recorded is None else self.recorded
-        parents = [self.input(name) for name in self.inputs]
-        return artifact.is_made(self.out, stage=self.stage, settings=wanted, parents=parents)
+        """Whether its results are there, undamaged, made with these settings from what now lies at its inputs."""
+        results = {self.out: asdict(self.settings)} if self.results is None else self.results
+        return all(
+            artifact.is_made(out, stage=self.stage, settings=settings, parents=self.parents)
+            for out, settings in results.items()
+        )

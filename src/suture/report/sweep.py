@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from suture.pipeline import artifact
 from suture.pipeline.table import Table
 from suture.report.html import Html, tag
 from suture.report.parts import section
 
-FILE = "cells.safetensors"
+STAGE, FILE = "sweep", "cells.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,8 +22,9 @@ class Sweep:
         """Read it from its folder.
 
         Raises:
-            ArtifactError: no table is there.
+            ArtifactError: not a finished sweep.
         """
+        artifact.open_artifact(path, stage=STAGE)
         return Sweep(table=Table.load(Path(path) / FILE))
 
 

@@ -49,6 +49,8 @@ class Cell:
     features: FeatureSettings = field(default_factory=FeatureSettings)
     at: tuple[str, ...] = ()
     """Its own hookpoint in each model."""
+    chosen: Mapping[str, Any] = field(default_factory=dict)
+    """The values that it has of what is varied, hookpoints apart."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,10 +97,12 @@ class Study:
         for at in [()] if collect is None else self._choices(collect):
             if any(_matches(entry, chosen, at) for entry in self.exclude):
                 continue
-            varied = [f"{key}={_short(value)}" for key, value in chosen.items() if key != "collect.at"]
+            varied = {key: value for key, value in chosen.items() if key != "collect.at"}
             several = collect is not None and ("collect.at" in chosen or len(self._choices(collect)) > 1)
             cell = Cell(
-                name=" ".join([*varied, *([f"at={','.join(at)}"] if several else [])]),
+                name=" ".join(
+                    [f"{k}={_short(v)}" for k, v in varied.items()] + ([f"at={','.join(at)}"] if several else [])
+                ),
                 collect=None if collect is None else _collect(collect, at),
                 store=None if store is None else Path(store),
                 train=None
@@ -106,6 +110,7 @@ class Study:
                 else from_flat(TrainSettings, {k: v for k, v in train.items() if k != "store"}),
                 features=from_flat(FeatureSettings, tables["features"] or {}, where="features."),
                 at=at,
+                chosen=varied,
             )
             cells.append(cell)
         return cells

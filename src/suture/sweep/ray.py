@@ -8,7 +8,6 @@ import importlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from suture.errors import UserError
@@ -18,16 +17,18 @@ from suture.pipeline.job import Context, Job, silent
 class Cluster:
     """Workers of a Ray cluster, one job for each of its processors."""
 
-    def __init__(self, address: str, execute: Callable[..., Any]) -> None:
+    def __init__(self, address: str, execute: Callable[..., Any], failed: Callable[[Exception], Any]) -> None:
         """Connect.
 
         Args:
             address: `auto` for the cluster of this machine, or `HOST:PORT`.
             execute: runs a job.
+            failed: what became of a job that could not be run.
 
         Raises:
             UserError: Ray is not installed, or there is no cluster.
         """
+        self._failed = failed
         try:
             self._ray: Any = importlib.import_module("ray")
         except ImportError:
@@ -37,8 +38,8 @@ class Cluster:
         except (ConnectionError, RuntimeError, ValueError) as error:
             problem = f"there is no cluster ({str(error).splitlines()[0]})"
             raise UserError("ray", address, problem, "start one with ray start --head") from None
-        self._lost: tuple[type[Exception], ...] = (self._ray.exceptions.RayError,)
-        self._run = self._ray.remote(execute).options(num_cpus=1, max_retries=0, scheduling_strategy="SPREAD")
+        self._run, self._execute = self._ray.remote(_at), execute
+        self._has_gpus = self._ray.cluster_resources().get("GPU", 0) > 0
         self._busy: dict[Any, Job] = {}
 
     @property
@@ -46,21 +47,22 @@ class Cluster:
         """Whether a processor is free, so far as this runner's own jobs go."""
         return len(self._busy) < max(1, int(self._ray.cluster_resources().get("CPU", 0)))
 
-    def start(self, job: Job, context: Context, patience: float) -> None:
+    def start(self, job: Job, context: Context) -> None:
         """Hand it to a node."""
-        self._busy[self._run.remote(_absolute(job), replace(context, tell=silent), patience=patience)] = job
+        n_gpus = int(job.device.startswith("cuda") or (job.device == "auto" and self._has_gpus))
+        run = self._run.options(num_cpus=1, num_gpus=n_gpus, max_retries=0, scheduling_strategy="SPREAD")
+        self._busy[run.remote(os.getcwd(), self._execute, job, replace(context, tell=silent))] = job
 
     def ended(self) -> Iterator[tuple[Job, Any]]:
         """Wait for one."""
         (done, *_), _ = self._ray.wait(list(self._busy), num_returns=1)
         job = self._busy.pop(done)
         try:
-            outcome = self._ray.get(done)
-        except self._lost as error:
-            if isinstance(error, self._ray.exceptions.RayTaskError):
-                raise
-            outcome = None
-        yield job, outcome
+            yield job, self._ray.get(done)
+        except self._ray.exceptions.RayTaskError as error:  # it could not even begin: no suture on that node, for one
+            yield job, self._failed(error)
+        except self._ray.exceptions.RayError:
+            yield job, None
 
     def close(self) -> None:
         """Let go of what still runs, and of the cluster."""
@@ -69,7 +71,7 @@ class Cluster:
         self._ray.shutdown()
 
 
-def _absolute(job: Job) -> Job:
-    """Another node works in another folder."""
-    inputs = {name: Path(os.path.abspath(job.input(name))) for name in job.inputs}
-    return replace(job, out=Path(os.path.abspath(job.out)), inputs=inputs)
+def _at(folder: str, execute: Callable[..., Any], job: Job, context: Context) -> Any:
+    """Run a job in the folder that its paths begin at: another node works in one of its own."""
+    os.chdir(folder)
+    return execute(job, context)
