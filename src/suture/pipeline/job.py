@@ -74,6 +74,11 @@ class Job:
         return tuple(job for job in self.inputs.values() if isinstance(job, Job))
 
     @property
+    def folders(self) -> tuple[Path, ...]:
+        """What it makes."""
+        return (self.out,) if self.results is None else tuple(self.results)
+
+    @property
     def is_done(self) -> bool:
         """Whether its results are there, undamaged, made with these settings from what now lies at its inputs."""
         results = {self.out: asdict(self.settings)} if self.results is None else self.results

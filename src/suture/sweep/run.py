@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from multiprocessing import get_context, parent_process
@@ -96,13 +96,13 @@ def run_jobs(
         return _Run(jobs, context or Context(), pool).to_the_end()
 
 
-def make(jobs: Sequence[Job], context: Context | None = None, *, workers: int = 1) -> None:
+def make(jobs: Iterable[Job], context: Context | None = None, *, workers: int = 1) -> None:
     """Run jobs that are nothing one without the other: the first error is raised, when all that can be done is done.
 
     Raises:
         Exception: whatever a job raised.
     """
-    for result in run_jobs(jobs, context, workers=workers):
+    for result in run_jobs(list(jobs), context, workers=workers):
         if result.error is not None:
             raise result.error
 
