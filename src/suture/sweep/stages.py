@@ -1,4 +1,4 @@
-"""The stages as jobs: collect a store, train dictionaries, describe features, steer them.
+"""The stages as jobs: collect or plant a store, train dictionaries, describe features, steer them.
 
 A job loads the language models it needs itself; those that later jobs of one process need again may be kept.
 """
@@ -26,6 +26,8 @@ from suture.lm.models import accelerator, check_weights, load_models
 from suture.lm.settings import LoadSettings
 from suture.parallel import ALONE, Grid
 from suture.pipeline.job import Context, Job
+from suture.planted.settings import PlantedSettings
+from suture.planted.store import planted_store
 from suture.training.run import TrainProgress
 from suture.training.settings import TrainSettings
 from suture.training.train import train_many
@@ -42,6 +44,12 @@ def collect_job(name: str, out: Path, settings: CollectSettings, *, keep: bool =
         results={out: known_beforehand(settings)},
         device=settings.device,
     )
+
+
+def plant_job(name: str, out: Path, settings: PlantedSettings, n_rows: int) -> Job:
+    """Plant a store of models whose concepts are known."""
+    results = {out: {"planted": asdict(settings), "n_rows": n_rows}}
+    return Job(name=name, stage=STORE, work=_plant, out=out, settings=(settings, n_rows), results=results)
 
 
 def train_job(name: str, out: Path, store: Path | Job, settings: TrainSettings) -> Job:
@@ -145,6 +153,11 @@ def _collect(job: Job, context: Context, *, keep: bool) -> None:
         on_progress=lambda p: context.tell("collecting rows", p.n_rows, p.n_rows_wanted, ""),
         command=context.command,
     )
+
+
+def _plant(job: Job, context: Context) -> None:
+    settings, n_rows = job.settings
+    planted_store(job.out, settings, n_rows, overwrite=context.overwrite)
 
 
 def _train(job: Job, context: Context, *, stream: Stream | None, grid: Grid) -> None:
