@@ -2,11 +2,8 @@
 
 import json
 import os
-import random
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,10 +11,7 @@ import pytest
 from suture.errors import UserError
 from suture.pipeline.job import Context, Job
 from suture.sweep.run import JobError, JobResult, run_jobs
-from sweep import toys
-from sweep.toys import jobs_in, toy
-
-CAMPAIGN = "SUTURE_CAMPAIGN"
+from sweep.toys import toy
 
 
 def states(results: tuple[JobResult, ...]) -> dict[str, str]:
@@ -96,37 +90,14 @@ def test_mistakes_are_refused_before_anything_runs(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def killed_at_random(folder: Path, n_kills: int, seed: int) -> None:
-    """The runner, or one of its workers, is killed at random moments; then it is let run to the end."""
-    chance = random.Random(seed)
-    words = [sys.executable, toys.__file__, str(folder)]
+def test_a_runner_and_a_worker_killed_at_random_moments_lose_nothing(tmp_path: Path) -> None:
+    """A short campaign; `python scripts/kill_campaign.py --kills 20` is the long one, `--real` that on real sweeps."""
+    script = Path(__file__).resolve().parents[2] / "scripts" / "kill_campaign.py"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    for _ in range(n_kills):
-        with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True) as runner:
-            assert runner.stdout is not None
-            assert json.loads(runner.stdout.readline()) == "begun"
-            time.sleep(chance.uniform(0, 6))
-            children = Path(f"/proc/{runner.pid}/task/{runner.pid}/children")
-            workers = [int(pid) for pid in children.read_text().split()] if children.exists() else []
-            victim = chance.choice([runner.pid, *workers])
-            if runner.poll() is None:
-                os.kill(victim, chance.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGINT]))
-                if victim != runner.pid:
-                    time.sleep(chance.uniform(0, 1))
-                    runner.kill()
-    run_jobs(jobs_in(folder))
-    for job in jobs_in(folder):
-        assert job.is_done
-        log = (folder / f"{job.out.name}.log").read_text().split()
-        assert log.count("done") <= 1 + n_kills
-    assert not list(folder.glob("*.partial"))
-    assert not list(folder.glob("*.replaced"))
-
-
-def test_a_killed_runner_loses_nothing_that_was_finished(tmp_path: Path) -> None:
-    killed_at_random(tmp_path, 1, seed=0)
-
-
-@pytest.mark.skipif(CAMPAIGN not in os.environ, reason=f"takes minutes; set {CAMPAIGN} to run it")
-def test_twenty_kills_at_random_moments_lose_nothing(tmp_path: Path) -> None:
-    killed_at_random(tmp_path, 20, seed=1)
+    done = subprocess.run(
+        [sys.executable, script, "--kills", "2", "--seed", "3"], env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done
+    found = json.loads(done.stdout)
+    assert sum(found["kills"].values()) >= 1
+    assert found["done_after"][-1] == 24

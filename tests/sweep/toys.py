@@ -1,9 +1,7 @@
-"""Jobs that take no time and tell when they were begun, for the runner's tests; as a script, a runner to be killed."""
+"""Jobs that take no time and tell when they were begun, for the runner's tests."""
 
-import json
 import os
 import signal
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +9,6 @@ from pathlib import Path
 from suture.errors import UserError
 from suture.pipeline import artifact
 from suture.pipeline.job import Context, Job
-from suture.sweep.run import run_jobs
 
 
 @dataclass(frozen=True)
@@ -56,21 +53,3 @@ def toy(folder: Path, name: str, value: int = 0, *needs: Job | Path, **options: 
         name=name, stage="toy", work=write, out=folder / name, settings=settings, inputs=inputs,
         results={folder / name: {"value": value}},
     )  # fmt: skip
-
-
-def jobs_in(folder: Path) -> list[Job]:
-    """Twelve jobs, half of which need one of the others."""
-    first = [toy(folder, f"first{n}", n, seconds=0.05) for n in range(6)]
-    return [*first, *(toy(folder, f"second{n}", 10 + n, job, seconds=0.05) for n, job in enumerate(first))]
-
-
-def run_in(folder: str) -> None:
-    """Say that it begins, and run them."""
-    print(json.dumps("begun"), flush=True)  # noqa: T201
-    run_jobs(jobs_in(Path(folder)), workers=2)
-
-
-if __name__ == "__main__":
-    from sweep import toys  # the functions must have the name by which workers find them
-
-    toys.run_in(sys.argv[1])
