@@ -48,7 +48,7 @@ rows = 600
 [sweep]
 "train.k" = [2, 4]
 """
-N_TOYS, TOY_SECONDS = 24, 0.3
+N_TOYS, TOY_SECONDS = 48, 0.5
 
 
 @dataclass
@@ -104,17 +104,18 @@ def campaign(folder: Path, words: Sequence[str], n_kills: int, *, seed: int, wit
     """1 and 2, on whatever `words` starts; the folder holds its results."""
     chance, found, started = random.Random(seed), Campaign(), time.monotonic()
     known: dict[Path, bytes] = {}
-    for _ in range(n_kills):
-        with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as runner:
-            assert runner.stdout is not None
+    for _ in range(3 * n_kills):  # a moment may come before there is a worker, or after the end: it does not count
+        if sum(found.kills.values()) == n_kills:
+            break
+        with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as runner:
             time.sleep(chance.uniform(0, within))
             whom = chance.choice(["runner, SIGKILL", "runner, Ctrl-C", "worker, SIGKILL"])
             victims = workers_of(runner.pid) if whom.startswith("worker") else [runner.pid]
             if runner.poll() is None and victims:
                 os.kill(chance.choice(victims), signal.SIGINT if whom.endswith("Ctrl-C") else signal.SIGKILL)
                 found.kills[whom] = found.kills.get(whom, 0) + 1
-            if whom.startswith("worker"):
-                time.sleep(chance.uniform(0, within / 2))
+            if whom != "runner, Ctrl-C":
+                time.sleep(chance.uniform(0, within / 2))  # it goes on where only a worker was killed
                 runner.kill()
         found.done_after.append(look(folder, known, found))
     found.seconds = round(time.monotonic() - started, 1)
@@ -168,7 +169,7 @@ def real_campaign(folder: Path, n_kills: int, *, seed: int = 0) -> Campaign:
     (folder / "stories.txt").write_text("\n<|endoftext|>\n".join(stories * 16))
     (folder / "study.toml").write_text(STUDY.replace("stories.txt", str(folder / "stories.txt")))
     words = [sys.executable, "-m", "suture", "sweep", str(folder / "study.toml"), "--workers", "2"]
-    found = campaign(folder / "study", words, n_kills, seed=seed, within=45.0)
+    found = campaign(folder / "study", words, n_kills, seed=seed, within=120.0)
     finish(folder / "study", words, found)
     return found
 

@@ -100,4 +100,4 @@ def test_a_runner_and_a_worker_killed_at_random_moments_lose_nothing(tmp_path: P
     assert done.returncode == 0, done
     found = json.loads(done.stdout)
     assert sum(found["kills"].values()) >= 1
-    assert found["done_after"][-1] == 24
+    assert found["done_after"][-1] == 48

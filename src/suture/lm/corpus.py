@@ -129,7 +129,7 @@ def open_corpus(
     if files and len(first) == 1:
         seen = _n_separators(files, separator)
         size, marks = f"{len(first[0].text):,} characters", f"{seen} separators {separator!r} were seen"
-        logger.warning("%s is one document of %s; %s", name, size, marks)
+        logger.warning("%s is one document of %s; %s", corpus.source, size, marks)
     return corpus
 
 

@@ -9,7 +9,7 @@
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
@@ -76,11 +76,8 @@ class Cell:
     @property
     def recorded(self) -> dict[str, Any]:
         """What decides them, as the manifest holds it; the stores are its parents."""
-        given = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("folder", "rows", "null")}
-        return artifact.as_json(
-            {name: asdict(value) if is_dataclass(value) else value for name, value in given.items()}
-            | {"view": asdict(self.rows.view), "null_view": asdict(self.null.view)}
-        )
+        given = {name: value for name, value in asdict(self).items() if name not in ("folder", "rows", "null")}
+        return artifact.as_json(given | {"view": asdict(self.rows.view), "null_view": asdict(self.null.view)})
 
 
 def cell_job(cell: Cell) -> Job:

@@ -118,7 +118,7 @@ class Study:
     def _choices(self, collect: Mapping[str, Any]) -> list[tuple[str, ...]]:
         """3: one hookpoint for each model."""
         models, at = _list(collect.get("model", ())), _list(collect.get("at", ()))
-        if not models or not at:
+        if not models or not at or not all(isinstance(model, str) for model in models):
             return [tuple(map(str, at))]  # refused when the settings are made
         each = at * len(models) if len(at) == 1 else at
         if len(each) != len(models):

@@ -324,6 +324,7 @@ class Processes:
         process = processes.Process(target=_serve, args=(other, self._threads), daemon=True)
         process.start()
         other.close()  # so that the end of the process is the end of the pipe
+        assert isinstance(own, Connection)
         return _Worker(process, own)
 
 
