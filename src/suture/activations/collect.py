@@ -32,8 +32,8 @@ from suture.activations.shards import SHARD, ShardWriter, write_index
 from suture.activations.store import STAGE, STORAGE, Alignment, Precision, Store
 from suture.activations.windows import State, check_enough, windows
 from suture.errors import UserError
-from suture.lm.corpus import Corpus, as_corpus, corpus_of
-from suture.lm.load import LanguageModel
+from suture.lm.corpus import Corpus, as_corpus, corpus_of, described
+from suture.lm.load import LanguageModel, fingerprint_of
 from suture.lm.models import accelerator, load_models
 from suture.parallel import ALONE, Ranks, local_device
 from suture.pipeline import artifact
@@ -198,6 +198,28 @@ def _settings(job: _Job) -> dict[str, Any]:
         "batch_tokens": plan.batch_tokens,
         "shard_rows": job.shard_rows,
     }
+
+
+def known_beforehand(settings: CollectSettings) -> dict[str, Any]:
+    """What of that is known before the models are loaded: enough to tell whether a store is the one asked for."""
+    models, load = settings.models, settings.models.load
+    spaces = []
+    for model, hookpoint, revision in zip(models.model, models.hookpoints, models.revisions, strict=True):
+        known = {"fingerprint": fingerprint_of(model), "dtype": f"torch.{load.lm_dtype}"}
+        unknown = {"fingerprint": None, "dtype": "torch.auto"}
+        spaces.append(
+            {"model": model, "hookpoint": hookpoint, "revision": revision}
+            | {name: value for name, value in known.items() if value != unknown[name]}
+        )
+    return {
+        "spaces": spaces,
+        "corpus": settings.text.corpus,
+        "corpus_description": described(settings.text),
+        "n_rows_wanted": settings.tokens,
+        "block": settings.block,
+        "dtype": settings.dtype,
+        "shard_rows": settings.shard_rows,
+    } | ({} if settings.batch_tokens is None else {"batch_tokens": settings.batch_tokens})
 
 
 def _room(path: Path, job: _Job, free_bytes: Callable[[Path], int]) -> tuple[int, int]:

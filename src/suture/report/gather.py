@@ -27,13 +27,14 @@ from suture.pipeline.result import typed
 from suture.report.nulls import Recipe, copies_one_of, recipe
 from suture.report.study_numbers import FILE as STUDY
 from suture.report.study_numbers import Study
+from suture.report.sweep import Sweep
 from suture.training.result import TrainResult
 
 DESIGN_ORDER = ("crosscoder", "pooled", "universal", "sae")
 """Designs in the order in which a report shows them; the first one with features answers the question."""
 
 
-Result = Store | TrainResult | FeatureTable | Effect | Splice | Causal | Study
+Result = Store | TrainResult | FeatureTable | Effect | Splice | Causal | Study | Sweep
 READERS: Mapping[str, Callable[[Path], Result]] = {
     "store": Store.open,
     "dictionary": TrainResult.load,
@@ -42,6 +43,7 @@ READERS: Mapping[str, Callable[[Path], Result]] = {
     "splice": Splice.load,
     "causal": Causal.load,
     "study": Study.load,
+    "sweep": Sweep.load,
 }
 """Stage -> what opens its result; of others a report shows the manifest alone."""
 T = TypeVar("T")

@@ -30,6 +30,7 @@ from suture.report.steering import steering
 from suture.report.study import study_section
 from suture.report.study_answer import study_answer
 from suture.report.study_numbers import Study
+from suture.report.sweep import Sweep, sweep_section
 
 __all__ = ["find_artifacts", "report"]
 
@@ -91,6 +92,7 @@ def _page(gathered: Gathered, *, title: str | None, commands: Sequence[str], lim
         steering([effect for _, effect in gathered.results(Effect)]),
         behaviour(gathered),
         *([] if alone else of_studies),
+        *(sweep_section(found) for _, found in gathered.results(Sweep)),
         provenance(gathered, commands=commands, versions=versions),
     ]
     present = [s for s in sections if s is not None]
@@ -121,6 +123,7 @@ def _contents(sections: Sequence[Html]) -> Html:
     """Links to the sections that are there."""
     short = {
         "study": "Study",
+        "sweep": "Sweep",
         "compared": "Compared",
         "designs": "Dictionaries",
         "missing": "R²",
