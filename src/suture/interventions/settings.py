@@ -50,8 +50,8 @@ class SteerSettings:
     strengths: Annotated[tuple[Annotated[float, Limits()], ...], Option("strength")] = (0.25, 0.5, 1.0, 2.0, 4.0)
     """Multiple of the feature's 99.9 % activation that is added along its own direction."""
     kl: tuple[Positive, ...] = ()
-    """Instead of strengths: KL on neutral text, in nats per token, that the feature in every model, and every control, is
-    brought to, each at the strength that costs so much."""
+    """Instead of strengths: KL on neutral text, in nats per token, that the feature in every model, and every control,
+    is brought to, each at the strength that costs so much."""
     reference: Annotated[float, Option("reference")] = USUAL_REFERENCE
     """The strength (with KL budgets: the budget) at which promoted tokens, targets and agreement are taken; the first
     where 1 is none of them."""

@@ -102,7 +102,7 @@ class KindCurve:
 
     def strengths(self, n_doses: int) -> tuple[float | None, ...]:
         """Their mean at every dose."""
-        return self.mean(n_doses, lambda c: c.strengths, lambda c: (None,) * n_doses).value
+        return self.mean(n_doses, lambda c: c.strengths, lambda _: (None,) * n_doses).value
 
     def kl(self, n_doses: int) -> Mean:
         """On neutral text, nats per token."""

@@ -141,6 +141,11 @@ class ModelEffect:
         """The controls of one kind."""
         return next((c for c in self.controls if c.kind == kind), None)
 
+    @property
+    def unreached(self) -> tuple[int, ...]:
+        """Numbers of the KL budgets that were not reached."""
+        return tuple(i for i, reached in enumerate(self.reached) if not reached)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:

@@ -309,9 +309,7 @@ def _random(
         target_effect=tuple(mean_effect),
         target_effect_sd=_sd(effect),
         strength_at_kl=None if settings.kl else strength,
-        effect_at_kl=control.effect_at_kl
-        if settings.kl
-        else measures.effect_at(mean_strengths, mean_effect, strength),
+        effect_at_kl=control.effect_at_kl if settings.kl else measures.effect_at(mean_strengths, mean_effect, strength),
         top_promoted=control.top_promoted,
         top_suppressed=control.top_suppressed,
         generations=control.generations,
@@ -342,7 +340,8 @@ def _continuations(
     first.sort()
     spots = []
     for i in first:
-        points = sorted(zip(costs.per_feature[feature][i].strengths, settings.kl or [None] * len(settings.doses)))
+        budgets = settings.kl or [None] * len(settings.doses)
+        points = sorted(zip(costs.per_feature[feature][i].strengths, budgets, strict=True))
         spots += [(i, strength, budget) for strength, budget in [(0.0, None), *(p for p in points if p[0] != 0)]]
     vectors = torch.stack([strength * directions[i].vector for i, strength, _ in spots])
     found: dict[int, list[Generation]] = {i: [] for i in first}
