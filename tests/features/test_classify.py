@@ -338,7 +338,7 @@ def test_labels_do_not_depend_on_where_the_store_lies(known: tuple[Store, Plante
     assert classify(described(dictionary, store)).label == classify(described(dictionary, copy)).label
 
 
-# ---- guards: each of these fails where the guard is left out -----------------------------------------------------------
+# ---- guards: each of these fails where the guard is left out ---------------------------------------------------------
 
 
 def test_where_no_model_has_anything_none_lacks_it_and_none_has_it() -> None:

@@ -147,7 +147,7 @@ def test_the_step(twins: list[LanguageModel], twin_dictionary: Dictionary, tmp_p
         find_causes(twin_dictionary, twins, SENTENCES, {-1: "A"})
 
 
-# ---- the controls: each of these fails where a control is left out, or taken elsewhere ---------------------------------
+# ---- the controls: each of these fails where a control is left out, or taken elsewhere -------------------------------
 
 
 def deafened(lm: LanguageModel, part: float) -> LanguageModel:

@@ -168,7 +168,7 @@ def _with_first(out: object, value: Tensor) -> object:
 
 
 def test_the_code_of_one_model_alone_is_of_that_model(models: list[LanguageModel]) -> None:
-    """Independently, a sentence at a time by a plain hook; the encoder hears the first model far more than the second."""
+    """Independently, a sentence at a time by a plain hook; the encoder hears the first model far better."""
     one, two = models[0], language_model(LMShape(n_layers=2, width=32, n_heads=2, context=64), 5, "three")
     lms = [one, replace(two, tokenizer=one.tokenizer)]
     dictionary = known_dictionary(lms)

@@ -365,7 +365,7 @@ def test_a_size_that_no_machine_holds_is_refused_before_it_is_made(store: Store)
 
 @pytest.mark.parametrize("kind", ["crosscoder", "pooled", "universal"])
 @pytest.mark.parametrize("alone", [True, False])
-def test_l0_is_the_active_features_of_one_code(kind: DesignKind, store: Store, alone: bool) -> None:  # noqa: FBT001
+def test_l0_is_the_active_features_of_one_code(kind: DesignKind, store: Store, alone: bool) -> None:
     """Of a row's own code, and of no other that an evaluation makes beside it; pooled: a row of a model is one code."""
     design = Design(kind=kind, n_features=32, sparsity=Sparsity(kind="jumprelu"))
     dictionary = Dictionary(store.spaces, design)

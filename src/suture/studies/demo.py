@@ -284,7 +284,14 @@ def _steer(out: Path, lms: list[LanguageModel], settings: DemoSettings, tell: On
         lms=lms,
         prompts=prompts,
         neutral=neutral,
-        settings=SteerSettings(strengths=settings.strengths, seed=settings.seed, n_draws=500),
+        settings=SteerSettings(
+            strengths=settings.strengths,
+            controls=("covariance", "decoder", "means"),
+            n_controls=3,
+            n_random=0,
+            seed=settings.seed,
+            n_draws=500,
+        ),
         on_progress=lambda p: tell("steering", p.done, p.total, ""),
         overwrite=True,
     )
