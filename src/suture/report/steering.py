@@ -96,7 +96,7 @@ def _card(effect: Effect, number: int) -> Html:
     )
 
 
-def _control_texts(models: Sequence[ModelEffect]) -> Iterator[tuple[str, list[Sequence[Generation]]]]:
+def _control_texts(models: Sequence[ModelEffect]) -> Iterator[tuple[str, Sequence[Sequence[Generation]]]]:
     """(what the control is, its continuations in every model)."""
     for kind, title in _ONE.items():
         own = [control.generations if (control := m.control(kind)) else () for m in models]

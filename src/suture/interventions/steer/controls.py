@@ -29,7 +29,8 @@ from suture.interventions.edits import solo_codes
 from suture.interventions.settings import ControlKind, SteerSettings
 from suture.interventions.steer.probe import Probe
 
-COVARIANCE, DECODER, SHUFFLED, MEANS, ISOTROPIC = "covariance", "decoder", "shuffled", "means", "isotropic"
+COVARIANCE, DECODER, SHUFFLED, MEANS = "covariance", "decoder", "shuffled", "means"
+ISOTROPIC: Literal["isotropic"] = "isotropic"
 WRITTEN = 1e-6
 """Norm of a decoder row, in scaled units, below which it points nowhere."""
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from suture.interventions.edits import steer
@@ -76,12 +76,10 @@ def at_budgets(
     curves: list[dict[float, float]] = [{} for _ in vectors]
     text: NeutralText | None = None
     while True:
-        wanted = [
-            (i, strength)
-            for i, own in enumerate(budgets)
-            for strength in sorted({next_strength(curves[i], budget) for budget in own} - {None}, key=float)
-            if strength is not None
-        ]
+        wanted = []
+        for i, own in enumerate(budgets):
+            proposed = {next_strength(curves[i], budget) for budget in own}
+            wanted += [(i, strength) for strength in proposed if strength is not None]
         if not wanted and text is not None:
             break
         sums, plain_ce, count = probe.neutral_sums([steer(vectors[i], s) for i, s in wanted], counter.step)
@@ -150,8 +148,3 @@ def settle(curve: Mapping[float, float], budget: float) -> tuple[float, bool]:
     if good:
         return min(good), True
     return min(curve, key=lambda s: (abs(curve[s] - budget), s)), False
-
-
-def reached_mask(doses: Sequence[Doses]) -> Bool[Tensor, "direction dose"]:
-    """Of several directions, at which doses each was brought to."""
-    return torch.tensor([d.reached for d in doses], dtype=torch.bool)

@@ -242,10 +242,9 @@ def _controls(
     """Every kind's results."""
     settings = subject.settings
     kinds: list[ControlKind] = [*(settings.controls if settings.n_controls else ())]
-    return tuple(
-        _control(subject, feature, kind, curves, answers, texts)
-        for kind in [*kinds, *([ISOTROPIC] if settings.n_random else [])]
-    )
+    if settings.n_random:
+        kinds.append(ISOTROPIC)
+    return tuple(_control(subject, feature, kind, curves, answers, texts) for kind in kinds)
 
 
 def _control(
