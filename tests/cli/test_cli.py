@@ -476,11 +476,11 @@ def test_steer_refuses(suture: Suture, desk: Path, made: Made) -> None:
     assert "is a store, not a dictionary" in refused(suture, words(made.store), desk)
     assert f"table = {made.store}: is a store, not a feature table" in refused(suture, words(table=made.store), desk)
     assert "strength = 0.0: is no steering at all" in refused(suture, words(strength=0), desk)
-    assert "kl = 0.0: is not positive and finite" in refused(suture, words(kl=0), desk)
-    assert "and --strength cannot both be given; leave one of them out" in refused(
+    assert "kl = (0.0,): is not positive and finite" in refused(suture, words(kl=0), desk)
+    assert "kl = 0.1: cannot be given with --strength; leave one of them out" in refused(
         suture, words(kl=0.1, strength=1), desk
     )
-    assert "reference = 2.0: is not among the budgets" in refused(suture, words(kl=0.1, reference=2), desk)
+    assert "reference = 2.0: is none of the KL budgets 0.1" in refused(suture, words(kl=0.1, reference=2), desk)
     assert "control-draws = -1" in refused(suture, words(control_draws=-1), desk)
     assert "new-tokens = 0" in refused(suture, words(new_tokens=0), desk)
     assert "neutral = 0: is less than 1" in refused(suture, words(neutral=0), desk)

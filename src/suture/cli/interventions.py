@@ -85,7 +85,8 @@ class Steer:
             "continued": min(3, len(self.prompt)) if self.prompt else 1,
         }
         if given.get("kl") and "strength" in given:
-            raise UserError("kl", given["kl"], "and --strength cannot both be given", "leave one of them out")
+            written = " ".join(f"{budget:g}" for budget in given["kl"])
+            raise UserError("kl", written, "cannot be given with --strength", "leave one of them out")
         return Given(SteerSettings, usual | dict(given)).over()
 
 

@@ -105,7 +105,7 @@ class SteerSettings:
         check(self)
         self._check_kl()
         if len(set(self.controls)) < len(self.controls):
-            raise UserError("control", self.controls, "repeats one", "give each kind once")
+            raise UserError("control", " ".join(self.controls), "repeats one", "give each kind once")
         if not self.strengths:
             raise UserError("strength", self.strengths, "must be numbers", "give for example 0.5, 1, 2 and 4")
         if len(set(self.strengths)) < len(self.strengths):
@@ -116,9 +116,10 @@ class SteerSettings:
             raise UserError("strength", self.reference, "is no steering at all", "give another strength")
 
     def _check_kl(self) -> None:
+        written = " ".join(f"{budget:g}" for budget in self.kl)
         if self.kl and self.strengths != SteerSettings.strengths:
-            raise UserError("kl", self.kl, "and strength cannot both be given", "leave one of them out")
+            raise UserError("kl", written, "cannot be given with strengths", "leave one of them out")
         if len(set(self.kl)) < len(self.kl):
-            raise UserError("kl", self.kl, "repeats one", "give each budget once")
+            raise UserError("kl", written, "repeats one", "give each budget once")
         if self.kl and self.reference not in (*self.kl, USUAL_REFERENCE):
-            raise UserError("reference", self.reference, f"is not among the budgets {self.kl}", "add it to --kl")
+            raise UserError("reference", self.reference, f"is none of the KL budgets {written}", "add it to --kl")
