@@ -40,6 +40,8 @@ from suture.sweep.stages import collect_job, features_job, steer_job, train_job
 from suture.training.settings import TrainSettings
 
 MODELS = ("tinystories-1l", "tinystories-2l")
+CONTROLS, N_CONTROLS = ("covariance", "decoder", "means"), 3
+"""Of steering: few, for the demo's minutes."""
 HOOKPOINT = "mlp0.out"
 SEPARATOR = "<|endoftext|>"
 MARK = "demo.json"
@@ -145,7 +147,14 @@ def demo(
         jobs["crosscoder"],
         jobs["features-crosscoder"],
         chosen,
-        SteerSettings(strengths=settings.strengths, seed=settings.seed, n_draws=500),
+        SteerSettings(
+            strengths=settings.strengths,
+            controls=CONTROLS,
+            n_controls=N_CONTROLS,
+            n_random=0,
+            seed=settings.seed,
+            n_draws=500,
+        ),
         n_neutral=settings.n_neutral,
         n_prompts=settings.n_prompts,
         load=LoadSettings(),
@@ -197,7 +206,11 @@ def reproduce(settings: DemoSettings) -> list[str]:
         )
         commands.append(f"suture features {name} --store store --out features-{name}")
     strengths = " ".join(f"--strength {s:g}" for s in settings.strengths)
-    steering = f"--prompts {settings.n_prompts} --neutral {settings.n_neutral} {strengths}"
+    controls = " ".join(f"--control {name}" for name in CONTROLS)
+    steering = (
+        f"--prompts {settings.n_prompts} --neutral {settings.n_neutral} {strengths} {controls} "
+        f"--control-draws {N_CONTROLS} --random 0"
+    )
     commands.append(f"suture steer crosscoder --table features-crosscoder --feature I --out steering {steering}")
     return [*commands, "suture report ."]
 

@@ -20,7 +20,7 @@ from suture.features.table import FeatureTable, need_table_of
 from suture.interventions.settings import SteerSettings
 from suture.interventions.steer.effect import Effect
 from suture.interventions.steer.effects import steer_many
-from suture.interventions.steer.subject import OnProgress
+from suture.interventions.steer.progress import OnProgress
 from suture.lm.load import LanguageModel
 from suture.lm.models import as_models
 from suture.pipeline import artifact
