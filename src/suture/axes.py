@@ -2,7 +2,7 @@
 
 | word | one entry is |
 |------|--------------|
-| `row` | one text position (in a pooled batch: one text position in one model) |
+| `row`, `item` | one text position (in a pooled batch, and where an item is meant: one text position in one model) |
 | `space`, `model` | one model at one hookpoint, or one language model |
 | `width`, `width_a`, `width_b`, `height`, `inner` | one coordinate of an activation, or of a matrix between two |
 | `source`, `target`, `source_width`, `target_width` | the same where something is mapped from one place to another |
