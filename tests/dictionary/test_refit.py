@@ -1,6 +1,5 @@
 """Refitting, against least squares on dense matrices and against counting; every kind of sparsity and of design."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -9,57 +8,23 @@ import pytest
 import torch
 from torch import Tensor
 
+from random_dictionaries import F, dense, error, made, seen_by
 from suture.activations.batches import split_rows
 from suture.activations.store import Store
 from suture.dictionary import refit as module
-from suture.dictionary.activation import Sparsity, SparsityKind
-from suture.dictionary.design import Design
+from suture.dictionary.activation import SparsityKind
 from suture.dictionary.dictionary import Dictionary
 from suture.dictionary.evaluate import evaluate
 from suture.dictionary.parts import as_kind, portable
-from suture.dictionary.pieces import cuts, gram, pieces
+from suture.dictionary.pieces import gram
 from suture.dictionary.refit import Sums, refit, refitted, solved, to_l0
 from suture.dictionary.refit_settings import RefitSettings
 from suture.errors import ArtifactError, UserError
 from suture.pipeline import artifact
 
 KINDS = [kind for kind in get_args(SparsityKind) if kind != "topk+batchtopk"]
-F, N = 12, 1500
+N = 1500
 NOTHING = RefitSettings(fit=())
-
-
-def made(store: Store, kind: str = "batchtopk", design: str = "crosscoder", **more: object) -> Dictionary:
-    """A dictionary of random weights and of decoder rows of different norms."""
-    of = list(store.spaces)[: 1 if design == "sae" else None]
-    spaces = [replace(space, mean=None) for space in of]
-    sparsity = Sparsity(kind=kind, k=3)  # pyright: ignore[reportArgumentType]
-    dictionary = Dictionary(spaces, Design(kind=design, n_features=F, sparsity=sparsity, **more))  # pyright: ignore[reportArgumentType]
-    draw = torch.Generator().manual_seed(5)
-    for name, tensor in dictionary.state_dict().items():
-        tensor.copy_(torch.randn(tensor.shape, generator=draw) * (0.3 if name != "W_dec" else 1.0))
-    dictionary.threshold.copy_(dictionary.threshold.abs())
-    if kind in ("topk", "relu+l1"):
-        dictionary.threshold.zero_()
-    return dictionary.requires_grad_(requires_grad=False)
-
-
-def seen_by(dictionary: Dictionary, store: Store) -> Store:
-    return store if dictionary.n_spaces == len(store.spaces) else store.select([0])
-
-
-def dense(dictionary: Dictionary, view: Store, rows: Tensor) -> list[tuple[slice, Tensor, Tensor]]:
-    """(columns, codes, rows) of every kind of item, float64."""
-    found = []
-    for number, cut in enumerate(cuts(dictionary)):
-        own = [p for p in pieces(dictionary, view, rows) if p.kind == number]
-        x = torch.cat([p.x[:, cut] for p in own]).double()
-        found.append((cut, torch.cat([p.codes(dictionary).dense() for p in own]).double(), x))
-    return found
-
-
-def error(dictionary: Dictionary, view: Store, rows: Tensor) -> float:
-    W, b = dictionary.W_dec.double(), dictionary.b_dec.double()
-    return sum(float((x - b[cut] - f @ W[:, cut]).square().sum()) for cut, f, x in dense(dictionary, view, rows))
 
 
 @pytest.mark.parametrize("kind", KINDS)

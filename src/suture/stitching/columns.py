@@ -7,17 +7,32 @@ MEASURED, ALIKE = "Measured", "Alike"
 LATENTS = (
     Column(
         name="label", title="label", format="text", group=MEASURED,
-        sentence="novel: added to the smaller dictionary it surely lowers the error; reconstruction: it surely raises it, the smaller one has it already; undecided; dead: it never fires.",
+        sentence=(
+            "novel: added to the smaller dictionary it surely lowers the error; reconstruction: it surely raises it, "
+            "the smaller one has it already; undecided; dead: it never fires."
+        ),
     ),
     Column(
         name="delta", title="change of MSE", group=MEASURED, better="low",
-        sentence="Change of the mean squared error (scaled units) when the feature alone is added to the smaller dictionary.",
+        sentence=(
+            "Change of the mean squared error (scaled units) when the feature alone is added to the smaller "
+            "dictionary."
+        ),
     ),
-    Column(name="delta_low", title="change of MSE, lower end", group=MEASURED, sentence="Lower end of its 95 % interval over documents."),
-    Column(name="delta_high", title="change of MSE, upper end", group=MEASURED, sentence="Upper end of its 95 % interval over documents."),
+    Column(
+        name="delta_low", title="change of MSE, lower end", group=MEASURED,
+        sentence="Lower end of its 95 % interval over documents.",
+    ),
+    Column(
+        name="delta_high", title="change of MSE, upper end", group=MEASURED,
+        sentence="Upper end of its 95 % interval over documents.",
+    ),
     Column(
         name="beta", title="best factor", format="share", group=MEASURED,
-        sentence="The factor with which adding it would lower the error most: 1 for what the smaller dictionary lacks, 0 for what it has; above 1/2 it is novel.",
+        sentence=(
+            "The factor with which adding it would lower the error most: 1 for what the smaller dictionary lacks, 0 "
+            "for what it has; above 1/2 it is novel."
+        ),
     ),
     Column(
         name="gain", title="best gain", group=MEASURED,
@@ -27,7 +42,10 @@ LATENTS = (
         name="delta_space", title="change of MSE by space", axes=("feature", "space"), group=MEASURED,
         sentence="Each space's own change of its mean squared error; all spaces of a feature are added together.",
     ),
-    Column(name="rows", title="rows", format="integer", group=MEASURED, sentence="Rows on which it fires (pooled: of all spaces)."),
+    Column(
+        name="rows", title="rows", format="integer", group=MEASURED,
+        sentence="Rows on which it fires (pooled: of all spaces).",
+    ),
     Column(
         name="activation_correlation", title="activation correlation", format="correlation", group=ALIKE,
         sentence="Correlation with the feature of the smaller dictionary whose values go with it most.",
@@ -42,7 +60,7 @@ LATENTS = (
     ),
     Column(
         name="mixture", title="decoder mixture", format="share", group=ALIKE,
-        sentence="Share of its decoder row that a non-negative mixture of the ten nearest of the smaller dictionary gives.",
+        sentence="Share of its decoder row that the best non-negative mixture of the smaller one's ten nearest gives.",
     ),
     Column(
         name="beta_elsewhere", title="best factor, other documents", format="share", group=ALIKE,
@@ -53,11 +71,17 @@ LATENTS = (
 PROXIES = (
     Column(
         name="roc_auc", title="ROC-AUC", format="share", better="high",
-        sentence="Chance that a feature labelled novel on other documents looks less like the smaller dictionary's than one labelled reconstruction; one half for no knowledge.",
+        sentence=(
+            "Chance that a feature labelled novel on other documents looks less like the smaller dictionary's than "
+            "one labelled reconstruction; one half for no knowledge."
+        ),
     ),
     Column(
         name="pr_auc", title="PR-AUC", format="share", better="high",
-        sentence="Mean precision over the novel features, from the least alike on; the share of novel ones for no knowledge.",
+        sentence=(
+            "Mean precision over the novel features, from the least alike on; the share of novel ones for no "
+            "knowledge."
+        ),
     ),
     Column(name="n_novel", title="novel", format="integer", sentence="Features labelled novel on those documents."),
     Column(name="n_decided", title="decided", format="integer", sentence="Features labelled novel or reconstruction."),
@@ -66,9 +90,15 @@ PROXIES = (
 PATH = (
     Column(
         name="phase", title="phase", format="text",
-        sentence="start: the small dictionary; insert: a novel feature; swap: features of the small one for their counterparts; drop: one without counterpart; add: a large one's without; bias: b_dec.",
+        sentence=(
+            "start: the small dictionary; insert: a novel feature; swap: features of the small one for their "
+            "counterparts; drop: one without counterpart; add: a large one's without; bias: b_dec."
+        ),
     ),
-    Column(name="mse", title="MSE", better="low", sentence="Mean squared error on rows of other documents, scaled units."),
+    Column(
+        name="mse", title="MSE", better="low",
+        sentence="Mean squared error on rows of other documents, scaled units.",
+    ),
     Column(
         name="fvu", title="FVU", format="share", better="low", axes=("step", "space"),
         sentence="Fraction of each space's variance unexplained.",
@@ -79,13 +109,16 @@ PATH = (
     Column(name="n_removed", title="removed", format="integer", sentence="Features that the step takes out."),
     Column(
         name="loss", title="spliced loss", unit="nats", axes=("step", "space"), better="low",
-        sentence="Each model's loss with the dictionary in place of its activations, at the steps where it was measured.",
+        sentence="Each model's loss with the dictionary in place of its activations, where it was measured.",
     ),
 )  # fmt: skip
 
 MOVES = (
     Column(name="step", title="step", format="integer", sentence="The step of the path that moves it."),
-    Column(name="side", title="side", format="text", sentence="small: a feature of the small dictionary, taken out; large: one of the large, put in."),
+    Column(
+        name="side", title="side", format="text",
+        sentence="small: a feature of the small dictionary, taken out; large: one of the large, put in.",
+    ),
     Column(name="feature", title="feature", format="integer", sentence="Its number there."),
 )  # fmt: skip
 

@@ -141,8 +141,11 @@ def components(
     n_small: int,
     rest: Int[ndarray, "other"],
     cap: int,
-) -> list[tuple[Int[ndarray, "own"], Int[ndarray, "other"]]]:
-    """Features that hang together, at most `cap` of them: every one of the small dictionary and of `rest` in one."""
+) -> list[tuple[ndarray, ndarray]]:
+    """Features that hang together, at most `cap` of them: every one of the small dictionary and of `rest` in one.
+
+    Each as (features of the small dictionary, features of the large one).
+    """
     leader = {("S", j): ("S", j) for j in range(n_small)} | {("L", int(i)): ("L", int(i)) for i in rest}
     size = dict.fromkeys(leader, 1)
 
@@ -212,7 +215,7 @@ def walk(
     n_features = small.n_features
     for move in moves:
         if move.phase == BIAS:
-            shift = (small.b_dec - large.b_dec).detach().double().cpu().numpy()
+            shift = (small.b_dec.detach().double() - large.b_dec.detach().double()).cpu().numpy()
             touched, change = np.arange(n_items), np.broadcast_to(shift, e.shape).copy()
         else:
             features = np.concatenate([move.small, small.n_features + move.large])

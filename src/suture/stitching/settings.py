@@ -24,7 +24,7 @@ class StitchSettings:
     size: Count | None = None
     """Features of the result at most."""
     link: Link = "cosine"
-    """What makes two features parts of one swap: the cosine of their decoder rows, or the correlation of their values."""
+    """What makes features parts of one swap: the cosine of their decoder rows, or the correlation of their values."""
     link_above: Annotated[float, Limits(above=0, most=1)] = 0.7
     """The least of it."""
     cap: Annotated[int, Limits(2)] = 8
@@ -33,7 +33,7 @@ class StitchSettings:
     """Rows at most that the path from the small to the large dictionary is ordered on, and as many that it is measured
     on."""
     loss_steps: Annotated[int, Option("loss-steps"), Limits(2)] = 9
-    """Steps of the path at which the models' losses are measured, where models are at hand; both ends are among them."""
+    """Steps of the path at which the models' losses are measured, where models are at hand, both ends among them."""
     refit: RefitSettings = field(default_factory=RefitSettings)
     seed: Seed = 0
     """Of the bootstrap."""
