@@ -51,7 +51,7 @@ def test_every_step_is_what_its_dictionary_gives(kind: str, design: str, store: 
     assert found.table["mse"][-1] == pytest.approx(last, rel=1e-6)
     assert found.end_gap < 1e-9
     shares = found.table["fvu"] @ variance / n_numbers
-    np.testing.assert_allclose(shares, found.table["mse"], rtol=1e-9)
+    np.testing.assert_allclose(shares, found.table["mse"], rtol=1e-7)
     assert np.isnan(found.table["loss"]).all()
 
 

@@ -139,8 +139,8 @@ def _text(found: "Stitching", out: Path) -> str:
     names = found.proxies.coordinates["proxy"]
     told = [f"{name.replace('_', ' ')} {auc:.3f}" for name, auc in zip(names, found.proxies["roc_auc"], strict=True)]
     lines.append(f"told apart without measuring (ROC-AUC): {', '.join(told)}")
-    walked = [f"{up} of {n} {phase}s" for phase, (up, n) in summary.violations.items() if n]
-    lines.append(f"path of {len(found.steps) - 1} steps; raised the error: {', '.join(walked)}")
+    walked = [f"{phase} {up} of {n}" for phase, (up, n) in summary.violations.items() if n]
+    lines.append(f"path of {len(found.steps) - 1} steps; that raised the error: {', '.join(walked)}")
     lines += [f"{fit.name}: {fit.n_features:,} features, {_fit_text(fit.l0, fit.fvu)}" for fit in summary.fits]
     taken = ", ".join(f"{n:,} of {name}" for n, name in zip(summary.inserted, summary.parts, strict=True))
     return "\n".join([*lines, f"features: {taken}", *summary.statements, f"dictionary: {out}"])
