@@ -140,7 +140,7 @@ def refitted(dictionary: Dictionary, view: Store, rows: Int[Tensor, "row"], sett
         return found
     sums = Sums.of(found, view, rows)
     if "scales" in settings.fit:
-        found.W_dec *= torch.from_numpy(sums.scales(found, settings.penalty)).to(found.W_dec)[:, None]
+        found.W_dec.mul_(torch.from_numpy(sums.scales(found, settings.penalty)).to(found.W_dec)[:, None])
     if "decoder" in settings.fit:
         found.W_dec.copy_(sums.decoder(found, settings.penalty))
         found.design = replace(found.design, tied=0.0)

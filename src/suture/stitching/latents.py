@@ -29,6 +29,7 @@ from suture.dictionary.codes import Codes
 from suture.dictionary.dictionary import Dictionary
 from suture.dictionary.kernels.sparse import decode, sampled_product
 from suture.dictionary.pieces import Piece, as_sparse, cuts, pieces
+from suture.matching.correlate import size
 from suture.uncertainty import Draws, ends
 
 NOVEL, RECONSTRUCTION, UNDECIDED, DEAD = LABELS = ("novel", "reconstruction", "undecided", "dead")
@@ -66,8 +67,7 @@ class Reading:
     @property
     def n_features(self) -> int:
         """Of L."""
-        assert self.large.shape is not None
-        return int(self.large.shape[1])
+        return size(self.large)[1]
 
     def summed(self, values: Float64[ndarray, "active"], among: Bool[ndarray, "item"] | None = None) -> ndarray:
         """Sum of numbers at L's pairs, feature by feature; of some items where they are named."""
@@ -96,7 +96,8 @@ def read(small: Dictionary, large: Dictionary, view: Store, rows: Int[Tensor, "r
     bases = small.W_dec.detach().double(), large.W_dec.detach().double()
     norms = [bases[1][:, cut].square().sum(1) for cut in columns]
     n = large.n_features
-    parts: dict[str, list[ndarray | csr_matrix]] = {name: [] for name in ("s", "l", "a", "b", "kind", "row")}
+    sides: tuple[list[csr_matrix], list[csr_matrix]] = ([], [])
+    parts: dict[str, list[ndarray]] = {name: [] for name in ("overlap", "energy", "kind", "row")}
     by_space = np.zeros((2, n, M))
     numbers, error, mine = np.zeros(M), np.zeros(M), np.zeros(small.n_features)
     for piece in pieces(small, view, rows):
@@ -108,10 +109,10 @@ def read(small: Dictionary, large: Dictionary, view: Store, rows: Int[Tensor, "r
         kept = own.value.double() * sampled_product(own.pattern, e, bases[0][:, cut].contiguous())
         mine += np.bincount(own.feature.cpu().numpy(), kept.cpu().numpy(), small.n_features)
         energy = value.square() * norms[piece.kind][codes.feature.long()]
-        parts["s"].append(as_sparse(own))
-        parts["l"].append(as_sparse(codes))
-        parts["a"].append(projected.cpu().numpy())
-        parts["b"].append(energy.cpu().numpy())
+        sides[0].append(as_sparse(own))
+        sides[1].append(as_sparse(codes))
+        parts["overlap"].append(projected.cpu().numpy())
+        parts["energy"].append(energy.cpu().numpy())
         parts["kind"].append(np.full(len(piece.rows), piece.kind))
         parts["row"].append(piece.rows.numpy())
         for m, inside in spaces_of(small, piece):
@@ -129,10 +130,10 @@ def read(small: Dictionary, large: Dictionary, view: Store, rows: Int[Tensor, "r
     at = np.concatenate(parts["row"])
     documents = view.documents[torch.from_numpy(at)].numpy()
     return Reading(
-        small=csr_matrix(vstack(parts["s"], format="csr")),
-        large=csr_matrix(vstack(parts["l"], format="csr")),
-        overlap=np.concatenate(parts["a"]),
-        energy=np.concatenate(parts["b"]),
+        small=csr_matrix(vstack(sides[0], format="csr")),
+        large=csr_matrix(vstack(sides[1], format="csr")),
+        overlap=np.concatenate(parts["overlap"]),
+        energy=np.concatenate(parts["energy"]),
         kind=np.concatenate(parts["kind"]),
         document=np.unique(documents, return_inverse=True)[1].astype(np.int64),
         n_numbers=int(numbers.sum()),
@@ -212,8 +213,7 @@ def intervals(
     per_document: csr_matrix, *, draws: int, seed: int
 ) -> tuple[Float64[ndarray, "feature"], Float64[ndarray, "feature"]]:
     """95 % of the sums over documents drawn anew."""
-    assert per_document.shape is not None
-    n_documents, n_features = (int(size) for size in per_document.shape)
+    n_documents, n_features = size(per_document)
     counts = Draws.make(n_documents, draws, seed).counts.numpy()
     columns = per_document.tocsc()
     low, high = np.empty(n_features), np.empty(n_features)
