@@ -18,6 +18,7 @@ from suture.dictionary.pieces import cuts
 from suture.stitching.insert import changes, couplings, greedy, set_change
 from suture.stitching.latents import LABELS, Reading, intervals, labelled, latents, read
 from suture.stitching.proxies import average_precision, best_correlation, judged, mixture, nearest, proxies
+from suture.uncertainty import deal_groups
 
 KINDS = [kind for kind in get_args(SparsityKind) if kind != "topk+batchtopk"]
 ROWS = torch.arange(700)
@@ -171,11 +172,15 @@ def test_stand_ins_are_what_they_say(store: Store) -> None:
     assert len(cuts(small)) == 1
 
 
-def test_beta_of_a_stand_in_is_of_other_documents_than_the_labels(store: Store) -> None:
+def test_stand_ins_and_labels_are_of_different_documents(store: Store) -> None:
     small, large, view = two(store, "batchtopk", "crosscoder")
-    whole: Reading = read(small, large, view, ROWS)
-    found, _ = proxies(whole, small, large, draws=20, seed=0)
-    beta = latents(whole, draws=20).beta
-    both = np.isfinite(found["beta_elsewhere"]) & np.isfinite(beta)
-    assert not np.allclose(found["beta_elsewhere"][both], beta[both])
-    assert error(small, view, ROWS) == pytest.approx(whole.squared_error.sum(), rel=1e-9)
+    rows = torch.arange(3000)
+    whole: Reading = read(small, large, view, rows)
+    found, told = proxies(whole, small, large, draws=50, seed=0)
+    half = deal_groups(view.documents[rows], 2)
+    elsewhere, here = (read(small, large, view, rows[half == side]) for side in (0, 1))
+    np.testing.assert_allclose(found["beta_elsewhere"], latents(elsewhere, draws=5).beta, rtol=1e-9)
+    exact = best_correlation(elsewhere.large, elsewhere.small)
+    np.testing.assert_allclose(found["activation_correlation"], exact, atol=1e-12)
+    assert told == judged(found, latents(here, draws=50).label)
+    assert error(small, view, rows) == pytest.approx(whole.squared_error.sum(), rel=1e-9)

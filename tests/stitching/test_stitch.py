@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from random_dictionaries import made
 from suture.activations.batches import split_rows
 from suture.activations.store import Store
 from suture.cli.app import run
@@ -243,6 +244,23 @@ def test_size_and_novel_decide_what_is_taken(grounds: dict[str, Ground]) -> None
     novel = stitch(ground.folder / "novel", small, large, ground.store, replace(SETTINGS, insert="novel"))
     taken = set(novel.origins["feature"][N // 2 :].astype(int).tolist())
     assert len(taken & set(range(1, N - 4, 2))) >= 15
+
+
+def test_pooled_dictionaries_are_stitched_item_by_item(unequal_store: Store, tmp_path: Path) -> None:
+    small, large = (made(unequal_store, "batchtopk", "pooled", n=n, seed=n) for n in (8, 14))
+    large.W_dec *= 0.2
+    large.save(tmp_path / "elsewhere")
+    large.center.copy_(small.center)
+    small.save(tmp_path / "small")
+    large.save(tmp_path / "large")
+    with pytest.raises(UserError, match="centred elsewhere"):
+        stitch(tmp_path / "no", tmp_path / "small", tmp_path / "elsewhere", unequal_store, SETTINGS)
+    found = stitch(tmp_path / "out", tmp_path / "small", tmp_path / "large", unequal_store, SETTINGS)
+    assert found.summary.end_gap < 1e-6
+    assert len(found.summary.statements) == 2, "whether they were trained on these rows is not known"
+    fits = {fit.name: fit for fit in found.summary.fits}
+    assert sum(fits["stitched"].fvu) < sum(fits[str(tmp_path / "small")].fvu)
+    assert len(fits["stitched"].fvu) == 2
 
 
 def test_kinds_are_mixed_where_one_can_hold_them_all(grounds: dict[str, Ground]) -> None:

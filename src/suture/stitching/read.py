@@ -121,6 +121,9 @@ def _check_other(small: Part, part: Part) -> None:
         if other.design.kind == one.design.kind:
             problem = "has another flag or padding than the small one"
         raise UserError(part.setting, part.name, problem, "stitch dictionaries of one design")
+    if one.masks_padding and not torch.equal(one.center, other.center):
+        problem = "is pooled over unequal widths and centred elsewhere than the small one, which no bias can take up"
+        raise UserError(part.setting, part.name, problem, "train both with one --seed")
 
 
 def _alike(one: Dictionary, other: Dictionary) -> bool:
