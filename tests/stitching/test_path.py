@@ -78,6 +78,7 @@ def test_the_last_dictionary_is_the_large_one_in_another_order(store: Store) -> 
 def test_swaps_are_taken_best_first(store: Store) -> None:
     """On the rows that choose, by trying every one that is left."""
     small, large, view = two(store, "batchtopk", "crosscoder")
+    large.W_dec *= 2.5  # so that what was inserted decides what is swapped first
     moves = steps(small, large, view)
     begin = 3
     now = error(at_step(moves, begin, small, large), view, FIT)
