@@ -5,6 +5,8 @@ from .dictionary.activation import Sparsity
 from .dictionary.codes import Codes
 from .dictionary.design import Design
 from .dictionary.dictionary import Dictionary
+from .dictionary.refit import refit
+from .dictionary.refit_settings import RefitSettings
 from .errors import UserError
 from .estimate.estimate import Estimate, estimate
 from .features.describe import features
@@ -21,6 +23,8 @@ from .matching.match import Matching, match
 from .matching.settings import MatchSettings
 from .parallel import grid
 from .report.page import report
+from .stitching.settings import StitchSettings
+from .stitching.stitch import Stitching, stitch
 from .studies.compare import DesignStudy, study_designs
 from .studies.demo import demo
 from .sweep.file import Study, read_study
@@ -41,9 +45,12 @@ __all__ = [  # grouped as they are used
     "MatchSettings",
     "Matching",
     "Objective",
+    "RefitSettings",
     "Sparsity",
     "SpliceSettings",
     "SteerSettings",
+    "StitchSettings",
+    "Stitching",
     "Store",
     "Stream",
     "Study",
@@ -59,9 +66,11 @@ __all__ = [  # grouped as they are used
     "match",
     "open_corpus",
     "read_study",
+    "refit",
     "report",
     "splice",
     "steer",
+    "stitch",
     "study_designs",
     "train",
     "train_many",

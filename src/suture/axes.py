@@ -2,7 +2,7 @@
 
 | word | one entry is |
 |------|--------------|
-| `row` | one text position (in a pooled batch: one text position in one model) |
+| `row`, `item` | one text position (in a pooled batch, and where an item is meant: one text position in one model) |
 | `space`, `model` | one model at one hookpoint, or one language model |
 | `width`, `width_a`, `width_b`, `height`, `inner` | one coordinate of an activation, or of a matrix between two |
 | `source`, `target`, `source_width`, `target_width` | the same where something is mapped from one place to another |
@@ -17,6 +17,7 @@
 | `row_plus_one`, `feature_plus_one`, `bag_plus_one` | where each of these begins; one more entry ends the last |
 | `top`, `example` | one of a feature's strongest examples |
 | `quantile` | one of several quantiles |
+| `step` | one step of a path from one dictionary to another |
 | `label`, `question` | one label; one thing asked of a feature |
 | `concept`, `common`, `found` | one planted ground-truth direction; one that two models have; one that was found |
 | `document`, `group`, `unit`, `half` | one document; one set of them; what a bootstrap draws; the rows of one half |

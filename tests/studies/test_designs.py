@@ -9,7 +9,6 @@ from suture.activations.space import Space
 from suture.dictionary.dictionary import Dictionary
 from suture.errors import UserError
 from suture.studies.designs import Recipe, chosen_designs, designs_for, n_weights
-from suture.training.start import owned_columns
 
 RECIPE = Recipe(n_features=400, k=8)
 WIDTHS = [(64, 64), (64, 48), (32, 32, 32), (64, 48, 32)]
@@ -19,7 +18,7 @@ def counted(options: dict[str, Any], widths: tuple[int, ...], dictionaries: list
     """Free weights, from the matrices that training would make."""
     total = 0.0
     for dictionary in dictionaries:
-        owned = owned_columns(dictionary)
+        owned = dictionary.owned_columns
         free = torch.ones_like(dictionary.W_dec) if owned is None else owned.float()
         decoder = free.clone()
         n_tied = round(dictionary.design.tied * dictionary.n_features)

@@ -219,10 +219,10 @@ def test_decoder_rows_keep_norm_one_and_never_pay_for_it_in_direction() -> None:
 
 def test_dedicated_features_touch_their_own_space_only_and_tied_ones_stay_tied() -> None:
     design = Design(n_features=F, dedicated=(0.25, 0.25), tied=0.25, sparsity=Sparsity(k=K))
-    from suture.training.start import owned_columns, tie
+    from suture.training.start import tie
 
     dictionary = Dictionary([Space(model=m, hookpoint="x", width=6) for m in "ab"], design)
-    owned = owned_columns(dictionary)
+    owned = dictionary.owned_columns
     assert owned is not None
     with torch.no_grad():
         dictionary.W_dec.copy_(tie(dictionary, torch.randn(F, 12)) * owned)

@@ -16,6 +16,7 @@ from suture.cli.interventions import CausalCheck, SpliceCheck, Steer
 from suture.cli.match import Match
 from suture.cli.options import Command
 from suture.cli.stages import Demo, Report, Verify
+from suture.cli.stitch import Refit, Stitch
 from suture.cli.study import Designs, PowerStudy, Proxies
 from suture.cli.sweep import Sweep
 from suture.cli.train import Train
@@ -29,6 +30,8 @@ COMMANDS: Mapping[str, type[Command]] = {
     "train": Train,
     "features": Features,
     "match": Match,
+    "refit": Refit,
+    "stitch": Stitch,
     "steer": Steer,
     "splice": SpliceCheck,
     "causal": CausalCheck,

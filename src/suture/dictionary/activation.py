@@ -147,6 +147,13 @@ class Activation:
 
     shifted: Callable[[Own, Tensor], Mapping[str, Tensor]] = lambda own, _: own
     """Its own weights where <x, e_i> has become smaller by so much (as with another centre) and b_i larger."""
+    stretched: Callable[[Own, Tensor], Mapping[str, Tensor]] = lambda own, _: own
+    """Its own weights where <x, e_i>, b_i and the threshold have become so many times as large, and the values with
+    them."""
+    floor: Callable[[Dictionary], Tensor] = lambda dictionary: dictionary.threshold * 0
+    """The pre-activations above which values are positive, whatever the thresholds."""
+    shrinks: bool = False
+    """Whether its price falls on the values, so that they come out too small."""
 
     @property
     def n_own(self) -> int:
@@ -221,6 +228,7 @@ RELU_L1 = Activation(
     free_norms=True,
     start_norm=0.1,
     price="l1",
+    shrinks=True,
 )
 
 # --- jumprelu ---------------------------------------------------------------------------------------------------------
@@ -270,6 +278,11 @@ GATED = Activation(
     price="l1",
     weights=("log_gain", "magnitude_bias"),
     shifted=lambda own, by: {**own, "magnitude_bias": own["magnitude_bias"] + own["log_gain"].exp() * by},
+    stretched=lambda own, by: {**own, "magnitude_bias": own["magnitude_bias"] * by},
+    floor=lambda dictionary: (
+        dictionary.b_enc.detach()
+        - dictionary.own_weights["magnitude_bias"].detach() * (-dictionary.own_weights["log_gain"].detach()).exp()
+    ),
 )
 
 ACTIVATIONS: Mapping[SparsityKind, Activation] = {

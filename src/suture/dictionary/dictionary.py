@@ -353,26 +353,56 @@ class Dictionary(nn.Module):
         Raises:
             UserError: a pooled dictionary over spaces of different scales, whose one decoder cannot hold both.
         """
-        scales = {s.scale for s in self.spaces}
-        if not self.design.joint and len(scales) > 1:
+        return self.with_scales([1.0] * self.n_spaces, setting="fold")
+
+    @torch.no_grad()
+    def with_scales(self, scales: Sequence[float], *, setting: str = "scales") -> "Dictionary":
+        """The same dictionary for rows in other units: codes of the same activations stay what they were.
+
+        Args:
+            scales: of every space, what activations are to be multiplied by before they enter.
+            setting: what an error is to name.
+
+        Raises:
+            UserError: a pooled dictionary over spaces whose units change differently, whose one decoder cannot hold
+                both.
+        """
+        factors = [new / space.scale for space, new in zip(self.spaces, scales, strict=True)]
+        if not self.design.joint and len(set(factors)) > 1:
             raise UserError(
-                "fold",
-                sorted(scales),
+                setting,
+                sorted({space.scale for space in self.spaces}),
                 "a pooled dictionary has one decoder for several scales",
                 "keep the scales beside it",
             )
-        folded = Dictionary([replace(s, scale=1.0) for s in self.spaces], self.design, flag_scale=self.flag_scale)
-        folded.load_state_dict(self.state_dict())
-        if self.design.joint:
-            per_column = torch.cat([torch.full((s.width,), s.scale) for s in self.spaces]).to(self.center)
-        else:
-            per_column = torch.full((self.width,), self.spaces[0].scale).to(self.center)
-        folded.W_enc[:, : self.width] *= per_column
-        folded.W_dec /= per_column
-        folded.b_dec /= per_column
-        folded.center /= per_column
-        folded.imputation = None if self.imputation is None else self.imputation.rescaled(1 / per_column)
-        return folded
+        spaces = [replace(space, scale=new) for space, new in zip(self.spaces, scales, strict=True)]
+        made = Dictionary(spaces, self.design, flag_scale=self.flag_scale)
+        made.load_state_dict(self.state_dict())
+        cuts = zip(self.widths, factors, strict=True) if self.design.joint else [(self.width, factors[0])]
+        per_column = torch.cat([torch.full((width,), factor) for width, factor in cuts]).to(self.center)
+        made.W_enc[:, : self.width] /= per_column
+        made.W_dec *= per_column
+        made.b_dec *= per_column
+        made.center *= per_column
+        made.imputation = None if self.imputation is None else self.imputation.rescaled(per_column)
+        return made
+
+    @property
+    def owned_columns(self) -> Bool[Tensor, "feature D"] | None:
+        """Which decoder (and encoder) entries each own feature may use; None where every feature may use all.
+
+        The first features belong to the first space, and so on by `dedicated`; the rest belong to all.
+        """
+        if not any(self.design.dedicated):
+            return None
+        owned = torch.ones(self.n_features, self.width, dtype=torch.bool)
+        first = 0
+        for space, share in enumerate(self.design.dedicated):
+            count = round(share * self.n_features)
+            owned[first : first + count] = False
+            owned[first : first + count, self.columns(space)] = True
+            first += count
+        return owned[self.own]
 
     # --- split over ranks -----------------------------------------------------------------------------------------
 

@@ -13,12 +13,15 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from suture.dictionary.activation import SparsityKind
 from suture.dictionary.design import Design
 from suture.dictionary.dictionary import Dictionary
 from suture.errors import UserError
 
 PER_FEATURE = ("W_enc", "W_dec", "b_enc", "threshold")
 """What has a row for every feature, beside a kind of sparsity's own weights."""
+THRESHOLDED = ("batchtopk", "relu+l1", "jumprelu")
+"""Kinds that in use are a ReLU above a threshold."""
 
 
 @torch.no_grad()
@@ -124,3 +127,50 @@ def _empty(like: Dictionary, design: Design) -> Dictionary:
 
 def _is_per_feature(dictionary: Dictionary, name: str) -> bool:
     return name in PER_FEATURE or name in dictionary.own_weights
+
+
+# --- the same features, written otherwise -----------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def as_kind(dictionary: Dictionary, kind: SparsityKind) -> Dictionary:
+    """A dictionary with thresholds as one of another kind of sparsity: the same function.
+
+    A ReLU above a threshold is a jumprelu, and a batchtopk and relu+l1 in use; any is a gated one whose magnitudes are
+    its pre-activations.
+
+    Raises:
+        UserError: a topk dictionary, which has no thresholds; a gated one as anything else.
+    """
+    own = dictionary.sparsity.kind
+    if own == kind:
+        return dictionary
+    if own not in THRESHOLDED or kind not in (*THRESHOLDED, "gated"):
+        fix = "bring it to an L0 first" if own == "topk" else "use dictionaries of one kind"
+        raise UserError("sparsity", own, f"cannot be written as {kind}", fix)
+    design = replace(dictionary.design, sparsity=replace(dictionary.sparsity, kind=kind))
+    made = _empty(dictionary, design)
+    for name, tensor in dictionary.state_dict().items():
+        made.state_dict()[name].copy_(tensor)
+    if kind == "gated":
+        made.own_weights["magnitude_bias"].copy_(dictionary.b_enc)
+    return made
+
+
+@torch.no_grad()
+def portable(dictionary: Dictionary) -> Dictionary:
+    """Decoder rows of norm 1 over all columns, the norms moved into the values: what is decoded stays what it was.
+
+    Values of features are then in one unit, that of rows, so that thresholds of several dictionaries can be compared
+    and moved together. Which features are active stays too, unless they are ranked by their values (topk): a ranking
+    changes with its unit.
+    """
+    norms = dictionary.W_dec.norm(dim=1).clamp_min(1e-12)
+    made = _empty(dictionary, dictionary.design)
+    weights = dictionary.state_dict()
+    weights |= {name: weights[name] * norms for name in ("b_enc", "threshold")}
+    weights |= {"W_enc": weights["W_enc"] * norms[:, None], "W_dec": weights["W_dec"] / norms[:, None]}
+    weights |= dictionary.sparsity.activation.stretched(dictionary.own_weights, norms)
+    for name, tensor in weights.items():
+        made.state_dict()[name].copy_(tensor)
+    return made

@@ -25,6 +25,7 @@ from suture.activations.store import Store
 from suture.activations.view import seen
 from suture.dictionary.codes import Codes
 from suture.dictionary.dictionary import Dictionary
+from suture.dictionary.pieces import as_sparse
 from suture.dictionary.rows import matching_view, order_seed, whole_documents
 from suture.errors import UserError
 from suture.pipeline import artifact
@@ -145,11 +146,3 @@ def split(store: Store, sides: list[Side], n_rows: int) -> Halves:
         fix = "train with one --data-seed and a larger --heldout, or give a store of other text"
         raise UserError("store", store.path, problem, fix)
     return Halves(rows=rows, scoring=deal_groups(documents, 2) == 1, unknown=tuple(dict.fromkeys(unknown)))
-
-
-def as_sparse(codes: Codes) -> csr_matrix:
-    """Codes as scipy's matrix, float64; values of zero are dropped."""
-    shape = (codes.n_rows, codes.n_features)
-    matrix = csr_matrix((codes.value.double().numpy(), codes.feature.numpy(), codes.crow.numpy()), shape=shape)
-    matrix.eliminate_zeros()
-    return matrix

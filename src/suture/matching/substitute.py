@@ -17,8 +17,9 @@ from numpy import ndarray
 from scipy.sparse import csr_matrix
 from torch import Tensor
 
+from suture.dictionary.pieces import as_sparse
 from suture.matching.kinds import products
-from suture.matching.read import Side, as_sparse
+from suture.matching.read import Side
 
 
 def recovered(

@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from suture import seeds, units
@@ -59,7 +59,7 @@ def new_dictionary(
     dictionary = Dictionary(spaces, design, flag_scale=flag_scale, grid=grid)
     padded = design.pad == "zeros"
     mean = statistics.mean if design.joint else pooled_mean(statistics.mean, dictionary.widths, padded=padded)
-    owned, activation = owned_columns(dictionary), design.sparsity.activation
+    owned, activation = dictionary.owned_columns, design.sparsity.activation
     with torch.no_grad():
         # every rank draws all features, so that the same seed starts the same dictionary however it is split
         W = torch.randn(design.n_features, dictionary.width, generator=seeds.generator("start weights", seed))
@@ -100,24 +100,6 @@ def pooled_mean(mean: Float[Tensor, "D_all"], widths: tuple[int, ...], *, padded
         total[: len(part)] += part
         count[: len(part)] += 1
     return total / len(widths) if padded else total / count
-
-
-def owned_columns(dictionary: Dictionary) -> Bool[Tensor, "feature D"] | None:
-    """Which decoder (and encoder) entries each own feature may use; None where every feature may use all.
-
-    The first features belong to the first space, and so on by `dedicated`; the rest belong to all.
-    """
-    design = dictionary.design
-    if not any(design.dedicated):
-        return None
-    owned = torch.ones(design.n_features, dictionary.width, dtype=torch.bool)
-    first = 0
-    for space, share in enumerate(design.dedicated):
-        count = round(share * design.n_features)
-        owned[first : first + count] = False
-        owned[first : first + count, dictionary.columns(space)] = True
-        first += count
-    return owned[dictionary.own]
 
 
 def tie(

@@ -30,7 +30,7 @@ from suture.training import objective
 from suture.training.adam import Adam
 from suture.training.objective import Terms
 from suture.training.settings import Objective
-from suture.training.start import owned_columns, tie
+from suture.training.start import tie
 
 FEATURE_ROWS = ("W_enc", "W_dec", "b_enc", "silent")
 """What has a row for every feature, and so is split where features are; besides, a kind of sparsity's own weights."""
@@ -83,7 +83,7 @@ class TrainingState:
         self.variance = variance.to(device)
         self.silent = torch.zeros(dictionary.W_dec.shape[0], dtype=torch.int64, device=device)
         self.cutoff = torch.zeros((), dtype=torch.float64)
-        owned = owned_columns(dictionary)
+        owned = dictionary.owned_columns
         self.owned = None if owned is None else owned.to(device)
         self.parameters = dict(dictionary.named_parameters())
         learned = {name: torch.nn.Parameter(start(dictionary)) for name, start in self.activation.learned.items()}
