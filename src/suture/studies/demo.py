@@ -26,7 +26,7 @@ from suture.dictionary.design import Design
 from suture.errors import UserError
 from suture.features.settings import FeatureSettings
 from suture.features.table import FeatureTable
-from suture.interventions.settings import SteerSettings
+from suture.interventions.settings import MatchedKind, SteerSettings
 from suture.interventions.steer.effect import Effect
 from suture.lm.generate import samples
 from suture.lm.models import load_models
@@ -40,7 +40,8 @@ from suture.sweep.stages import collect_job, features_job, steer_job, train_job
 from suture.training.settings import TrainSettings
 
 MODELS = ("tinystories-1l", "tinystories-2l")
-CONTROLS, N_CONTROLS = ("covariance", "decoder", "means"), 3
+CONTROLS: tuple[MatchedKind, ...] = ("covariance", "decoder", "means")
+N_CONTROLS = 3
 """Of steering: few, for the demo's minutes."""
 HOOKPOINT = "mlp0.out"
 SEPARATOR = "<|endoftext|>"
