@@ -430,6 +430,21 @@ class Dictionary(nn.Module):
         return dictionary.to(device).requires_grad_(requires_grad=False)
 
     @staticmethod
+    def folder_of(dictionary: "Dictionary | str | Path", *, setting: str = "dictionary") -> Path:
+        """The folder of a dictionary that is given by its folder or opened.
+
+        Raises:
+            UserError: it was never saved, or its weights were changed since it was loaded.
+        """
+        folder = artifact.folder_of(dictionary, setting=setting)
+        if isinstance(dictionary, Dictionary):
+            saved = Dictionary.read(folder).state_dict()
+            if any(not torch.equal(saved[name], own.cpu()) for name, own in dictionary.state_dict().items()):
+                fix = "save it under another name, and give that"
+                raise UserError(setting, folder, "has other weights on disk than in memory", fix)
+        return folder
+
+    @staticmethod
     def read(folder: Path) -> "Dictionary":
         """What `write` put into a folder.
 

@@ -106,6 +106,15 @@ def corpus_of(settings: TextSettings, *, offline: bool = False) -> Corpus:
     )
 
 
+def as_corpus(corpus: Corpus | str | Path) -> Corpus:
+    """A corpus that is given, or opened where it is said to be.
+
+    Raises:
+        UserError: as `open_corpus`.
+    """
+    return corpus if isinstance(corpus, Corpus) else open_corpus(corpus)
+
+
 def open_corpus(
     source: str | Path,
     *,

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import overload
 
 import torch
 
@@ -34,6 +35,20 @@ def load_models(
                 trust_remote_code=settings.trust_remote_code,
             )
     return [known[key] for key in keys]
+
+
+@overload
+def as_models(given: Sequence[LanguageModel | str]) -> tuple[LanguageModel, ...]: ...
+@overload
+def as_models(given: Sequence[LanguageModel | str | None]) -> tuple[LanguageModel | None, ...]: ...
+def as_models(given: Sequence[LanguageModel | str | None]) -> tuple[LanguageModel | None, ...]:
+    """Models that are given, or named as `load_model` takes them; a name that comes again is loaded once.
+
+    Raises:
+        UserError: a model that cannot be had.
+    """
+    loaded = {name: load_model(name) for name in dict.fromkeys(lm for lm in given if isinstance(lm, str))}
+    return tuple(loaded[lm] if isinstance(lm, str) else lm for lm in given)
 
 
 def check_weights(lms: Sequence[LanguageModel], fingerprints: Sequence[str]) -> None:

@@ -17,7 +17,7 @@ from suture import units
 from suture.errors import UserError
 from suture.features.table import LeftOut
 from suture.interventions.steer.effect import Effect
-from suture.pipeline.artifact import package_version
+from suture.pipeline.artifact import Opened, package_version
 from suture.pipeline.files import whole_file
 from suture.report.behaviour import behaviour
 from suture.report.gather import Gathered, find_artifacts, gather
@@ -45,13 +45,14 @@ POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inli
 
 def report(
     out_html: str | Path,
-    folders: Iterable[str | Path],
+    folders: Iterable[Opened | str | Path],
     *,
     title: str | None = None,
     commands: Sequence[str] = (),
     limits: Limits | None = None,
 ) -> Path:
-    """Write the report on `folders` (stores, dictionaries, features, effects, studies; any number) to `out_html`.
+    """Write the report on folders, or on what was loaded from them, to `out_html`: stores, dictionaries, features,
+    effects, studies, any number of each.
 
     Returns the path written. What is not there leaves its section out. Without a title it has a study's, where one
     stands alone, or the usual one.

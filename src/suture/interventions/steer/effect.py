@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +129,8 @@ class Effect:
     """Numbers of the prompts that E is measured on; the others chose the targets."""
     settings: SteerSettings
     kl: str = "KL(plain || steered), nats per token"
+    path: Path | None = field(default=None, compare=False)
+    """The folder that it was written to or read from."""
 
     def __repr__(self) -> str:
         moved = ", ".join(f"{m.model}: {max(m.target_effect, default=0.0, key=abs):+.2f} nats" for m in self.models)
@@ -142,7 +144,8 @@ class Effect:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for effects.json."""
-        return asdict(self) | {"agreement": asdict(self.agreement) if self.agreement else None}
+        numbers = {name: value for name, value in asdict(self).items() if name != "path"}
+        return numbers | {"agreement": asdict(self.agreement) if self.agreement else None}
 
     def save(
         self,
@@ -172,4 +175,4 @@ class Effect:
             ArtifactError: not a finished effect.
         """
         artifact.open_artifact(path, stage=STAGE)
-        return read_typed(Path(path) / FILE, Effect)
+        return replace(read_typed(Path(path) / FILE, Effect), path=Path(path))
