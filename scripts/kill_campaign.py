@@ -48,7 +48,9 @@ rows = 600
 [sweep]
 "train.k" = [2, 4]
 """
-N_TOYS, TOY_SECONDS = 48, 0.5
+TOY_SECONDS = 0.5
+START_SECONDS = 4.0
+"""That a runner and its workers take to start, about."""
 
 
 @dataclass
@@ -90,10 +92,10 @@ def write(job: Job, context: Context) -> None:
         (draft.folder / "value").write_text(str(before + toy.value))
 
 
-def toys(folder: Path) -> list[Job]:
+def toys(folder: Path, n_toys: int) -> list[Job]:
     """Jobs in chains of three."""
     jobs: list[Job] = []
-    for n in range(N_TOYS):
+    for n in range(n_toys):
         inputs = {"before": jobs[n - 1]} if n % 3 else {}
         job = Job(name=f"toy{n}", stage="toy", work=write, out=folder / f"toy{n}", settings=Toy(n), inputs=inputs)
         jobs.append(job)
@@ -118,6 +120,7 @@ def campaign(folder: Path, words: Sequence[str], n_kills: int, *, seed: int, wit
                 time.sleep(chance.uniform(0, within / 2))  # it goes on where only a worker was killed
                 runner.kill()
         found.done_after.append(look(folder, known, found))
+        print(f"{whom}: {sum(found.kills.values())} kills, {found.done_after[-1]} results", file=sys.stderr, flush=True)
     found.seconds = round(time.monotonic() - started, 1)
     return found
 
@@ -153,17 +156,17 @@ def workers_of(pid: int) -> list[int]:
         return []
 
 
-def toy_campaign(folder: Path, n_kills: int, *, seed: int = 0) -> Campaign:
+def toy_campaign(folder: Path, n_kills: int, *, seed: int, n_toys: int) -> Campaign:
     """The campaign on toy jobs."""
-    words = [sys.executable, __file__, "--run-toys", str(folder)]
-    found = campaign(folder, words, n_kills, seed=seed, within=12.0)
+    words = [sys.executable, __file__, "--run-toys", str(folder), "--toys", str(n_toys)]
+    found = campaign(folder, words, n_kills, seed=seed, within=START_SECONDS + n_toys * TOY_SECONDS / 2)
     finish(folder, words, found)
-    wanted = {f"toy{n}": str(sum(range(n - n % 3, n + 1))) for n in range(N_TOYS)}
+    wanted = {f"toy{n}": str(sum(range(n - n % 3, n + 1))) for n in range(n_toys)}
     found.lost += [name for name, value in wanted.items() if (folder / name / "value").read_text() != value]
     return found
 
 
-def real_campaign(folder: Path, n_kills: int, *, seed: int = 0) -> Campaign:
+def real_campaign(folder: Path, n_kills: int, *, seed: int) -> Campaign:
     """The campaign on a sweep of four cells."""
     stories = [f"Once upon a time there was a {a} {b}. It ran home." for a in ("red", "big", "sad") for b in "abcdefgh"]
     (folder / "stories.txt").write_text("\n<|endoftext|>\n".join(stories * 16))
@@ -179,16 +182,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--toys", type=int, default=48, help="toy jobs")
     parser.add_argument("--real", action="store_true", help="a small suture sweep instead of toy jobs")
     parser.add_argument("--run-toys", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.run_toys is not None:
         import kill_campaign  # noqa: PLC0415  (workers find its functions by this name)
 
-        run_jobs(kill_campaign.toys(given.run_toys), Context(patience=PATIENCE), workers=2)
+        run_jobs(kill_campaign.toys(given.run_toys, given.toys), Context(patience=PATIENCE), workers=2)
         return
     with tempfile.TemporaryDirectory() as folder:
-        found = (real_campaign if given.real else toy_campaign)(Path(folder), given.kills, seed=given.seed)
+        if given.real:
+            found = real_campaign(Path(folder), given.kills, seed=given.seed)
+        else:
+            found = toy_campaign(Path(folder), given.kills, seed=given.seed, n_toys=given.toys)
     print(json.dumps(asdict(found)))
     sys.exit(0 if found.is_clean else 1)
 

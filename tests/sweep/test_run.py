@@ -90,14 +90,14 @@ def test_mistakes_are_refused_before_anything_runs(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_runner_and_a_worker_killed_at_random_moments_lose_nothing(tmp_path: Path) -> None:
     """A short campaign; `python scripts/kill_campaign.py --kills 20` is the long one, `--real` that on real sweeps."""
     script = Path(__file__).resolve().parents[2] / "scripts" / "kill_campaign.py"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(
-        [sys.executable, script, "--kills", "2", "--seed", "3"], env=environment, capture_output=True, text=True,
-    )  # fmt: skip
+    words = [sys.executable, script, "--kills", "2", "--seed", "3", "--toys", "9"]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done
     found = json.loads(done.stdout)
     assert sum(found["kills"].values()) >= 1
-    assert found["done_after"][-1] == 48
+    assert found["done_after"][-1] == 9
