@@ -41,6 +41,7 @@ from suture.features.classify import Labels, classify, point_shares
 from suture.features.describe import whole_documents
 from suture.features.settings import LabelSettings
 from suture.features.stats import describe
+from suture.planted import benchmark as planted
 from suture.planted.calibration import calibration, true_shares
 from suture.planted.generator import PlantedModels
 from suture.planted.scores import FOUND_LABELS, TRUE_LABELS, assign, cosines, joint_directions, score_dictionary
@@ -49,9 +50,6 @@ from suture.planted.store import planted_store
 from suture.training.settings import TrainSettings
 from suture.training.train import train
 
-SMALL = PlantedSettings()
-LARGE = PlantedSettings(widths=(128, 128), n_concepts=1000, mean_active=10.0)
-HARD = {"child_share": 0.2, "correlation": 0.3, "misaligned": 0.1, "noise": (0.3,)}
 TUNING_SEED = 100
 METHODS = ("suture", *published.METHODS)
 ON_BOUNDARY = 0.15
@@ -79,22 +77,21 @@ class Ground:
 
 GROUNDS = {
     "small": Ground(
-        conditions={e: replace(SMALL, embedding=e) for e in ("rotation", "affine", "independent")}
-        | {"hard": replace(SMALL, **HARD)},
+        conditions={name: planted.GROUNDS[name] for name in ("rotation", "affine", "independent", "hard")},
         sizes=(100, 200, 400), n_stored=100_000, n_rows=600_000, k=5,
     ),
     "large": Ground(
-        conditions={"rotation": replace(LARGE, embedding="rotation")},
+        conditions={"rotation": planted.GROUNDS["large"]},
         sizes=(1000,), n_stored=1_000_000, n_rows=4_000_000, k=10, once=("dedicated",), tuning_part=4,
     ),
     "large, affine": Ground(
-        conditions={"affine": replace(LARGE, embedding="affine")},
+        conditions={"affine": planted.GROUNDS["large-affine"]},
         sizes=(1000,), n_stored=1_000_000, n_rows=4_000_000, k=10, once=("dedicated",), null=False,
     ),
     "graded": Ground(
         conditions={
-            "spread": replace(SMALL, graded=0.5, graded_share=(0.0, 0.5)),
-            "boundary": replace(SMALL, graded=0.5, graded_share=(ON_BOUNDARY, ON_BOUNDARY)),
+            "spread": replace(planted.SMALL, graded=0.5, graded_share=(0.0, 0.5)),
+            "boundary": replace(planted.SMALL, graded=0.5, graded_share=(ON_BOUNDARY, ON_BOUNDARY)),
         },
         sizes=(400,), n_stored=300_000, n_rows=900_000, k=8, methods=("suture",), null=False,
     ),

@@ -45,7 +45,7 @@ DOORS = {
     "rich": {"cli"},
     "torch.distributed": {"parallel"},
     "triton": {"dictionary"},
-    "ray": set(),
+    "ray": {"sweep"},
     "pickle": set(),
 }
 """Which rooms may import a library."""

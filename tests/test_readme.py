@@ -23,6 +23,7 @@ from suture.features.table import FeatureTable
 from suture.pipeline.artifact import open_artifact
 from suture.pipeline.settings import declared
 from suture.report.page import find_artifacts
+from suture.sweep.file import read_study
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "suture"
@@ -109,6 +110,16 @@ def guide_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_command_is_one_that_the_command_line_reads(command: str) -> None:
     found, rest = named_by(shlex.split(command, comments=True)[1:])
     read(found, rest, prog="suture")
+
+
+@pytest.mark.parametrize("name", ["study", "layers"])
+def test_every_study_file_is_one_that_a_sweep_reads(name: str, tmp_path: Path) -> None:
+    (text,) = [b for _, b in blocks(ROOT / "docs" / "guide.md", "toml") if b.startswith(f"# {name}.toml")]
+    (tmp_path / "file.toml").write_text(text, encoding="utf-8")
+    cells = read_study(tmp_path / "file.toml").cells()
+    # layers: mlp0 of one block with 4 hookpoints of two, 3 seeds; k 16 and both designs, k 32 and one; less resid0.post
+    assert len(cells) == {"study": 4, "layers": 3 * 3 * 3}[name]
+    assert len({cell.collect for cell in cells}) == 1
 
 
 def test_a_wrong_command_would_be_noticed() -> None:

@@ -177,6 +177,33 @@ def test_steer_and_report_finish_the_story(made: Made, suture: Suture, tmp_path:
     assert suture("report", tmp_path, "--out", tmp_path / "other.html").out == f"{tmp_path / 'other.html'}\n"
 
 
+def test_steer_brings_both_models_to_the_same_kl(made: Made, suture: Suture, tmp_path: Path) -> None:
+    few = ["--neutral", 2, "--prompts", 2, "--new-tokens", 3, "--control-draws", 2, "--random", 0]
+    words = ["steer", made.dictionary, "--table", made.table, "--feature", live_feature(made), *few]
+    said = suture(*words, "--kl", 0.05, "--kl", 500, "--out", tmp_path / "s", "--json")
+    assert said.code == 0, said.err
+    (effect,) = said.json["effects"]
+    for model in effect["models"]:
+        assert model["reached"] == [True, False]
+        assert model["kl_neutral"][0] == pytest.approx(0.05, rel=0.02)
+        assert [c["kind"] for c in model["controls"]] == ["covariance", "decoder", "shuffled", "means"]
+        assert model["covariance_of"] == "training rows"
+        for control in model["controls"]:
+            assert control["n_reached"][1] == 0
+            assert control["kl_neutral"][1] is None
+    text = suture(*words, "--kl", 0.05, "--kl", 500, "--out", tmp_path / "s", "--overwrite").out
+    assert "0.05 nats of KL at strength " in text
+    assert "500 nats of KL not reached, " in text
+    assert "    at 0.05 nats of KL: effect " in text
+    assert "; covariance " in text
+    for folder in (made.store, made.dictionary, made.table):
+        shutil.copytree(folder, tmp_path / folder.name)
+    assert suture("report", tmp_path).code == 0
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert "KL 0.05 nats per token on neutral text" in page
+    assert "the same KL on neutral text; where a budget was not reached" in page
+
+
 def test_without_json_a_step_prints_one_line(made: Made, suture: Suture, tmp_path: Path) -> None:
     said = suture("train", tmp_path / "d", "--store", made.store, *SMALL, "--heldout", 0)
     assert said.code == 0
@@ -449,6 +476,12 @@ def test_steer_refuses(suture: Suture, desk: Path, made: Made) -> None:
     assert "is a store, not a dictionary" in refused(suture, words(made.store), desk)
     assert f"table = {made.store}: is a store, not a feature table" in refused(suture, words(table=made.store), desk)
     assert "strength = 0.0: is no steering at all" in refused(suture, words(strength=0), desk)
+    assert "kl = (0.0,): is not positive and finite" in refused(suture, words(kl=0), desk)
+    assert "kl = 0.1: cannot be given with --strength; leave one of them out" in refused(
+        suture, words(kl=0.1, strength=1), desk
+    )
+    assert "reference = 2.0: is none of the KL budgets 0.1" in refused(suture, words(kl=0.1, reference=2), desk)
+    assert "control-draws = -1" in refused(suture, words(control_draws=-1), desk)
     assert "new-tokens = 0" in refused(suture, words(new_tokens=0), desk)
     assert "neutral = 0: is less than 1" in refused(suture, words(neutral=0), desk)
     assert "too few" in refused(suture, words(corpus="short.txt"), desk)

@@ -57,7 +57,7 @@ OLD = {
     ),
     "steer": (
         "DICT",
-        "--table *--feature --out *--strength *--prompt --corpus --neutral --prompts --new-tokens --seed "
+        "--table *--feature --out *--strength *--kl *--prompt --corpus --neutral --prompts --new-tokens --seed "
         "*--revision --device !--offline !--trust-remote-code !--overwrite !--json",
     ),
     "report": (

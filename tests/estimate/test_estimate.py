@@ -4,6 +4,7 @@ Times are compared by benchmarks/estimate.py: a suite that fails on a busy machi
 """
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -323,3 +324,30 @@ def test_a_span_is_never_surer_than_the_noise() -> None:
 
 def test_the_free_memory_is_some_of_the_machine() -> None:
     assert 0 < free_memory() < 10**15
+
+
+@pytest.mark.parametrize(
+    ("widths", "features", "every", "largest"),
+    [((24, 40), 512, 2, "three"), ((160, 160), 16, 2, "two and the result"), ((24, 40), 512, 6, "one and it")],
+    ids=["a third checkpoint beside two", "the result beside two", "the result beside one"],
+)
+def test_peak_disk_is_what_a_training_takes_at_most(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, widths: tuple[int, int], features: int, every: int, largest: str
+) -> None:
+    """The folder is weighed before anything in it is removed, which is when it is largest."""
+    options = {"features": features, "k": 4, "rows": 10 * 256, "batch_size": 256, "checkpoint_every": every}
+    settings = from_flat(TrainSettings, options)
+    store, most, remove = random_store(tmp_path / "store", widths, 2000), [0], shutil.rmtree
+
+    def weigh_and_remove(path: str | Path, *arguments: Any, **named: Any) -> None:
+        folders = (tmp_path / "dictionary.partial", tmp_path / "dictionary")
+        most[0] = max(most[0], *map(size_of, folders))
+        remove(path, *arguments, **named)
+
+    monkeypatch.setattr(shutil, "rmtree", weigh_and_remove)
+    train(tmp_path / "dictionary", store, settings)
+    shape = sizes.shape_of(settings.design, widths)
+    assert sizes.peak_disk(settings, shape) == pytest.approx(most[0], rel=0.05)
+    checkpoint, kept = sizes.checkpoint_bytes(shape), sizes.kept_disk(settings, shape)
+    at_once = {"three": 3 * checkpoint, "two and the result": 2 * checkpoint + kept, "one and it": checkpoint + kept}
+    assert most[0] == pytest.approx(at_once[largest], rel=0.05)

@@ -16,6 +16,7 @@ from suture.dictionary.dictionary import Dictionary
 from suture.errors import UserError
 from suture.features import classify as rule
 from suture.features.classify import TWO_HALVES, Labels, classify, label_shares
+from suture.features.columns import MEASURES, Evidence, measured
 from suture.features.settings import LabelSettings
 from suture.features.stats import FeatureStats, Shares, describe
 from suture.features.together import Together
@@ -335,3 +336,46 @@ def test_labels_do_not_depend_on_where_the_store_lies(known: tuple[Store, Plante
     copy = planted_store(tmp_path / "store", models.settings, len(store), dtype="float32", shard_rows=1000)
     dictionary = exact_dictionary(store, models, [(i, "AB") for i in range(8)])
     assert classify(described(dictionary, store)).label == classify(described(dictionary, copy)).label
+
+
+# ---- guards: each of these fails where the guard is left out ---------------------------------------------------------
+
+
+def test_where_no_model_has_anything_none_lacks_it_and_none_has_it() -> None:
+    """Negative amounts everywhere: "less than a share of nothing" would hold, and so would "more than"."""
+    labels = labelled(made([(-1, -1), (-0.1, -5), (-5, -0.1), (1, 1), (1, 0)]))
+    assert bool((labels.p_lacks[:3] > 0.5).all())
+    assert bool((labels.p_has[:3] > 0.5).all())
+    assert labels.label == ("ambiguous",) * 3 + ("shared", "A")
+
+
+def test_a_model_is_not_said_to_lack_what_the_others_together_have_less_than_nothing_of() -> None:
+    """A and B both bring less than nothing, so that A's share of the others' sum is undefined, whatever C has."""
+    (label,) = labelled(made([(-1, -1, 0.5)])).label
+    assert label == "ambiguous"
+
+
+def test_a_model_that_brings_less_than_nothing_does_not_have_it() -> None:
+    """A brings a little less than nothing; the others' sum is far below that, and C alone has something."""
+    labels = labelled(made([(-0.1, -5, 1)]))
+    assert float(labels.p_has[0, 0]) > 0.5
+    assert labels.label == ("ambiguous",)
+
+
+def test_p_shared_is_small_only_where_every_model_has_it(known: tuple[Store, PlantedModels]) -> None:
+    """Of planted exclusive and shared features, and the same of three models by hand."""
+    store, models = known
+    truth = models.labels()
+    dictionary = exact_dictionary(store, models, [(i, n if n in "AB" else "AB") for i, n in enumerate(truth)])
+    stats = described(dictionary, store)
+    _, columns = measured(Evidence(stats=stats, labels=classify(stats), dictionary=dictionary))
+    for label, shared, exclusive in zip(truth, columns["p_shared"], columns["p_exclusive"], strict=True):
+        assert float(shared) < 0.01 if label == "shared" else float(shared) > 0.5
+        assert float(exclusive) < 0.01 if label != "shared" else float(exclusive) > 0.5
+    three = labelled(made([(1, 1, 0), (1, 1, 1)]))
+    evidence = Evidence(stats=stats, labels=three, dictionary=dictionary)
+    (of,) = [measure.of for measure in MEASURES if measure.column.name == "p_shared"]
+    found = of(evidence)
+    assert isinstance(found, Tensor)
+    assert float(found[0]) > 0.5
+    assert float(found[1]) < 0.01

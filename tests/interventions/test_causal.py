@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from interventions.conftest import SENTENCES, known_dictionary
+from own_copy import own_copy
 from suture.dictionary.dictionary import Dictionary
 from suture.errors import UserError
 from suture.features.table import FeatureTable
@@ -15,6 +16,7 @@ from suture.interventions.causal import (
     CausalSettings,
     PairShift,
     causal,
+    control_features,
     correlations,
     find_causes,
     of_each_label,
@@ -143,3 +145,100 @@ def test_the_step(twins: list[LanguageModel], twin_dictionary: Dictionary, tmp_p
     assert not (tmp_path / "none").exists()
     with pytest.raises(UserError, match="feature = -1"):
         find_causes(twin_dictionary, twins, SENTENCES, {-1: "A"})
+
+
+# ---- the controls: each of these fails where a control is left out, or taken elsewhere -------------------------------
+
+
+def deafened(lm: LanguageModel, part: float) -> LanguageModel:
+    """The same model, whose logits move by this part of what they did, and KL by about its square."""
+    deaf = own_copy(lm)
+    norm = deaf.model.transformer.ln_f
+    norm.weight.data.mul_(part)
+    norm.bias.data.mul_(part)
+    return replace(deaf, name="deaf")
+
+
+def test_a_model_that_minds_everything_less_is_measured_by_what_it_minds(models: list[LanguageModel]) -> None:
+    """The second model is the first, but its predictions move 25 times less whatever is done to it."""
+    lms = [models[0], deafened(models[0], 0.2)]
+    dictionary = known_dictionary(lms)
+    dictionary.spaces = tuple(replace(space, scale=2.0) for space in dictionary.spaces)
+    first, second = dictionary.columns(0), dictionary.columns(1)
+    dictionary.W_dec[:, first] *= 0.02  # small beside the activations, so that KL grows with the square
+    dictionary.W_dec[:, second] = dictionary.W_dec[:, first]
+    dictionary.W_dec[6, first] *= 0.4
+    alike, more = find_causes(dictionary, lms, SENTENCES, {0: "shared", 6: "B"}, SHORT)
+    assert alike.kl[1] < 0.1 * alike.kl[0]
+    assert alike.kl_control[1] < 0.1 * alike.kl_control[0]
+    assert alike.ratio is not None
+    for low, high in alike.ratio:
+        assert 0.5 < low <= high < 2
+    assert alike.verdict != "contradicts"
+    # written more strongly in the deaf model, which is the most moved one although its shift is the smaller
+    assert more.kl[1] < more.kl[0]
+    assert more.ratio is not None
+    assert more.ratio[1] == (1.0, 1.0)
+    assert more.ratio[0][1] < 0.5
+
+
+@pytest.mark.parametrize("feature", [7, 11])
+def test_the_control_is_another_direction_as_long_in_the_second_model(
+    models: list[LanguageModel], dictionary: Dictionary, feature: int
+) -> None:
+    """Independently, by plain hooks: which vector is taken out, how long it is, and what it is correlated with."""
+    dictionary.W_dec[feature, dictionary.columns(0)] *= 0.2  # longest in the second model
+    settings = CausalSettings(block=60, n_draws=200)
+    (cause,) = find_causes(dictionary, models, SENTENCES, {feature: "shared"}, settings)
+    other = control_features(dictionary, [feature], settings.seed)[feature]
+    assert other != feature
+    rms = [lm.d_model**0.5 / space.scale for lm, space in zip(models, dictionary.spaces, strict=True)]
+    rows = [dictionary.raw_decoder(m)[feature] for m in range(2)]
+    longest = max(float(row.norm()) / r for row, r in zip(rows, rms, strict=True))
+    shifts: list[list[float]] = [[], []]
+    own: list[float] = []
+    for sentence in SENTENCES:
+        ids = torch.tensor([[models[0].bos, *models[0].tokenizer.encode(sentence, add_special_tokens=False)]])
+        raw = []
+        for m, lm in enumerate(models):
+            seen: list[torch.Tensor] = []
+            with edit(lm, dictionary.spaces[m].hookpoint, lambda a, seen=seen: (seen.append(a), a)[1]):
+                lm.model(ids)
+            raw.append(seen[0][0, 1:])
+        value = dictionary.encode_raw(raw).dense()[:, feature]
+        fires = torch.nonzero(value > 0)[:, 0]
+        fires = fires[fires < len(value) - 1] + 1
+        for m, lm in enumerate(models):
+            row = dictionary.raw_decoder(m)[other]
+            vectors = [row / row.norm() * longest * rms[m], *([rows[0]] if m == 0 else [])]
+            for vector, into in zip(vectors, [shifts[m], own], strict=False):
+                taken = torch.zeros(1, len(value) + 1, lm.d_model)
+                taken[0, 1:] = value[:, None] * vector
+                clean = lm.model(ids).logits[0].log_softmax(-1)
+                with edit(lm, dictionary.spaces[m].hookpoint, lambda a, taken=taken: a - taken):
+                    after = lm.model(ids).logits[0].log_softmax(-1)
+                kl = torch.nn.functional.kl_div(after, clean, log_target=True, reduction="none").sum(-1)
+                into += kl[fires].tolist()
+    for m in range(2):
+        assert cause.kl_control[m] == pytest.approx(float(np.mean(shifts[m])), rel=1e-3)
+    assert cause.pairs[0].control == pytest.approx(float(np.corrcoef(own, shifts[1])[0, 1]), abs=1e-3)
+    assert cause.pairs[0].control != pytest.approx(float(np.corrcoef(own, shifts[0])[0, 1]), abs=1e-2)
+
+
+def test_what_counts_is_the_correlation_above_the_controls(models: list[LanguageModel], dictionary: Dictionary) -> None:
+    """Codes are strong and weak at the same positions, so that shifts under another direction correlate as well."""
+    for cause in find_causes(dictionary, models, SENTENCES, {0: "shared", 1: "shared"}, SHORT):
+        (pair,) = cause.pairs
+        assert pair.correlation is not None
+        assert pair.control is not None
+        assert pair.control > 0.25
+        assert pair.above is not None
+        assert pair.above[0] < pair.correlation - pair.control < pair.above[1] < pair.correlation
+
+
+def test_a_control_is_another_feature_that_writes_in_every_model(dictionary: Dictionary) -> None:
+    dictionary.W_dec[4:20, dictionary.columns(1)] = 0.0
+    others = control_features(dictionary, range(24), seed=0)
+    assert all(other != feature for feature, other in others.items())
+    assert not set(others.values()) & set(range(4, 20))
+    assert len(set(others.values())) > 3

@@ -18,6 +18,7 @@ from suture.interventions.paired import PairedText
 from suture.interventions.settings import SpliceSettings
 from suture.interventions.splice import mean_rows, splice, spliced_losses
 from suture.lm.create import LMShape, train_tokenizer
+from suture.lm.hooks import edit
 from suture.lm.load import LanguageModel
 from suture.pipeline import artifact
 
@@ -164,3 +165,31 @@ def _first(out: object) -> Tensor:
 
 def _with_first(out: object, value: Tensor) -> object:
     return (value, *out[1:]) if isinstance(out, tuple) else value
+
+
+def test_the_code_of_one_model_alone_is_of_that_model(models: list[LanguageModel]) -> None:
+    """Independently, a sentence at a time by a plain hook; the encoder hears the first model far better."""
+    one, two = models[0], language_model(LMShape(n_layers=2, width=32, n_heads=2, context=64), 5, "three")
+    lms = [one, replace(two, tokenizer=one.tokenizer)]
+    dictionary = known_dictionary(lms)
+    dictionary.W_enc[:, dictionary.columns(1)] *= 0.05
+    result = spliced_losses(dictionary, lms, SENTENCES, SpliceSettings(block=60))
+    for m, lm in enumerate(lms):
+        losses = [0.0, 0.0]
+        count = 0
+        for sentence in SENTENCES:
+            ids = torch.tensor([[lm.bos, *lm.tokenizer.encode(sentence, add_special_tokens=False)]])
+            seen: list[Tensor] = []
+            for x, space in zip(lms, dictionary.spaces, strict=True):
+                with edit(x, space.hookpoint, lambda a, seen=seen: (seen.append(a), a)[1]):
+                    x.model(ids)
+            for source in range(2):
+                alone = [rows[0, 1:] if s == source else None for s, rows in enumerate(seen)]
+                whole = seen[m].clone()
+                whole[0, 1:] = dictionary.decode_raw(dictionary.encode_raw(alone))[m]
+                with edit(lm, dictionary.spaces[m].hookpoint, lambda _, whole=whole: whole):
+                    spliced = lm.model(ids).logits[0]
+                losses[source] += float(torch.nn.functional.cross_entropy(spliced[1:-1], ids[0, 2:], reduction="sum"))
+            count += ids.shape[1] - 2
+        assert [loss.ce for loss in result.models[m].alone] == pytest.approx([x / count for x in losses], abs=1e-5)
+        assert abs(losses[0] - losses[1]) / count > 1e-3

@@ -25,6 +25,7 @@ SETTINGS = TrainSettings(
     design=Design(kind="crosscoder", n_features=16, sparsity=Sparsity(kind="topk", k=3)),
     n_rows=20_000,
     batch_size=500,
+    learning_rate=0.02,  # that of the default makes rounding grow
     k_start=2.0,
     precision="float32",
 )

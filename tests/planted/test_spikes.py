@@ -102,5 +102,5 @@ def test_what_is_never_or_always_right_has_a_limit_beyond_or_below_all() -> None
 def test_refusals() -> None:
     with pytest.raises(UserError, match="rate"):
         replace(SPIKES, rate=0.7)
-    with pytest.raises(UserError, match="strengths"):
+    with pytest.raises(UserError, match="strength = "):
         replace(SPIKES, strengths=())

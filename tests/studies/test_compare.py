@@ -85,8 +85,9 @@ def test_means_and_prices_are_those_of_the_rows(made: StudyResult) -> None:
         assert joint.get("price_in_all_A") is None
         assert at["pooled", seed]["price_in_all_B"] == pytest.approx(at["pooled", seed]["fvu_B"] - alone["fvu_B"])
         assert alone["price_A"] == 0
-        assert alone["l0"] <= 6
-        assert split["l0"] <= 4
+        # a threshold found in training keeps k on average, nearly, on other rows
+        assert alone["l0"] <= 6 * 1.1
+        assert split["l0"] <= 4 * 1.1
 
 
 def test_l1_is_as_sparse_as_the_others_and_says_how_it_came_there(made: StudyResult) -> None:

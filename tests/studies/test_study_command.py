@@ -135,7 +135,7 @@ def test_ctrl_c_says_how_to_go_on(suture: Command, tmp_path: Path, monkeypatch: 
     def stop(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("suture.studies.compare.run_cell", stop)
+    monkeypatch.setattr("suture.studies.cells.run_cell", stop)
     code, _, err = suture("study", "designs", tmp_path / "out", "--quick", "--only", "pooled")
     assert code == 130
     assert "the same command goes on after the cells that are done" in err

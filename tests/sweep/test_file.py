@@ -35,10 +35,10 @@ def test_every_combination_is_a_cell_and_the_last_setting_varies_fastest(tmp_pat
     )
     cells = study.cells()
     assert [c.name for c in cells] == [
-        f"train.k={k} collect.at={at}" for k in (2, 3) for at in ("mlp0.out,mlp1.out", "mlp0.out")
+        f"train.k={k} at={at}" for k in (2, 3) for at in ("mlp0.out,mlp1.out", "mlp0.out,mlp0.out")
     ]
     assert [c.train.design.sparsity.k for c in cells if c.train] == [2, 2, 3, 3]
-    assert len({c.collect for c in cells}) == 2, "cells with the same values share one collection"
+    assert len({c.collect for c in cells}) == 1, "cells that differ in their hookpoints share one collection"
 
 
 def test_quotes_dashes_and_tables_mean_the_same(tmp_path: Path) -> None:
@@ -95,3 +95,46 @@ def test_a_mistake_is_refused_with_the_way_out(tmp_path: Path, text: str, says: 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read"):
         read_study(tmp_path / "none.toml")
+
+
+PAIR = '[collect]\nmodel = ["tinystories-1l", "tinystories-2l"]\ncorpus = "text.txt"\ntokens = 1000\n'
+
+
+def test_patterns_become_every_pair_of_hookpoints_in_one_store(tmp_path: Path) -> None:
+    cells = read(tmp_path, PAIR + 'at = ["mlp*.out", ["mlp[0-1].out", "resid1.post"]]\n' + TRAIN).cells()
+    assert [c.at for c in cells] == [("mlp0.out", at) for at in ("mlp0.out", "mlp1.out", "resid1.post")]
+    assert [c.name for c in cells] == [f"at=mlp0.out,{at}" for at in ("mlp0.out", "mlp1.out", "resid1.post")]
+    (store,) = {c.collect for c in cells}
+    assert store is not None
+    spaces = list(zip(store.models.model, store.models.hookpoints, strict=True))
+    assert spaces == [
+        ("tinystories-1l", "mlp0.out"), ("tinystories-2l", "mlp0.out"),
+        ("tinystories-2l", "mlp1.out"), ("tinystories-2l", "resid1.post"),
+    ]  # fmt: skip
+    assert [c.train.view.spaces for c in cells if c.train] == [(0, 1), (0, 2), (0, 3)]
+
+
+def test_pairs_of_one_name_and_exclusions(tmp_path: Path) -> None:
+    sweep = '[sweep]\npairs = "same"\n"train.k" = [2, 4]\n"train.seed" = [0, 1]\n'
+    sweep += 'exclude = [{at = "mlp0.out", "train.k" = 4}, {"train.seed" = 1, "train.k" = [2, 4]}]\n'
+    cells = read(tmp_path, PAIR.replace("1l", "2l") + 'at = ["mlp*.out"]\n' + TRAIN + sweep).cells()
+    assert [c.name for c in cells] == [
+        "train.k=2 train.seed=0 at=mlp0.out,mlp0.out",
+        "train.k=2 train.seed=0 at=mlp1.out,mlp1.out",
+        "train.k=4 train.seed=0 at=mlp1.out,mlp1.out",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (PAIR + 'at = "mlp[0-9].out"\n' + TRAIN, r"at = mlp\[0-9\].out: the model has blocks 0 to 0"),
+        (PAIR + 'at = "mlp*.out"\n' + TRAIN + "space = [0, 1]\n", "each cell has its own spaces"),
+        (PAIR + 'at = "mlp*.out"\n' + TRAIN + '[sweep]\npairs = "some"\n', 'write "all" or "same"'),
+        (PAIR + 'at = "mlp*.out"\n' + TRAIN + "[sweep]\nexclude = [{k = 3}]\n", "is not varied"),
+        (PAIR + 'at = "mlp*.out"\n' + TRAIN + '[sweep]\nexclude = [{at = "*"}]\n', "leaves no cell"),
+    ],
+)
+def test_mistakes_in_patterns_and_exclusions(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        read(tmp_path, text)

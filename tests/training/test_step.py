@@ -58,8 +58,8 @@ def dense_loss(state: TrainingState, x: Tensor, available: Tensor | None, model:
     if d.sparsity.kind == "topk":
         f = f * torch.zeros_like(f).scatter(1, pre.topk(K).indices, 1.0)
     elif d.sparsity.kind == "batchtopk":
-        cut = (f * norms.detach()).flatten().topk(ROWS * K).values[-1]
-        f = f * (f * norms.detach() >= cut)
+        score = f * norms.detach() if d.sparsity.score == "norm" else f
+        f = f * (score >= score.flatten().topk(ROWS * K).values[-1])
     elif d.sparsity.kind == "jumprelu":
         # values and gates with the straight-through gradient of 2407.14435, written as differences of plain terms
         threshold, width = state.own["log_threshold"].exp(), d.sparsity.bandwidth
@@ -124,6 +124,7 @@ CASES = [
     *[("pooled+flag", s, "joint", True) for s in ("topk", "batchtopk")],
     *[("pooled+zeros", "topk", loss, True) for loss in ("joint", "per_model")],
     *[("universal", "topk", "per_model", aux) for aux in (False, True)],
+    ("crosscoder", "batchtopk by norm", "joint", True),
     *[("sae", s, "joint", True) for s in ("topk", "batchtopk", "relu+l1")],
     *[(kind, "jumprelu", "joint", True) for kind in ("sae", "crosscoder", "pooled+flag", "universal")],
     *[(kind, "gated", "joint", True) for kind in ("sae", "crosscoder", "pooled+flag", "pooled+zeros", "universal")],
@@ -140,7 +141,9 @@ def test_gradients_agree_with_the_dense_reference(
     """The reference is dense and in float64; the decoder's is then freed of its part along each unit row."""
     name: Any = kind.partition("+")[0]
     extra: dict[str, Any] = {"pooled+flag": {"flag": True}, "pooled+zeros": {"pad": "zeros"}}.get(kind, {})
-    design = Design(kind=name, n_features=F, sparsity=Sparsity(kind=sparsity, k=K), **extra)
+    by_norm = "norm" if sparsity.endswith(" by norm") else "value"
+    chosen = Sparsity(kind=sparsity.partition(" ")[0], k=K, score=by_norm)
+    design = Design(kind=name, n_features=F, sparsity=chosen, **extra)
     widths = (6,) if kind == "sae" else (6, 4)
     state = a_state(design, Objective(loss=loss, l1=0.3, k_aux=4, dead_after=10), widths)
     if aux:

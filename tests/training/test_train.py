@@ -361,3 +361,26 @@ def test_a_size_that_no_machine_holds_is_refused_before_it_is_made(store: Store)
     with pytest.raises(UserError, match=r"features = 500000000000: need .* GB of memory"):
         train(store.path.parent / "absurd", store, absurd)
     assert not (store.path.parent / "absurd").exists()
+
+
+@pytest.mark.parametrize("kind", ["crosscoder", "pooled", "universal"])
+@pytest.mark.parametrize("alone", [True, False])
+def test_l0_is_the_active_features_of_one_code(kind: DesignKind, store: Store, alone: bool) -> None:
+    """Of a row's own code, and of no other that an evaluation makes beside it; pooled: a row of a model is one code."""
+    design = Design(kind=kind, n_features=32, sparsity=Sparsity(kind="jumprelu"))
+    dictionary = Dictionary(store.spaces, design)
+    chance = torch.Generator().manual_seed(0)
+    dictionary.W_enc.data.copy_(torch.randn(dictionary.W_enc.shape, generator=chance))
+    dictionary.W_enc.data[:, : dictionary.spaces[0].width] *= 2  # each model alone makes other features fire
+    dictionary.threshold.fill_(2.0)
+    rows = torch.arange(1500)
+    found = evaluate(dictionary, store, rows, batch_size=400, missing="zero", alone=alone).l0
+    x = dictionary.scaled(store.read(rows))
+    if kind == "pooled":
+        codes = [dictionary.encode_alone(x, m) for m in range(2)]
+    else:
+        codes = [dictionary.encode(x)]
+        assert any(len(dictionary.encode_alone(x, m, missing="zero").value) != len(codes[0].value) for m in range(2))
+    active = sum((code.dense() > 0).sum(1).double() for code in codes) / len(codes)
+    assert 0.5 < found < 20
+    assert found == pytest.approx(float(active.mean()))

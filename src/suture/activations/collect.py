@@ -32,8 +32,8 @@ from suture.activations.shards import SHARD, ShardWriter, write_index
 from suture.activations.store import STAGE, STORAGE, Alignment, Precision, Store
 from suture.activations.windows import State, check_enough, windows
 from suture.errors import UserError
-from suture.lm.corpus import Corpus, corpus_of
-from suture.lm.load import LanguageModel
+from suture.lm.corpus import Corpus, as_corpus, corpus_of, described
+from suture.lm.load import LanguageModel, fingerprint_of
 from suture.lm.models import accelerator, load_models
 from suture.parallel import ALONE, Ranks, local_device
 from suture.pipeline import artifact
@@ -76,8 +76,8 @@ class _Job:
 def collect(
     path: str | Path,
     *,
-    sources: Sequence[tuple[LanguageModel, str]],
-    corpus: Corpus,
+    sources: Sequence[tuple[LanguageModel | str, str]],
+    corpus: Corpus | str | Path,
     n_rows: int,
     block: int = 128,
     dtype: str = "bfloat16",
@@ -94,8 +94,8 @@ def collect(
 
     Args:
         path: the store's folder.
-        sources: (model, hookpoint name) per space; a model with two hookpoints is run once.
-        corpus: the text, read in its own order.
+        sources: (model, hookpoint name) per space, the model loaded or by name; one with two hookpoints is run once.
+        corpus: the text, or where it is (`open_corpus`), read in its own order.
         n_rows: text positions wanted.
         block: most tokens of text, per model, that are run together; BOS is put before them and not counted.
         dtype: precision on disk, "bfloat16" or "float32".
@@ -121,7 +121,7 @@ def collect(
         if value < 1:
             raise UserError(name, value, "is too small", "give at least 1")
     plan = plan_rows(sources, block=block, dtype=dtype, batch_tokens=batch_tokens)
-    job = _Job(plan=plan, corpus=corpus, n_rows=n_rows, shard_rows=shard_rows)
+    job = _Job(plan=plan, corpus=as_corpus(corpus), n_rows=n_rows, shard_rows=shard_rows)
     settings = _settings(job)
     if ranks.agree(ranks.leads and resume and artifact.is_made(path, stage=STAGE, settings=settings)):
         return Store.open(path)
@@ -198,6 +198,28 @@ def _settings(job: _Job) -> dict[str, Any]:
         "batch_tokens": plan.batch_tokens,
         "shard_rows": job.shard_rows,
     }
+
+
+def known_beforehand(settings: CollectSettings) -> dict[str, Any]:
+    """What of that is known before the models are loaded: enough to tell whether a store is the one asked for."""
+    models, load = settings.models, settings.models.load
+    spaces = []
+    for model, hookpoint, revision in zip(models.model, models.hookpoints, models.revisions, strict=True):
+        known = {"fingerprint": fingerprint_of(model), "dtype": f"torch.{load.lm_dtype}"}
+        unknown = {"fingerprint": None, "dtype": "torch.auto"}
+        spaces.append(
+            {"model": model, "hookpoint": hookpoint, "revision": revision}
+            | {name: value for name, value in known.items() if value != unknown[name]}
+        )
+    return {
+        "spaces": spaces,
+        "corpus": settings.text.corpus,
+        "corpus_description": described(settings.text),
+        "n_rows_wanted": settings.tokens,
+        "block": settings.block,
+        "dtype": settings.dtype,
+        "shard_rows": settings.shard_rows,
+    } | ({} if settings.batch_tokens is None else {"batch_tokens": settings.batch_tokens})
 
 
 def _room(path: Path, job: _Job, free_bytes: Callable[[Path], int]) -> tuple[int, int]:

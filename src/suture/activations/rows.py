@@ -30,6 +30,7 @@ from suture.errors import NumericalError, UserError
 from suture.lm.hookpoints import resolve, width_of
 from suture.lm.hooks import record_at
 from suture.lm.load import LanguageModel
+from suture.lm.models import as_models
 
 CPU_BATCH_TOKENS = 1024
 """Larger batches leave the cache, and their buffers go back to the system after every use: a third slower, measured."""
@@ -78,7 +79,7 @@ class Plan:
 
 
 def plan_rows(
-    sources: Sequence[tuple[LanguageModel, str]], *, block: int, dtype: str, batch_tokens: int | None
+    sources: Sequence[tuple[LanguageModel | str, str]], *, block: int, dtype: str, batch_tokens: int | None
 ) -> Plan:
     """Check the settings against the models.  (1)
 
@@ -92,15 +93,16 @@ def plan_rows(
         raise UserError("batch-tokens", batch_tokens, "is too small", "give at least 1, or leave it out")
     if dtype not in ("bfloat16", "float32"):
         raise UserError("dtype", dtype, "cannot be stored", "choose bfloat16 or float32")
+    lms = as_models([lm for lm, _ in sources])
     models: list[LanguageModel] = []
-    for lm, _ in sources:
+    for lm in lms:
         if not any(lm is known for known in models):
             models.append(lm)
     for lm in models:
         if block + (lm.bos is not None) > lm.context:
             problem = f"and BOS are longer than the context of {lm.name}, {lm.context} tokens"
             raise UserError("block", block, problem, f"give at most {lm.context - (lm.bos is not None)}")
-    model_of = tuple(next(m for m, lm in enumerate(models) if lm is own) for own, _ in sources)
+    model_of = tuple(next(m for m, lm in enumerate(models) if lm is own) for own in lms)
     on_cpu = all(lm.device.type == "cpu" for lm in models)
     return Plan(
         models=tuple(models),
@@ -114,7 +116,7 @@ def plan_rows(
                 fingerprint=lm.fingerprint,
                 revision=lm.revision,
             )
-            for lm, hookpoint in sources
+            for lm, (_, hookpoint) in zip(lms, sources, strict=True)
         ),
         block=block,
         batch_tokens=batch_tokens or (CPU_BATCH_TOKENS if on_cpu else BATCH_TOKENS),

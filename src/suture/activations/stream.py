@@ -29,7 +29,7 @@ from suture.activations.space import Space
 from suture.activations.store import STAGE, STORAGE, Alignment, Held, Store
 from suture.activations.windows import State, Window, check_enough, windows
 from suture.errors import UserError
-from suture.lm.corpus import Corpus, corpus_of
+from suture.lm.corpus import Corpus, as_corpus, corpus_of
 from suture.lm.load import LanguageModel
 from suture.lm.models import accelerator, load_models
 from suture.pipeline import artifact
@@ -58,8 +58,8 @@ class Stream:
     def __init__(
         self,
         *,
-        sources: Sequence[tuple[LanguageModel, str]],
-        corpus: Corpus,
+        sources: Sequence[tuple[LanguageModel | str, str]],
+        corpus: Corpus | str | Path,
         block: int = 128,
         fill_rows: int = 262_144,
         dtype: str = "bfloat16",
@@ -70,7 +70,7 @@ class Stream:
         if fill_rows < 1:
             raise UserError("fill-rows", fill_rows, "is not a number of rows", "give at least 1")
         self.plan: Plan = plan_rows(sources, block=block, dtype=dtype, batch_tokens=batch_tokens)
-        self.corpus, self.fill_rows = corpus, fill_rows
+        self.corpus, self.fill_rows = as_corpus(corpus), fill_rows
         on_cpu = all(lm.device.type == "cpu" for lm in self.plan.models)
         self._prefetch = not on_cpu if prefetch is None else prefetch
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="suture-stream")

@@ -18,6 +18,7 @@ from suture.cli.options import Command
 from suture.cli.stages import Demo, Report, Verify
 from suture.cli.stitch import Refit, Stitch
 from suture.cli.study import Designs, PowerStudy, Proxies
+from suture.cli.sweep import Sweep
 from suture.cli.train import Train
 from suture.errors import UsageError
 from suture.pipeline.settings import name_of
@@ -34,6 +35,7 @@ COMMANDS: Mapping[str, type[Command]] = {
     "steer": Steer,
     "splice": SpliceCheck,
     "causal": CausalCheck,
+    "sweep": Sweep,
     "report": Report,
     "verify": Verify,
     "study designs": Designs,
@@ -44,6 +46,7 @@ RESUMABLE = {
     "collect": "what was finished is kept, --resume goes on from there",
     "train": "what was finished is kept, --resume goes on from there",
     "demo": "the same command goes on after the stages that are done",
+    "sweep": "the same command goes on after the cells that are done",
     "study designs": "the same command goes on after the cells that are done",
 }
 """What an interrupt leaves; of any other command nothing is half-written."""

@@ -24,7 +24,7 @@ class EstimateStudy:
     """
 
     study: Annotated[Path, Argument(metavar="STUDY.toml")]
-    """Tables [collect], [train] and [sweep]."""
+    """Tables [collect], [train], [features] and [sweep]."""
     out: Path = Path()
     """Where the results will go: its disk counts."""
     device: str | None = None

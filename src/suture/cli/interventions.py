@@ -1,18 +1,20 @@
 """The commands `steer`, `splice` and `causal`: what features and dictionaries do inside their models."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from suture.cli.console import command_line, emit, progress
 from suture.cli.options import Argument, DictionaryModels, Output
+from suture.errors import UserError
 from suture.interventions.settings import CausalSettings, SpliceSettings, SteerSettings
 from suture.pipeline.settings import Count, Given, Limits, Option
 
 if TYPE_CHECKING:
     from suture.interventions.causal import Causal
     from suture.interventions.splice import Splice
-    from suture.interventions.steer.effect import Effect
+    from suture.interventions.steer.effect import Effect, ModelEffect
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,13 +75,19 @@ class Steer:
         )
 
     def _settings(self) -> SteerSettings:
-        """Where 1 is none of the strengths, the first is the reference; given prompts are continued, up to three."""
-        strengths = self.settings.values.get("strength", SteerSettings.strengths)
+        """Where 1 is none of the strengths (or KL budgets), the first is the reference; given prompts are continued, up
+        to three.
+        """
+        given = self.settings.values
+        doses = given.get("kl") or given.get("strength", SteerSettings.strengths)
         usual = {
-            "reference": 1.0 if 1.0 in strengths else strengths[0],
+            "reference": 1.0 if 1.0 in doses else doses[0],
             "continued": min(3, len(self.prompt)) if self.prompt else 1,
         }
-        return Given(SteerSettings, usual | dict(self.settings.values)).over()
+        if given.get("kl") and "strength" in given:
+            written = " ".join(f"{budget:g}" for budget in given["kl"])
+            raise UserError("kl", written, "cannot be given with --strength", "leave one of them out")
+        return Given(SteerSettings, usual | dict(given)).over()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,10 +203,43 @@ def _causal_text(causes: "Causal") -> str:
 def _effect_text(effect: "Effect") -> str:
     lines = [f"feature {effect.feature}"]
     for model in effect.models:
-        kl = ", ".join(f"{s:g}: {v:.3f}" for s, v in zip(model.strengths, model.kl_neutral, strict=True))
         tokens = " ".join(repr(t) for t, _ in model.top_promoted[:5])
-        lines.append(f"  {model.model}: promotes {tokens}; KL on neutral text by strength {kl}")
+        if effect.settings.kl:
+            lines.append(f"  {model.model}: promotes {tokens}; {_budgets_text(effect.settings.kl, model)}")
+        else:
+            kl = ", ".join(f"{s:g}: {v:.3f}" for s, v in zip(model.strengths, model.kl_neutral, strict=True))
+            lines.append(f"  {model.model}: promotes {tokens}; KL on neutral text by strength {kl}")
+        if model.controls:
+            lines.append(f"    at {effect.settings.equal_kl:g} nats of KL: {_at_kl_text(model)}")
     if effect.agreement is not None:
         a = effect.agreement
-        lines.append(f"  agreement {a.value:.3f} (mismatched features {a.mismatched:.3f})")
+        lines.append(f"  agreement {a.value:.3f} (mismatched features {a.mismatched or 0:.3f})")
     return "\n".join(lines)
+
+
+def _budgets_text(budgets: Sequence[float], model: "ModelEffect") -> str:
+    """The strength that each KL budget took, or that it was not reached."""
+    parts = []
+    for i, budget in enumerate(budgets):
+        strength, kl = model.strengths[i], model.kl_neutral[i]
+        if model.reached[i]:
+            parts.append(f"{budget:g} nats of KL at strength {strength:.3g}")
+        else:
+            parts.append(f"{budget:g} nats of KL not reached, {kl:.3g} at strength {strength:.3g} comes nearest")
+    return ", ".join(parts)
+
+
+def _at_kl_text(model: "ModelEffect") -> str:
+    """The feature's effect and its controls' at the same KL."""
+    if model.effect_at_kl is None:
+        return "not reached"
+    parts = [f"effect {model.effect_at_kl:.2f} nats"]
+    for control in model.controls:
+        if control.effect_at_kl is None:
+            parts.append(f"{control.kind} none")
+            continue
+        within = control.effect_at_kl_interval
+        ends = f" ({within[0]:.2f} to {within[1]:.2f})" if within else ""
+        as_far = f", {control.n_as_far} of {control.n_at_kl} as far" if control.n_as_far else ""
+        parts.append(f"{control.kind} {control.effect_at_kl:.2f}{ends}{as_far}")
+    return "; ".join(parts)

@@ -56,13 +56,9 @@ class DictionaryModels:
 
     def of(self, dictionary: Path) -> "list[LanguageModel]":
         """Loaded; they must be the very ones that the dictionary was trained on."""
-        from suture.dictionary.dictionary import Dictionary
-        from suture.lm.models import accelerator, check_weights, load_models
+        from suture.sweep.stages import models_behind
 
-        spaces = Dictionary.load(dictionary).spaces
-        lms = load_models([space.model for space in spaces], self.load, device=accelerator(self.device))
-        check_weights(lms, [space.fingerprint for space in spaces])
-        return lms
+        return models_behind(dictionary, self.load, device=self.device)
 
     def texts(self, dictionary: Path, corpus: str | None) -> Iterator[str]:
         """Documents of a corpus, or without one those that training kept out."""

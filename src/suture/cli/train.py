@@ -1,6 +1,6 @@
 """The command `train`: one dictionary or many, from a store or from models that run while it trains."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,10 +15,7 @@ from suture.pipeline.settings import Count, Given, from_flat, read_toml
 from suture.training.settings import TrainSettings
 
 if TYPE_CHECKING:
-    from suture.activations.store import Store
     from suture.activations.stream import Stream
-    from suture.dictionary.dictionary import Dictionary
-    from suture.training.run import TrainProgress
 
 HARMLESS = {"offline", "trust-remote-code"}
 """Settings of a stream that say nothing where there is a store."""
@@ -51,36 +48,29 @@ class Train:
     def run(self) -> None:
         """Train, and say how well each dictionary reconstructs."""
         from suture.parallel import grid, local_device
-        from suture.training.train import train_many
+        from suture.pipeline.job import Context
+        from suture.sweep.run import make
+        from suture.sweep.stages import train_many_job
 
         with said_once():
             wanted = self._wanted()
-        device = next(iter(wanted.values())).device if wanted else "cpu"
+        device = next(iter(wanted.values())).device
         with grid(feature_ranks=self.feature_ranks, device=local_device(device)) as place:
             with self._rows(device) as rows, progress() as advance:
-
-                def show(out: Path, p: "TrainProgress") -> None:
-                    fvu = " ".join(f"{v:.3f}" for v in p.fvu or p.training_fvu)
-                    note = f"{p.rows_per_second:,.0f} rows/s  FVU {fvu}  L0 {p.l0:.1f}  dead {percent(p.dead)}"
-                    advance("steps" if self.each is None else f"{out.name} steps", p.step, p.n_steps, note)
-
-                trained = train_many(
-                    wanted,
-                    rows,
-                    grid=place,
-                    on_progress=show,
-                    resume=self.output.resume,
-                    overwrite=self.output.overwrite,
-                    command=command_line(),
+                context = Context(
+                    resume=self.output.resume, overwrite=self.output.overwrite, command=command_line(), tell=advance
                 )
+                make([train_many_job("steps", self.dictionary, wanted, rows, grid=place)], context)
             if place.world.leads:
-                _emit(trained, several=self.each is not None, as_json=self.output.json)
+                _emit(list(wanted), several=self.each is not None, as_json=self.output.json)
 
     def _wanted(self) -> dict[Path, TrainSettings]:
         """Every dictionary's folder and settings: the one of the options, or one per table of the file."""
+        from suture.sweep.stages import placed
+
         base = self.settings.over()
         if self.each is None:
-            return {self.dictionary: _placed(base)}
+            return {self.dictionary: placed(base)}
         tables = read_toml(self.each, "each")
         if not tables or not all(isinstance(table, dict) for table in tables.values()):
             raise UserError("each", self.each, "does not hold one [table] per dictionary", "see suture train --help")
@@ -88,14 +78,13 @@ class Train:
             if not name or Path(name).name != name or name.startswith(".") or name.endswith((PARTIAL, REPLACED)):
                 raise UserError("each", f"[{name}]", "is no name for a folder", "give the table a plain name")
         return {
-            self.dictionary / name: _placed(from_flat(TrainSettings, table, base=base, where=f"[{name}] "))
+            self.dictionary / name: placed(from_flat(TrainSettings, table, base=base, where=f"[{name}] "))
             for name, table in tables.items()
         }
 
     @contextmanager
-    def _rows(self, device: str) -> "Iterator[Store | Stream]":
+    def _rows(self, device: str) -> "Iterator[Path | Stream]":
         """The store that was named, or a stream of the models that were."""
-        from suture.activations.store import Store
         from suture.activations.stream import open_stream
 
         if not self.stream:
@@ -104,7 +93,7 @@ class Train:
             for name in self.source.values.keys() - HARMLESS:
                 problem = "is for --stream, a store has its own"
                 raise UserError(name, self.source.values[name], problem, "leave it out, or add --stream")
-            yield Store.open(self.store)
+            yield self.store
             return
         if self.store is not None:
             raise UserError("store", self.store, "and --stream exclude each other", "choose one")
@@ -112,22 +101,14 @@ class Train:
             yield made
 
 
-def _placed(settings: TrainSettings) -> TrainSettings:
-    """The settings with the device that `auto` means here."""
-    if settings.device != "auto":
-        return settings
-    from suture.lm.models import accelerator
-
-    return from_flat(TrainSettings, {"device": accelerator("auto")}, base=settings)
-
-
-def _emit(trained: "Mapping[Path, Dictionary]", *, several: bool, as_json: bool) -> None:
+def _emit(trained: Sequence[Path], *, several: bool, as_json: bool) -> None:
+    from suture.dictionary.dictionary import Dictionary
     from suture.pipeline.artifact import read_json
 
     found, lines = [], []
-    for out, dictionary in trained.items():
+    for out in trained:
         evaluation = read_json(out / "evaluation.json")
-        labels = [space.label for space in dictionary.spaces]
+        labels = [space.label for space in Dictionary.load(out).spaces]
         fvu = ", ".join(f"{label} {value:.4f}" for label, value in zip(labels, evaluation["fvu"], strict=True))
         typical = evaluation.get("fvu_typical")
         if typical and any(abs(t - f) > 0.1 * f for t, f in zip(typical, evaluation["fvu"], strict=True)):

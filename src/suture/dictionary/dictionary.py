@@ -64,7 +64,9 @@ class Description:
         try:
             raw = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
             design = raw["design"]
-            parts = {"dedicated": tuple(design["dedicated"]), "sparsity": Sparsity(**design["sparsity"])}
+            before = {"score": "norm"}  # the only one there was when none was written down
+            sparsity = Sparsity(**{**before, **design["sparsity"]})
+            parts = {"dedicated": tuple(design["dedicated"]), "sparsity": sparsity}
             spaces = spaces_from_json(raw["spaces"])
             return Description(spaces=spaces, design=Design(**{**design, **parts}), flag_scale=raw["flag_scale"])
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -456,6 +458,21 @@ class Dictionary(nn.Module):
             dictionary.fvu = tuple(artifact.read_json(path / EVALUATION)["fvu"])
         dictionary.precision = select.resolve_precision(precision, torch.device(device))
         return dictionary.to(device).requires_grad_(requires_grad=False)
+
+    @staticmethod
+    def folder_of(dictionary: "Dictionary | str | Path", *, setting: str = "dictionary") -> Path:
+        """The folder of a dictionary that is given by its folder or opened.
+
+        Raises:
+            UserError: it was never saved, or its weights were changed since it was loaded.
+        """
+        folder = artifact.folder_of(dictionary, setting=setting)
+        if isinstance(dictionary, Dictionary):
+            saved = Dictionary.read(folder).state_dict()
+            if any(not torch.equal(saved[name], own.cpu()) for name, own in dictionary.state_dict().items()):
+                fix = "save it under another name, and give that"
+                raise UserError(setting, folder, "has other weights on disk than in memory", fix)
+        return folder
 
     @staticmethod
     def read(folder: Path) -> "Dictionary":

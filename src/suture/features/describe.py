@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from suture.features.settings import FeatureSettings
 from suture.features.stats import FeatureStats, describe
 from suture.features.table import STAGE, FeatureTable, LeftOut
 from suture.lm.load import LanguageModel
+from suture.lm.models import as_models
 from suture.pipeline import artifact
 
 OnProgress = Callable[[str, int, int], None]
@@ -46,25 +47,25 @@ N_TEXTS = 32
 
 def features(
     out: str | Path,
-    dictionary_path: str | Path,
+    dictionary: Dictionary | str | Path,
     store: Store | str | Path,
     settings: FeatureSettings | None = None,
     *,
-    lms: Sequence[LanguageModel] | None = None,
+    lms: Sequence[LanguageModel | str] | None = None,
     on_progress: OnProgress | None = None,
     overwrite: bool = False,
     command: str | None = None,
 ) -> FeatureTable:
     """Describe and label a dictionary's features on a store's rows, and write the table to `out`.
 
-    `lms`, in the order of the dictionary's spaces, adds the tokens that each direction promotes.
+    `lms`, loaded or by name, in the order of the dictionary's spaces, adds the tokens that each direction promotes.
 
     Raises:
         UserError: the store has not the dictionary's spaces, or no held-out rows.
         ArtifactError: the dictionary cannot be read, or `out` is taken.
     """
     settings, store = settings or FeatureSettings(), as_store(store)
-    dictionary_path = Path(dictionary_path)
+    dictionary_path = Dictionary.folder_of(dictionary)
     dictionary = Dictionary.load(dictionary_path, precision="auto")
     made = artifact.open_artifact(dictionary_path)
     training = made.settings
@@ -96,13 +97,13 @@ def features(
             examples=examples(
                 stats, view, settings.context, choice=settings.choice, elsewhere=elsewhere, seed=settings.labels.seed
             ),
-            logits=_promoted(dictionary, lms, view, stats, labels, settings) if lms is not None else [],
+            logits=_promoted(dictionary, as_models(lms), view, stats, labels, settings) if lms is not None else [],
             summary=_evaluation(dictionary_path, made, dictionary, view, settings.n_rows)
             | _summary(dictionary, stats, labels, discovery=discovery, null=null)
             | {"examples": asdict(_left_out(stats, settings, elsewhere))},
         )
         table.write(draft.folder)
-    return table
+    return replace(table, path=Path(out))
 
 
 def chosen_rows(

@@ -98,11 +98,14 @@ class FeatureTable(Tabular):
     """As summary.json."""
     specs: tuple[Column, ...] = ()
     """What each of the columns is, in their order; looked up by name where a file does not say it."""
+    path: Path | None = None
+    """The folder that it was written to or read from."""
 
     def __repr__(self) -> str:
         labels = ", ".join(f"{n:,} {label}" for label, n in Counter(self.labels).most_common())
         where = " x ".join(self.models)
-        return f"FeatureTable({self.n_features:,} features of {where}: {labels}; {len(self.columns)} columns)"
+        lies = f"; {self.path}" if self.path else ""
+        return f"FeatureTable({self.n_features:,} features of {where}: {labels}; {len(self.columns)} columns{lies})"
 
     @cached_property
     def described(self) -> tuple[Column, ...]:
@@ -193,6 +196,7 @@ class FeatureTable(Tabular):
                 logits=artifact.read_json(path / LOGITS),
                 summary=artifact.read_json(path / SUMMARY),
                 specs=tuple(column for column in described if column.name not in texts),
+                path=path,
             )
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise ArtifactError("features", path, f"cannot be read ({error})", "describe the features again") from None

@@ -17,7 +17,7 @@ do not move, contradicted where one for sure does; anything else is undecided.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from itertools import combinations, islice
 from pathlib import Path
 from string import ascii_uppercase
@@ -36,6 +36,7 @@ from suture.interventions.settings import CausalSettings
 from suture.interventions.splice import refuse_null
 from suture.labels import DEAD, OPEN, SHARED
 from suture.lm.load import LanguageModel
+from suture.lm.models import as_models
 from suture.pipeline import artifact
 from suture.pipeline.result import read_typed
 from suture.uncertainty import Draws, Interval, by_unit, correlation, interval
@@ -90,6 +91,8 @@ class Causal:
     models: tuple[str, ...]
     """Labels of the spaces."""
     features: tuple[Cause, ...]
+    path: Path | None = field(default=None, compare=False)
+    """The folder that it was written to or read from."""
 
     def __repr__(self) -> str:
         said = ", ".join(f"{n} {verdict}" for verdict, n in Counter(c.verdict for c in self.features).most_common())
@@ -123,7 +126,7 @@ class Causal:
             ArtifactError: not a finished causal check.
         """
         artifact.open_artifact(path, stage=STAGE)
-        return read_typed(Path(path) / RESULT, Causal)
+        return replace(read_typed(Path(path) / RESULT, Causal), path=Path(path))
 
 
 def find_causes(
@@ -161,9 +164,9 @@ def find_causes(
 
 def causal(
     out: str | Path,
-    dictionary_path: str | Path,
-    table_path: str | Path,
-    lms: Sequence[LanguageModel],
+    dictionary: Dictionary | str | Path,
+    table: FeatureTable | str | Path,
+    lms: Sequence[LanguageModel | str],
     documents: Iterable[str],
     *,
     chosen: Sequence[int] = (),
@@ -180,6 +183,7 @@ def causal(
         ArtifactError: an input cannot be read, or `out` is taken.
     """
     settings = settings or CausalSettings()
+    dictionary_path, table_path = Dictionary.folder_of(dictionary), artifact.folder_of(table, setting="table")
     dictionary, table = Dictionary.load(dictionary_path), FeatureTable.load(table_path)
     refuse_null(dictionary, dictionary_path)
     need_table_of(dictionary_path, table_path, table, dictionary)
@@ -191,13 +195,13 @@ def causal(
         raise UserError("feature", "none", "nothing is chosen", "name features, or ask for some of each label")
     with artifact.create(
         out, stage=STAGE, settings=asdict(settings), seed=settings.seed, overwrite=overwrite, command=command,
-        parents=(Path(dictionary_path), Path(table_path)),
+        parents=(dictionary_path, table_path),
     ) as draft:  # fmt: skip
         labels = {feature: table.labels[feature] for feature in wanted}
-        causes = find_causes(dictionary, lms, documents, labels, settings, on_progress=on_progress)
+        causes = find_causes(dictionary, as_models(lms), documents, labels, settings, on_progress=on_progress)
         found = Causal(models=table.models, features=tuple(causes))
         artifact.write_json(draft.folder / RESULT, found.to_json())
-    return found
+    return replace(found, path=Path(out))
 
 
 def of_each_label(table: FeatureTable, n: int) -> list[int]:

@@ -1,12 +1,16 @@
 """Settings of splicing, ablating and steering: what text is read, what is watched, and how strongly is steered."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from suture.errors import UserError
 from suture.pipeline.settings import Count, Limits, Option, Positive, Seed, Weight, check
 
 Number = Annotated[int, Limits(0)]
+MatchedKind = Literal["covariance", "decoder", "shuffled", "means"]
+"""Kinds of directions that steering is compared with (`steer.controls`), besides isotropic ones."""
+ControlKind = Literal["covariance", "decoder", "shuffled", "means", "isotropic"]
+USUAL_REFERENCE = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,12 +49,22 @@ class SteerSettings:
 
     strengths: Annotated[tuple[Annotated[float, Limits()], ...], Option("strength")] = (0.25, 0.5, 1.0, 2.0, 4.0)
     """Multiple of the feature's 99.9 % activation that is added along its own direction."""
-    reference: Annotated[float, Option("reference")] = 1.0
-    """The strength at which promoted tokens, targets and agreement are taken; the first where 1 is none of them."""
+    kl: tuple[Positive, ...] = ()
+    """Instead of strengths: KL on neutral text, in nats per token, that the feature in every model, and every control,
+    is brought to, each at the strength that costs so much."""
+    reference: Annotated[float, Option("reference")] = USUAL_REFERENCE
+    """The strength (with KL budgets: the budget) at which promoted tokens, targets and agreement are taken; the first
+    where 1 is none of them."""
     kl_budget: Positive = 0.1
     """Efficiency is the effect at the strength where KL on neutral text is this many nats per token."""
-    n_random: Annotated[Number, Option("random")] = 3
-    """Random directions of the same raw norm, the control."""
+    controls: Annotated[tuple[MatchedKind, ...], Option("control")] = ("covariance", "decoder", "shuffled", "means")
+    """Kinds of directions of the same raw norm that the feature is compared with: drawn with the covariance of the
+    model's activations; decoder rows of other live features; its own row with shuffled coordinates; the difference of
+    mean activations where it fires and where it does not."""
+    n_controls: Annotated[Number, Option("control-draws")] = 4
+    """Directions of every such kind, of means one; 0 leaves these controls out."""
+    n_random: Annotated[Number, Option("random")] = 1
+    """Isotropic random directions of the same raw norm: no fair control where few coordinates hold most variance."""
     n_mismatched: Annotated[Number, Option("mismatched")] = 4
     """Other features that agreement is compared with."""
     n_targets: Annotated[Count, Option("targets")] = 10
@@ -70,15 +84,42 @@ class SteerSettings:
     n_draws: Annotated[int, Limits(10), Option("draws")] = 1000
     """Bootstrap draws behind each interval."""
     seed: Seed = 0
-    """Of the random directions, mismatched features, prompt halves, bootstrap and sampling."""
+    """Of the control directions, mismatched features, prompt halves, bootstrap and sampling."""
+
+    @property
+    def doses(self) -> tuple[float, ...]:
+        """The KL budgets, or the strengths where none are given: what curves are drawn over."""
+        return self.kl or self.strengths
+
+    @property
+    def reference_dose(self) -> int:
+        """Number of the dose at which promoted tokens, targets and agreement are taken."""
+        return self.doses.index(self.reference) if self.reference in self.doses else 0
+
+    @property
+    def equal_kl(self) -> float:
+        """KL on neutral text at which the feature, its controls and the models are compared, nats per token."""
+        return self.kl[self.reference_dose] if self.kl else self.kl_budget
 
     def __post_init__(self) -> None:
         check(self)
+        self._check_kl()
+        if len(set(self.controls)) < len(self.controls):
+            raise UserError("control", " ".join(self.controls), "repeats one", "give each kind once")
         if not self.strengths:
             raise UserError("strength", self.strengths, "must be numbers", "give for example 0.5, 1, 2 and 4")
         if len(set(self.strengths)) < len(self.strengths):
             raise UserError("strength", self.strengths, "repeats one", "give each strength once")
-        if self.reference not in self.strengths:
+        if not self.kl and self.reference not in self.strengths:
             raise UserError("reference", self.reference, f"is not among {self.strengths}", "add it to the strengths")
         if self.reference == 0:
             raise UserError("strength", self.reference, "is no steering at all", "give another strength")
+
+    def _check_kl(self) -> None:
+        written = " ".join(f"{budget:g}" for budget in self.kl)
+        if self.kl and self.strengths != SteerSettings.strengths:
+            raise UserError("kl", written, "cannot be given with strengths", "leave one of them out")
+        if len(set(self.kl)) < len(self.kl):
+            raise UserError("kl", written, "repeats one", "give each budget once")
+        if self.kl and self.reference not in (*self.kl, USUAL_REFERENCE):
+            raise UserError("reference", self.reference, f"is none of the KL budgets {written}", "add it to --kl")

@@ -9,7 +9,7 @@
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from suture.errors import UserError
 from suture.interventions.paired import PairedBatch, PairedText, scored_documents
 from suture.interventions.settings import SpliceSettings
 from suture.lm.load import LanguageModel
+from suture.lm.models import as_models
 from suture.pipeline import artifact
 from suture.pipeline.result import read_typed
 from suture.uncertainty import Ratio
@@ -79,6 +80,8 @@ class Splice:
     models: tuple[SplicedModel, ...]
     n_documents: int
     n_rows: int
+    path: Path | None = field(default=None, compare=False)
+    """The folder that it was written to or read from."""
 
     def __repr__(self) -> str:
         costs = "; ".join(f"{m.model}: CE {m.clean.ce:.3f}, spliced {m.spliced.ce:.3f}" for m in self.models)
@@ -92,7 +95,7 @@ class Splice:
             ArtifactError: not a finished splice.
         """
         artifact.open_artifact(path, stage=STAGE)
-        return read_typed(Path(path) / RESULT, Splice)
+        return replace(read_typed(Path(path) / RESULT, Splice), path=Path(path))
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for splice.json."""
@@ -139,8 +142,8 @@ def spliced_losses(
 
 def splice(
     out: str | Path,
-    dictionary_path: str | Path,
-    lms: Sequence[LanguageModel],
+    dictionary: Dictionary | str | Path,
+    lms: Sequence[LanguageModel | str],
     documents: Iterable[str],
     settings: SpliceSettings | None = None,
     *,
@@ -155,15 +158,16 @@ def splice(
         ArtifactError: the dictionary cannot be read, or `out` is taken.
     """
     settings = settings or SpliceSettings()
+    dictionary_path = Dictionary.folder_of(dictionary)
     dictionary = Dictionary.load(dictionary_path)
     refuse_null(dictionary, dictionary_path)
     with artifact.create(
-        out, stage=STAGE, settings=asdict(settings), parents=(Path(dictionary_path),), overwrite=overwrite,
+        out, stage=STAGE, settings=asdict(settings), parents=(dictionary_path,), overwrite=overwrite,
         command=command,
     ) as draft:  # fmt: skip
-        result = spliced_losses(dictionary, lms, documents, settings, on_progress=on_progress)
+        result = spliced_losses(dictionary, as_models(lms), documents, settings, on_progress=on_progress)
         artifact.write_json(draft.folder / RESULT, result.to_json())
-    return result
+    return replace(result, path=Path(out))
 
 
 def refuse_null(dictionary: Dictionary, path: str | Path) -> None:

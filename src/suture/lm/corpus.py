@@ -106,6 +106,15 @@ def corpus_of(settings: TextSettings, *, offline: bool = False) -> Corpus:
     )
 
 
+def as_corpus(corpus: Corpus | str | Path) -> Corpus:
+    """A corpus that is given, or opened where it is said to be.
+
+    Raises:
+        UserError: as `open_corpus`.
+    """
+    return corpus if isinstance(corpus, Corpus) else open_corpus(corpus)
+
+
 def open_corpus(
     source: str | Path,
     *,
@@ -122,6 +131,33 @@ def open_corpus(
     UserError, naming the file and the byte or line for damage inside it. Files that turn out to be a single document
     are logged as a warning: splits and intervals need several.
     """
+    corpus, files = _named(
+        source, text_column=text_column, separator=separator, split=split, config=config, offline=offline
+    )
+    first = list(itertools.islice(corpus, 2 if files else 1))
+    if files and len(first) == 1:
+        seen = _n_separators(files, separator)
+        size, marks = f"{len(first[0].text):,} characters", f"{seen} separators {separator!r} were seen"
+        logger.warning("%s is one document of %s; %s", corpus.source, size, marks)
+    return corpus
+
+
+def described(settings: TextSettings) -> str | None:
+    """What a corpus of these settings will be described as; None where there is none of that name."""
+    try:
+        corpus, _ = _named(
+            settings.corpus, text_column=settings.text_column, separator=settings.separator, split=settings.split,
+            config=None, offline=True,
+        )  # fmt: skip
+    except UserError:
+        return None
+    return corpus.description
+
+
+def _named(
+    source: str | Path, *, text_column: str, separator: str, split: str, config: str | None, offline: bool
+) -> tuple[Corpus, list[Path]]:
+    """A corpus of which nothing was read yet, and its files if it is local."""
     path, name = Path(source).expanduser(), str(source)
     files: list[Path] = []
     if name and path.is_dir():  # an empty name would be the working directory
@@ -135,12 +171,7 @@ def open_corpus(
     else:
         cached_only = offline or not hub_answers()
         corpus = datasets_corpus(name, text_column=text_column, split=split, config=config, offline=cached_only)
-    first = list(itertools.islice(corpus, 2 if files else 1))
-    if files and len(first) == 1:
-        seen = _n_separators(files, separator)
-        size, marks = f"{len(first[0].text):,} characters", f"{seen} separators {separator!r} were seen"
-        logger.warning("%s is one document of %s; %s", name, size, marks)
-    return corpus
+    return corpus, files
 
 
 def datasets_corpus(

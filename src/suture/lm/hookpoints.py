@@ -36,6 +36,8 @@ from suture.errors import UserError
 from suture.lm.load import LanguageModel
 
 _SHORT = re.compile(r"(?:(?P<embed>embed\.out)|(?P<stream>resid|attn|mlp)(?P<layer>\d+)\.(?P<end>pre|post|in|out))")
+_LAYERS = r"\*|\[(?P<layers>\d+(?:-\d+)?(?:,\d+(?:-\d+)?)*)\]"
+_PATTERN = re.compile(rf"(?P<stream>resid|attn|mlp)(?:{_LAYERS})\.(?P<end>pre|post|in|out)")
 BLOCK_SITES = ("resid.pre", "attn.in", "attn.out", "mlp.in", "mlp.out", "resid.post")
 
 
@@ -121,6 +123,27 @@ def parse(name: str) -> Hookpoint | None:
         return Hookpoint(None, "embed.out")
     site = f"{match['stream']}.{match['end']}"
     return Hookpoint(int(match["layer"]), site) if site in BLOCK_SITES else None
+
+
+def expand(pattern: str, n_layers: int) -> tuple[str, ...]:
+    """The hookpoints that a pattern means in a model of so many blocks; a name without one means itself.
+
+    >>> expand("mlp[0-2].out", 12), expand("resid*.post", 2), expand("attn[1,3].out", 12), expand("embed.out", 2)
+    (('mlp0.out', 'mlp1.out', 'mlp2.out'), ('resid0.post', 'resid1.post'), ('attn1.out', 'attn3.out'), ('embed.out',))
+
+    Raises:
+        UserError: a layer that the model has not.
+    """
+    match = _PATTERN.fullmatch(pattern)
+    if match is None:
+        return (pattern,)
+    layers: list[int] = []
+    for part in (match["layers"] or f"0-{n_layers - 1}").split(","):
+        first, _, last = part.partition("-")
+        layers += range(int(first), int(last or first) + 1)
+    if not layers or max(layers) >= n_layers:
+        raise UserError("at", pattern, f"the model has blocks 0 to {n_layers - 1}", "name some of them")
+    return tuple(f"{match['stream']}{layer}.{match['end']}" for layer in dict.fromkeys(layers))
 
 
 def available(model: nn.Module) -> list[str]:

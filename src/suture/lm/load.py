@@ -143,6 +143,24 @@ def n_embeddings(model: PreTrainedModel) -> int:
     return weight.shape[0] if isinstance(weight, torch.Tensor) else model.config.get_text_config().vocab_size
 
 
+def layers_of(name: str, *, revision: str | None = None, offline: bool = False, trust_remote_code: bool = False) -> int:
+    """How many blocks a model has, by its configuration alone.
+
+    Raises:
+        UserError: there is no such model.
+    """
+    source = locate(name)
+    cached_only = offline or (not Path(source).is_dir() and not hub_answers())
+    hub = {"revision": revision, "local_files_only": cached_only, "trust_remote_code": trust_remote_code}
+    return int(_config(name, source, hub).get_text_config().num_hidden_layers)
+
+
+def fingerprint_of(name: str) -> str | None:
+    """The fingerprint that a local or shipped model would have, were it loaded; None of a hub name."""
+    source = locate(name)
+    return _fingerprint(source, None) if (Path(source) / "config.json").is_file() else None
+
+
 def shipped_models() -> dict[str, Path]:
     """The language models that come inside the package: name to folder."""
     root = Path(str(resources.files("suture"))) / "models"

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from suture import seeds
 from suture.activations.store import Store, as_store
+from suture.dictionary.dictionary import Dictionary
 from suture.errors import UserError
 from suture.matching.assign import Pairs, best, mutual, one_to_one
 from suture.matching.columns import COLUMNS
@@ -150,13 +151,13 @@ class Matching(Tabular):
 
 def match(
     out: str | Path,
-    dictionary_a: str | Path,
-    dictionary_b: str | Path,
+    dictionary_a: Dictionary | str | Path,
+    dictionary_b: Dictionary | str | Path,
     store: Store | str | Path,
     settings: MatchSettings | None = None,
     *,
-    twins: tuple[str | Path | None, str | Path | None] = (None, None),
-    random: tuple[str | Path, Store | str | Path] | None = None,
+    twins: tuple[Dictionary | str | Path | None, Dictionary | str | Path | None] = (None, None),
+    random: tuple[Dictionary | str | Path, Store | str | Path] | None = None,
     overwrite: bool = False,
     command: str | None = None,
 ) -> Matching:
@@ -186,7 +187,7 @@ def match(
     halves = split(store, [a, b, *(s for s in second if s is not None)], settings.n_rows)
     control = _control(random, store, halves) if random is not None else None
     recorded: dict[str, Any] = asdict(settings) | {"store": str(store.path)}
-    given = [Path(p) for p in (dictionary_a, dictionary_b, *twins, random[0] if random else None) if p is not None]
+    given = [side.folder for side in (a, b, *second, control) if side is not None]
     parents = tuple(dict.fromkeys([*given, store.path]))
     with artifact.create(
         out, stage=STAGE, settings=recorded, parents=parents, overwrite=overwrite, command=command
@@ -197,23 +198,23 @@ def match(
 
 
 def _twins(
-    paths: tuple[str | Path | None, str | Path | None], store: Store, settings: MatchSettings
+    given: tuple[Dictionary | str | Path | None, Dictionary | str | Path | None], store: Store, settings: MatchSettings
 ) -> tuple[Side | None, Side | None]:
     spaces = (settings.space_a, settings.space_b)
-    one, two = (None if p is None else Side.open(p, store, space=s) for p, s in zip(paths, spaces, strict=True))
+    one, two = (None if d is None else Side.open(d, store, space=s) for d, s in zip(given, spaces, strict=True))
     return one, two
 
 
-def _control(random: tuple[str | Path, Store | str | Path], store: Store, halves: Halves) -> Side:
+def _control(random: tuple[Dictionary | str | Path, Store | str | Path], store: Store, halves: Halves) -> Side:
     """The random model's dictionary, once its rows are known to be those of the store."""
-    path, other = random
+    dictionary, other = random
     other = as_store(other)
     rows = halves.rows
     fits = len(other) == len(store) and torch.equal(_places(store)[rows], _places(other)[rows])
     if not fits:
         fix = "collect the model with random weights on the same text, with the same settings"
         raise UserError("random-weights", other.path, "holds other rows than the store", fix)
-    return Side.open(path, other)
+    return Side.open(dictionary, other)
 
 
 def _places(store: Store) -> Tensor:
@@ -252,7 +253,7 @@ def _matched(
     table_a = one.table(trust[0], trust[1], part)
     table_b = two.table(trust[1], trust[0], _substitution(b, halves, two))
     ceilings = [
-        _shares(_Direction(own, t, grouping, settings).table(), side.label, f"its second seed, {twin.name}")
+        _shares(_Direction(own, t, grouping, settings).table(), side.label, f"its second seed, {twin.folder}")
         for side, own, twin, t in zip((a, b), (codes_a, codes_b), twins, codes_twins, strict=True)
         if twin is not None and t is not None
     ]
@@ -412,7 +413,7 @@ def _median(values: ndarray) -> float | None:
 
 def _statements(a: Side, b: Side, halves: Halves) -> list[str]:
     said = []
-    if a.name == b.name and a.space == b.space:
+    if a.folder == b.folder and a.space == b.space:
         said.append("A dictionary was matched with itself: every feature is its own partner.")
     for name in halves.unknown:
         said.append(f"Whether {name} was trained on these rows is not known; if it was, r is too high.")

@@ -40,7 +40,7 @@ LEAST_DOCUMENTS = 20
 class Side:
     """A dictionary, where it lies in a store, and which of its spaces its codes are read from."""
 
-    name: str
+    folder: Path
     dictionary: Dictionary
     view: Store
     """The dictionary's spaces, in its order."""
@@ -50,13 +50,16 @@ class Side:
     """Its recorded settings, where it was trained on this very store."""
 
     @staticmethod
-    def open(path: str | Path, store: Store, *, space: int | None = None, setting: str = "dictionary") -> Side:
+    def open(
+        dictionary: Dictionary | str | Path, store: Store, *, space: int | None = None, setting: str = "dictionary"
+    ) -> Side:
         """Read a dictionary and find its spaces.
 
         Raises:
             ArtifactError: it cannot be read.
             UserError: the store has not its spaces, or it has no such space.
         """
+        path = Dictionary.folder_of(dictionary)
         dictionary = Dictionary.load(path, precision="auto")
         manifest = artifact.open_artifact(path)
         view = matching_view(dictionary, seen(store, View.from_json(manifest.settings.get("view"))))
@@ -67,7 +70,7 @@ class Side:
             problem = f"{path} reads one model's rows at a time"
             raise UserError(setting, "(none)", problem, "name the space")
         training = manifest.settings if artifact.is_made_from(manifest, store.path) else None
-        return Side(name=str(path), dictionary=dictionary, view=view, space=space, training=training)
+        return Side(folder=path, dictionary=dictionary, view=view, space=space, training=training)
 
     @property
     def spaces(self) -> list[int]:
@@ -128,7 +131,7 @@ def split(store: Store, sides: list[Side], n_rows: int) -> Halves:
     unknown = []
     for side in sides:
         if side.training is None:
-            unknown.append(side.name)
+            unknown.append(str(side.folder))
             continue
         share = float(side.training.get("heldout", 0.1))
         _, heldout = split_rows(store, heldout=share, seed=order_seed(side.training))

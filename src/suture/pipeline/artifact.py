@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from suture.errors import ArtifactError, UserError
 from suture.pipeline.files import (
@@ -35,11 +35,36 @@ from suture.pipeline.folder import MARK, begun, partial_path, settle, writing
 from suture.pipeline.lock import LOCK
 
 __all__ = [
-    "MANIFEST", "UNFINISHED", "Difference", "Draft", "FileEntry", "Manifest", "Parent", "as_json", "begun_settings",
+    "MANIFEST",
+    "UNFINISHED",
+    "Difference",
+    "Draft",
+    "FileEntry",
+    "Manifest",
+    "Opened",
+    "Parent",
+    "as_json",
+    "begun_settings",
     "bytes_in",
-    "check_room", "checked", "create", "differences", "free_bytes", "is_made", "is_made_from", "need_parent",
-    "open_artifact", "package_version", "parent", "partial_path", "read_json", "sha256_of", "verify", "whole_file",
-    "write_json", "writing",
+    "check_room",
+    "checked",
+    "create",
+    "differences",
+    "folder_of",
+    "free_bytes",
+    "is_made",
+    "is_made_from",
+    "need_parent",
+    "open_artifact",
+    "package_version",
+    "parent",
+    "partial_path",
+    "read_json",
+    "sha256_of",
+    "verify",
+    "whole_file",
+    "write_json",
+    "writing",
 ]  # fmt: skip
 
 FORMAT_VERSION = 2
@@ -55,6 +80,16 @@ an input, and known by its checksum."""
 
 CHOSEN = "auto"
 """What a setting says that leaves the choice to the machine: whatever was chosen, it is the same setting."""
+
+
+@runtime_checkable
+class Opened(Protocol):
+    """A result in memory that knows its folder."""
+
+    @property
+    def path(self) -> Path | None:
+        """None where it was never saved."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,6 +247,21 @@ def open_artifact(path: str | Path, *, stage: str | None = None, setting: str = 
         if "/" not in entry.name and remembered_sha256_of(path / entry.name) != entry.sha256:
             raise _damaged(path, entry, setting)
     return manifest
+
+
+def folder_of(result: Opened | str | Path, *, setting: str) -> Path:
+    """The folder of a result that is given by its folder or opened.
+
+    A stage's inputs are named in its manifest by their checksums, so it reads what lies on disk.
+
+    Raises:
+        UserError: it lies in no folder.
+    """
+    if isinstance(result, str | Path):
+        return Path(result)
+    if result.path is None:
+        raise UserError(setting, result, "lies in no folder", "save it, and give its folder or what is loaded from it")
+    return result.path
 
 
 def checked(path: Path, entry: FileEntry, *, setting: str = "path") -> Path:

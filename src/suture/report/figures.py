@@ -4,7 +4,7 @@ A trace names its role in `meta.role` ("A", "B", "shared", ...) and `meta.contro
 turns roles into the theme's colours. What tells traces apart without colour (pattern, dash, marker) is set here.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -138,50 +138,82 @@ def entropy_histogram(counts: Sequence[int]) -> Figure | None:
     return {"data": [trace], "layout": layout, "alt": "Histogram of usage entropy."}
 
 
-EffectMeasure = Literal["target_effect", "kl_neutral", "delta_ce"]
+EffectMeasure = Literal["target_effect", "kl_neutral", "delta_ce", "strength"]
+
+_DRAWN: dict[str, tuple[str, str]] = {
+    "covariance": ("covariance-matched directions", "dot"),
+    "decoder": ("other features' decoder rows", "dashdot"),
+}
+"""Kinds of controls that have a curve, with what it is called and its dash."""
 
 
 def effect_curves(effect: Effect, measure: EffectMeasure, *, y_title: str) -> Figure | None:
-    """One measure of a steering effect against strength, a line per model and a faint one per control."""
+    """One measure of a steering effect against strength or KL budget, a line per model and faint ones for controls."""
+    doses = effect.settings.doses
     data = []
     for number, model in enumerate(effect.models):
         role = words.letter(number)
         style = {"dash": _DASHES[number % 4], "width": 2.5}
         marker = {"symbol": _SYMBOLS[number % 4], "size": 7}
-        values, intervals, control = _measured(model, measure)
+        open_marker = {"symbol": f"{_SYMBOLS[number % 4]}-open", "size": 6}
+        x = doses if effect.settings.kl else model.strengths
+        values, intervals = _measured(model, measure)
+        if model.reached:
+            values = [v if r else None for v, r in zip(values, model.reached, strict=True)]
         if values:
-            curve = _curve(model.strengths, values, name=f"{role}: {model.model}", role=role, line=style, marker=marker)
+            curve = _curve(x, values, name=f"{role}: {model.model}", role=role, line=style, marker=marker)
             data.append(curve | _interval_bars(values, intervals))
-        if model.random is not None and control is not None:
-            thin = {"dash": "dot", "width": 1.5}
-            open_marker = {"symbol": f"{_SYMBOLS[number % 4]}-open", "size": 6}
-            name = f"{role}: random direction"
-            mean, spread = control
-            curve = _curve(model.random.strengths, mean, name=name, role=role, line=thin, marker=open_marker)
+        for name, dash, mean, bars in _controls(model, measure):
+            line = {"dash": dash, "width": 1.5}
+            curve = _curve(x, mean, name=f"{role}: {name}", role=role, line=line, marker=open_marker)
             curve["meta"]["control"] = True
-            curve["error_y"] = {"type": "data", "array": list(spread), "thickness": 1, "width": 3}
-            data.append(curve)
+            data.append(curve | bars)
     if not data:
         return None
-    layout = {
-        "xaxis": {"title": {"text": "strength (× 99.9 % activation)"}},
-        "yaxis": {"title": {"text": y_title}},
-        "showlegend": False,
-    }
-    return {"data": data, "layout": layout, "alt": f"{y_title} against steering strength."}
+    by = "KL on neutral text (nats per token)" if effect.settings.kl else "strength (× 99.9 % activation)"
+    layout = {"xaxis": {"title": {"text": by}}, "yaxis": {"title": {"text": y_title}}, "showlegend": False}
+    if effect.settings.kl:
+        layout["xaxis"]["rangemode"] = "tozero"
+    against = "KL budget" if effect.settings.kl else "steering strength"
+    return {"data": data, "layout": layout, "alt": f"{y_title} against {against}."}
 
 
-def _measured(
-    model: ModelEffect, measure: EffectMeasure
-) -> tuple[Sequence[float], Sequence[Interval | None], tuple[Sequence[float], Sequence[float]] | None]:
-    """A measure's values, their intervals, and the control's mean and standard deviation."""
-    random = model.random
+def _measured(model: ModelEffect, measure: EffectMeasure) -> tuple[Sequence[float | None], Sequence[Interval | None]]:
+    """A measure's values and their intervals."""
     if measure == "target_effect":
-        control = random and (random.target_effect, random.target_effect_sd)
-        return model.target_effect, model.target_effect_interval, control
+        return model.target_effect, model.target_effect_interval
     if measure == "kl_neutral":
-        return model.kl_neutral, model.kl_neutral_interval, random and (random.kl_neutral, random.kl_neutral_sd)
-    return model.delta_ce, model.delta_ce_interval, random and (random.delta_ce, random.delta_ce_sd)
+        return model.kl_neutral, model.kl_neutral_interval
+    if measure == "delta_ce":
+        return model.delta_ce, model.delta_ce_interval
+    return model.strengths, (None,) * len(model.strengths)
+
+
+def _controls(
+    model: ModelEffect, measure: EffectMeasure
+) -> Iterator[tuple[str, str, Sequence[float | None], dict[str, Any]]]:
+    """(name, dash, mean, error bars) of every control with a curve; an old result has isotropic ones alone."""
+    for control in model.controls:
+        if control.kind in _DRAWN and control.n_directions:
+            name, dash = _DRAWN[control.kind]
+            if measure == "strength":
+                yield name, dash, control.strengths, {}
+            elif measure == "target_effect":
+                bars = _interval_bars(control.target_effect, control.target_effect_interval)
+                yield name, dash, control.target_effect, bars
+            elif measure == "kl_neutral":
+                yield name, dash, control.kl_neutral, _interval_bars(control.kl_neutral, control.kl_neutral_interval)
+            else:
+                yield name, dash, control.delta_ce, _interval_bars(control.delta_ce, control.delta_ce_interval)
+    old = model.random
+    if old is not None and not any(c.kind in _DRAWN for c in model.controls) and measure != "strength":
+        mean, spread = {
+            "target_effect": (old.target_effect, old.target_effect_sd),
+            "kl_neutral": (old.kl_neutral, old.kl_neutral_sd),
+            "delta_ce": (old.delta_ce, old.delta_ce_sd),
+        }[measure]
+        bars = {"error_y": {"type": "data", "array": list(spread), "thickness": 1, "width": 3}}
+        yield "isotropic random directions", "dot", mean, bars
 
 
 def training_curves(metrics: Sequence[TrainProgress], *, max_points: int = 200) -> Figure | None:
@@ -214,7 +246,7 @@ def training_curves(metrics: Sequence[TrainProgress], *, max_points: int = 200) 
 
 
 def _curve(
-    strengths: Sequence[float], values: Sequence[float], *, name: str, role: str, line: Figure, marker: Figure
+    strengths: Sequence[float], values: Sequence[float | None], *, name: str, role: str, line: Figure, marker: Figure
 ) -> dict[str, Any]:
     return {
         "type": "scatter",
@@ -229,12 +261,16 @@ def _curve(
     }
 
 
-def _interval_bars(values: Sequence[int | float], intervals: Sequence[Interval | None]) -> dict[str, Any]:
+def _interval_bars(values: Sequence[float | None], intervals: Sequence[Interval | None]) -> dict[str, Any]:
+    """Nothing where there is no value or no interval."""
     if not any(intervals):
         return {}
-    known = [interval or (value, value) for value, interval in zip(values, intervals, strict=True)]
-    above = [_rounded(max(0.0, high - value)) for value, (_, high) in zip(values, known, strict=True)]
-    below = [_rounded(max(0.0, value - low)) for value, (low, _) in zip(values, known, strict=True)]
+    known = [
+        (0.0, 0.0, 0.0) if value is None or within is None else (value, *within)
+        for value, within in zip(values, intervals, strict=True)
+    ]
+    above = [_rounded(max(0.0, high - value)) for value, _, high in known]
+    below = [_rounded(max(0.0, value - low)) for value, low, _ in known]
     bars = {"type": "data", "symmetric": False, "array": above, "arrayminus": below, "thickness": 1, "width": 3}
     return {"error_y": bars}
 

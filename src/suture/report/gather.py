@@ -22,18 +22,19 @@ from suture.interventions.causal import Causal
 from suture.interventions.splice import Splice
 from suture.interventions.steer.effect import Effect
 from suture.labels import is_exclusive
-from suture.pipeline.artifact import MANIFEST, Manifest, open_artifact, sha256_of
+from suture.pipeline.artifact import MANIFEST, Manifest, Opened, folder_of, open_artifact, sha256_of
 from suture.pipeline.result import typed
 from suture.report.nulls import Recipe, copies_one_of, recipe
 from suture.report.study_numbers import FILE as STUDY
 from suture.report.study_numbers import Study
+from suture.report.sweep import Sweep
 from suture.training.result import TrainResult
 
 DESIGN_ORDER = ("crosscoder", "pooled", "universal", "sae")
 """Designs in the order in which a report shows them; the first one with features answers the question."""
 
 
-Result = Store | TrainResult | FeatureTable | Effect | Splice | Causal | Study
+Result = Store | TrainResult | FeatureTable | Effect | Splice | Causal | Study | Sweep
 READERS: Mapping[str, Callable[[Path], Result]] = {
     "store": Store.open,
     "dictionary": TrainResult.load,
@@ -42,6 +43,7 @@ READERS: Mapping[str, Callable[[Path], Result]] = {
     "splice": Splice.load,
     "causal": Causal.load,
     "study": Study.load,
+    "sweep": Sweep.load,
 }
 """Stage -> what opens its result; of others a report shows the manifest alone."""
 T = TypeVar("T")
@@ -215,14 +217,14 @@ def _is_cell(path: Path, folder: Path) -> bool:
     return any((cells.parent / "study" / MANIFEST).is_file() for cells in above)
 
 
-def gather(folders: Iterable[str | Path]) -> Gathered:
+def gather(results: Iterable[Opened | str | Path]) -> Gathered:
     """Read the artifacts and join them.
 
     Raises:
         ArtifactError: a folder is not a finished artifact, or one of its JSON files is broken.
         UserError: no folder was given.
     """
-    paths = list(dict.fromkeys(Path(f) for f in folders))
+    paths = list(dict.fromkeys(folder_of(result, setting="folders") for result in results))
     if not paths:
         raise UserError("folders", "(none)", "there is nothing to report on", "name at least one artifact folder")
     names = short_names([p.resolve() for p in paths])

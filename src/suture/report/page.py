@@ -17,7 +17,7 @@ from suture import units
 from suture.errors import UserError
 from suture.features.table import LeftOut
 from suture.interventions.steer.effect import Effect
-from suture.pipeline.artifact import package_version
+from suture.pipeline.artifact import Opened, package_version
 from suture.pipeline.files import whole_file
 from suture.report.behaviour import behaviour
 from suture.report.gather import Gathered, find_artifacts, gather
@@ -30,6 +30,7 @@ from suture.report.steering import steering
 from suture.report.study import study_section
 from suture.report.study_answer import study_answer
 from suture.report.study_numbers import Study
+from suture.report.sweep import Sweep, sweep_section
 
 __all__ = ["find_artifacts", "report"]
 
@@ -44,13 +45,14 @@ POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inli
 
 def report(
     out_html: str | Path,
-    folders: Iterable[str | Path],
+    folders: Iterable[Opened | str | Path],
     *,
     title: str | None = None,
     commands: Sequence[str] = (),
     limits: Limits | None = None,
 ) -> Path:
-    """Write the report on `folders` (stores, dictionaries, features, effects, studies; any number) to `out_html`.
+    """Write the report on folders, or on what was loaded from them, to `out_html`: stores, dictionaries, features,
+    effects, studies, any number of each.
 
     Returns the path written. What is not there leaves its section out. Without a title it has a study's, where one
     stands alone, or the usual one.
@@ -90,6 +92,7 @@ def _page(gathered: Gathered, *, title: str | None, commands: Sequence[str], lim
         steering([effect for _, effect in gathered.results(Effect)]),
         behaviour(gathered),
         *([] if alone else of_studies),
+        *(sweep_section(found) for _, found in gathered.results(Sweep)),
         provenance(gathered, commands=commands, versions=versions),
     ]
     present = [s for s in sections if s is not None]
@@ -120,6 +123,7 @@ def _contents(sections: Sequence[Html]) -> Html:
     """Links to the sections that are there."""
     short = {
         "study": "Study",
+        "sweep": "Sweep",
         "compared": "Compared",
         "designs": "Dictionaries",
         "missing": "R²",

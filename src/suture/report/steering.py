@@ -1,20 +1,31 @@
-"""The report's section on steering: per feature the effect curves, promoted tokens, continuations and agreement."""
+"""The report's section on steering: per feature curves, controls at equal KL, tokens, texts and agreement."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from suture import units
+from suture.interventions.settings import ControlKind
 from suture.interventions.steer.effect import Agreement, Effect, Generation, ModelEffect, Weighted
 from suture.report import words
 from suture.report.figures import EffectMeasure, effect_curves
 from suture.report.gather import short_labels
 from suture.report.html import Child, Html, join, tag
-from suture.report.parts import badge, figure, section
+from suture.report.parts import badge, figure, section, table
+from suture.uncertainty import Interval
 
 _MEASURES: tuple[tuple[EffectMeasure, str, str, str], ...] = (
     ("target_effect", "Effect", "nats", "change of log-probability, promoted minus suppressed tokens"),
     ("kl_neutral", "Side effect: KL", "nats per token", "on neutral text"),
+    ("strength", "Strength", "× 99.9 % activation", "that the KL takes"),
     ("delta_ce", "Side effect: loss", "nats per token", "rise of the next-token loss on neutral text"),
 )
+KINDS: dict[str, str] = {
+    "covariance": "directions drawn with the covariance of its activations",
+    "decoder": "decoder rows of other live features",
+    "shuffled": "its own row, coordinates shuffled",
+    "means": "difference of mean activations",
+    "isotropic": "isotropic random directions",
+}
+"""What each kind of control is called."""
 
 
 def steering(effects: Sequence[Effect]) -> Html | None:
@@ -22,41 +33,146 @@ def steering(effects: Sequence[Effect]) -> Html | None:
     cards = [_card(effect, i) for i, effect in enumerate(effects)]
     if not cards:
         return None
-    note = (
+    return section("steering", "Steering every model", [tag("p", note) for note in _notes(effects)], cards)
+
+
+def _notes(effects: Sequence[Effect]) -> Iterator[str]:
+    """What is shown, in sentences that hold for whatever controls there are."""
+    yield (
         "Each model is steered along the feature's own direction in it; strength 1 adds the feature's 99.9\u00a0% "
-        "activation. Solid marks: the feature. Open marks on dotted lines: random directions of the same length. "
-        "A feature that means something moves its own tokens far more than a random direction does."
+        "activation. Solid marks: the feature, with 95\u00a0% intervals."
     )
-    return section("steering", "Steering every model", tag("p", note), cards)
+    kinds = {c.kind for e in effects for m in e.models for c in m.controls if c.n_directions}
+    drawn = [words for kind, words in _LINES if kind in kinds]
+    if drawn:
+        yield (
+            f"Open marks: {' and '.join(drawn)}, as long as the feature's own vector; means over the directions, "
+            "with 95\u00a0% intervals. The same length does not cost every direction the same, so the tables compare "
+            "them at equal KL on neutral text."
+        )
+    if any(m.random is not None and not m.controls for e in effects for m in e.models):
+        yield (
+            "Where an older suture steered, open marks on dotted lines are isotropic random directions of the same "
+            "length, with their standard deviation: no fair control where few coordinates hold most of the variance, "
+            "since they can cost far more than the feature. Steer again for controls that are."
+        )
+    if any(e.settings.kl for e in effects):
+        yield (
+            "Strengths found for KL budgets bring every direction in every model to the same KL on neutral text; where "
+            "a budget was not reached, the point is left out and the table says so."
+        )
+
+
+_LINES = (
+    ("covariance", "directions drawn with the covariance of the model's own activations (dotted)"),
+    ("decoder", "decoder rows of other live features (dashes and dots)"),
+)
 
 
 def _card(effect: Effect, number: int) -> Html:
     figures = []
+    skipped = "kl_neutral" if effect.settings.kl else "strength"
     for measure, title, unit, meaning in _MEASURES:
-        spec = effect_curves(effect, measure, y_title=unit)
+        spec = None if measure == skipped else effect_curves(effect, measure, y_title=unit)
         if spec is not None:
             figures.append(figure(spec, f"effect-{number}-{measure}", title=title, caption=meaning, height=240))
     names = short_labels([m.model for m in effect.models])
     go = tag("button", "show in the table", type="button", class_="quiet", data_go_feature=effect.feature)
-    controls = [m.random.generations if m.random else () for m in effect.models]
     return tag(
         "article",
         tag("h3", f"Feature {effect.feature} ", go),
         tag("p", [_key(name, i) for i, name in enumerate(names)], class_="key"),
         tag("div", figures, class_="grid three"),
+        _compared(effect),
         _agreement(effect.agreement),
         tag("div", [_tokens(m, names[i], i) for i, m in enumerate(effect.models)], class_="sides"),
         _generations([m.generations for m in effect.models], title="Continuations, side by side", is_open=True),
-        _generations(controls, title="The same with a random direction", is_open=False),
+        [
+            _generations(texts, title=f"The same with {title}", is_open=False)
+            for title, texts in _control_texts(effect.models)
+        ],
         _prompts(effect.prompts),
         class_="card",
     )
+
+
+def _control_texts(models: Sequence[ModelEffect]) -> Iterator[tuple[str, Sequence[Sequence[Generation]]]]:
+    """(what the control is, its continuations in every model)."""
+    for kind, title in _ONE.items():
+        own = [control.generations if (control := m.control(kind)) else () for m in models]
+        if kind == "isotropic" and not any(own):
+            own = [m.random.generations if m.random else () for m in models]
+        yield title, own
+
+
+_ONE: dict[ControlKind, str] = {
+    "covariance": "a covariance-matched direction",
+    "decoder": "another feature's decoder row",
+    "means": "the difference of mean activations",
+    "isotropic": "an isotropic random direction",
+}
+"""Controls whose texts are shown, as one of them is called."""
+
+
+def _compared(effect: Effect) -> Html | None:
+    """At equal KL: the feature's effect in every model beside that of every control."""
+    settings, rows = effect.settings, []
+    for i, model in enumerate(effect.models):
+        if not model.controls:
+            continue
+        rows.append([_named(i, "the feature"), "1", _strength(model), _at_kl(model.effect_at_kl, None), units.DASH])
+        for control in model.controls:
+            as_far = f"{control.n_as_far} of {control.n_at_kl}" if model.effect_at_kl is not None else units.DASH
+            strength = control.strengths[settings.reference_dose] if settings.kl else None
+            rows.append(
+                [
+                    _named(i, KINDS[control.kind]),
+                    units.count(control.n_directions),
+                    units.number(strength) if settings.kl else units.DASH,
+                    _at_kl(control.effect_at_kl, control.effect_at_kl_interval),
+                    as_far if control.n_at_kl else "none gets there" if control.n_directions else "never fires there",
+                ]
+            )
+    if not rows:
+        return None
+    head = ["", "directions", "strength", "effect in nats (95\u00a0%)", "as far as the feature"]
+    note = (
+        f"At equal KL, {words.plain(settings.equal_kl)} nats per token on neutral text: how far each direction moves "
+        "the tokens that the feature promotes and suppresses. The difference of mean activations is no chance "
+        "direction but what can be had without a dictionary."
+    )
+    return tag(
+        "div", tag("p", note, class_="note"), table(head, rows, label="The feature and its controls at equal KL")
+    )
+
+
+def _named(model: int, what: str) -> Html:
+    return tag("span", badge(model), " ", what)
+
+
+def _strength(model: ModelEffect) -> str:
+    """At equal KL, or why there is none."""
+    if model.strength_at_kl is not None:
+        return units.number(model.strength_at_kl)
+    return f"not reached: KL {units.number(max(model.kl_neutral))} at most"
+
+
+def _at_kl(value: float | None, within: Interval | None) -> str:
+    """An effect with its interval."""
+    said = units.number(value).replace("-", "−")
+    if value is None or within is None:
+        return said
+    low, high = (units.number(end).replace("-", "−") for end in within)
+    return f"{said} ({low} to {high})"
 
 
 def _key(model: str, number: int) -> Html:
     letter = words.letter(number)
     line = tag("span", class_=f"line line-{letter.lower()}", aria_hidden="true")
     return tag("span", line, badge(number), " ", model, class_="key-item")
+
+
+_CHANCE = {"covariance": "covariance-matched directions", "isotropic": "isotropic random directions"}
 
 
 def _agreement(agreement: Agreement | None) -> Html | None:
@@ -69,7 +185,7 @@ def _agreement(agreement: Agreement | None) -> Html | None:
         "The two models' next-token changes correlate at ",
         tag("b", units.correlation(agreement.correlation)),
         f"; mismatched features at {units.correlation(agreement.mismatched)}, "
-        f"random directions at {units.correlation(agreement.random)}. "
+        f"{_CHANCE.get(agreement.random_kind, 'control directions')} at {units.correlation(agreement.random)}. "
         f"Agreement beyond mismatched pairs: {units.correlation(agreement.value)}{within}",
         f", over {units.count(agreement.n_tokens)} shared vocabulary entries.",
     )
@@ -81,8 +197,18 @@ def _tokens(model: ModelEffect, name: str, number: int) -> Html:
         tag("h4", badge(number), " ", name),
         _token_line("promoted", model.top_promoted),
         _token_line("suppressed", model.top_suppressed),
-        _token_line("promoted by a random direction", model.random.top_promoted if model.random else ()),
+        [_token_line(f"promoted by {what}", pairs) for what, pairs in _control_tokens(model)],
     )
+
+
+def _control_tokens(model: ModelEffect) -> Iterator[tuple[str, Weighted]]:
+    """(what the control is, what its first direction promotes); an old result has isotropic ones alone."""
+    for kind in ("covariance", "decoder", "means"):
+        control = model.control(kind)
+        if control is not None:
+            yield _ONE[kind], control.top_promoted
+    if not model.controls and model.random is not None:
+        yield _ONE["isotropic"], model.random.top_promoted
 
 
 def _token_line(name: str, pairs: Weighted) -> Html | None:
@@ -107,26 +233,33 @@ def _token_line(name: str, pairs: Weighted) -> Html | None:
 
 
 def _generations(per_model: Sequence[Sequence[Generation]], *, title: str, is_open: bool) -> Html | None:
-    texts = [{(g.prompt, g.strength): g.text for g in own} for own in per_model]
-    spots = sorted({spot for own in texts for spot in own}, key=lambda spot: (spot[0], spot[1]))
+    texts = [{_spot(g): g.text for g in own} for own in per_model]
+    spots = sorted({spot for own in texts for spot in own})
     if not spots:
         return None
     blocks: list[Child] = []
     last_prompt = ""
-    for prompt, strength in spots:
+    for prompt, budget, strength in spots:
         if prompt != last_prompt:
             blocks.append(tag("p", "Prompt: ", tag("q", visible(prompt)), class_="note"))
             last_prompt = prompt
-        name = "without steering" if strength == 0 else f"strength {words.plain(strength)}"
+        name = "without steering" if strength == budget == 0 else f"strength {words.plain(strength)}"
+        if budget:
+            name = f"KL {words.plain(budget)} nats per token on neutral text"
         sides = [
-            tag("p", badge(i), " ", tag("span", _text(own, (prompt, strength)), class_="prose"), dir="auto")
+            tag("p", badge(i), " ", tag("span", _text(own, (prompt, budget, strength)), class_="prose"), dir="auto")
             for i, own in enumerate(texts)
         ]
         blocks.append(tag("div", tag("h5", name), tag("div", sides, class_="sides"), class_="generation"))
     return tag("details", tag("summary", title), blocks, open=is_open)
 
 
-def _text(texts: Mapping[tuple[str, float], str], spot: tuple[str, float]) -> str:
+def _spot(text: Generation) -> tuple[str, float, float]:
+    """(prompt, KL budget or 0, strength): what stands side by side, which with budgets is not the same strength."""
+    return (text.prompt, 0.0, text.strength) if text.budget is None else (text.prompt, text.budget, 0.0)
+
+
+def _text(texts: Mapping[tuple[str, float, float], str], spot: tuple[str, float, float]) -> str:
     return texts.get(spot, units.DASH)
 
 

@@ -81,7 +81,7 @@ def agreement_numbers(
         lms=lms,
         prompts=prompts,
         neutral=neutral,
-        settings=SteerSettings(strengths=(1.0,), n_random=0, n_generation_prompts=0, n_draws=10),
+        settings=SteerSettings(strengths=(1.0,), n_controls=0, n_random=0, n_generation_prompts=0, n_draws=10),
         overwrite=True,
     )
     found = [pair for effect in effects for pair in effect.agreements]

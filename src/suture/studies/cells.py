@@ -3,22 +3,22 @@
 1. Train on the rows: one dictionary, one per model (`separate`), or with L1 one after the other until L0 is right.
 2. Describe and label the features on held-out rows, or match them; the same for the null.
 3. Of language models also what the features do there (`behaviour`).
-4. `numbers.json`, written last and all at once: its presence means that the cell is done, and it is never run again.
+4. The result, `numbers/`, written last: what was trained on the way is kept, and gone on with.
 """
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
 from suture.activations.settings import View
-from suture.features.describe import features
 from suture.features.settings import FeatureSettings, StatsSettings
 from suture.features.table import FeatureTable
 from suture.pipeline import artifact
+from suture.pipeline.job import Context, Job, Tell
 from suture.pipeline.settings import from_flat
 from suture.planted.generator import PlantedModels
 from suture.planted.scores import found_columns, true_labels
@@ -26,7 +26,7 @@ from suture.planted.settings import PlantedSettings
 from suture.studies.behaviour import agreement_numbers, loss_numbers
 from suture.studies.designs import Recipe, StudyDesign, designs_for, n_weights
 from suture.studies.findings import described_rows, of_dictionary, of_separate
-from suture.studies.grounds import LanguageGround, Rows, Tell
+from suture.studies.grounds import LanguageGround, Rows
 from suture.studies.measures import (
     Findings,
     Numbers,
@@ -38,18 +38,19 @@ from suture.studies.measures import (
     truth_numbers,
 )
 from suture.studies.penalty import Trial, next_penalty, within
-from suture.training.run import TrainProgress
+from suture.sweep.run import make
+from suture.sweep.stages import features_job, train_job, train_many_job
+from suture.training.run import OnProgress, TrainProgress
 from suture.training.settings import TrainSettings
-from suture.training.train import train, train_many
+from suture.training.train import train
 
-DICTIONARY, FEATURES, NUMBERS, PENALTY = "dictionary", "features", "numbers.json", "penalty.json"
+STAGE = "numbers"
+DICTIONARY, FEATURES, NUMBERS, PENALTY = "dictionary", "features", "numbers/numbers.json", "penalty.json"
 EXAMPLES = 3
 """Top examples in a cell's feature tables."""
 L0_TOLERANCE = 0.05
 """How near to k the search for a penalty comes."""
 MAX_TRIALS = 14
-
-OnTraining = Callable[[Path, TrainProgress], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,9 +69,39 @@ class Cell:
     """The language models, where there are some."""
 
     @property
-    def is_done(self) -> bool:
-        """Whether its numbers are there."""
-        return (self.folder / NUMBERS).is_file()
+    def numbers(self) -> dict[str, Any]:
+        """What came out."""
+        return artifact.read_json(self.folder / NUMBERS)
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """What decides them, as the manifest holds it; the stores are its parents."""
+        given = {name: value for name, value in asdict(self).items() if name not in ("folder", "rows", "null")}
+        return artifact.as_json(given | {"view": asdict(self.rows.view), "null_view": asdict(self.null.view)})
+
+
+def cell_job(cell: Cell) -> Job:
+    """A cell as a job."""
+    out, stores = (cell.folder / NUMBERS).parent, {"rows": cell.rows.store, "null": cell.null.store}
+    return Job(
+        name=cell.folder.name,
+        stage=STAGE,
+        work=_run_job,
+        out=out,
+        settings=cell,
+        inputs=stores if stores["rows"] != stores["null"] else {"rows": cell.rows.store},
+        results={out: cell.recorded},
+        device=cell.recipe.device,
+    )
+
+
+def _run_job(job: Job, context: Context) -> None:
+    settings, command = job.settings.recorded, context.command
+    with artifact.create(
+        job.out, stage=STAGE, settings=settings, parents=job.parents, overwrite=True, command=command
+    ) as draft:
+        result = run_cell(job.settings, context)
+        artifact.write_json(draft.folder / Path(NUMBERS).name, artifact.as_json(result))  # 4
 
 
 @dataclass
@@ -82,12 +113,9 @@ class _Trained:
     trials: list[Trial] = field(default_factory=list)
 
 
-def run_cell(cell: Cell, tell: Tell) -> dict[str, Any]:
-    """Run a cell, or read what it left."""
-    if cell.is_done:
-        return artifact.read_json(cell.folder / NUMBERS)
-    started = time.monotonic()
-    cell.folder.mkdir(parents=True, exist_ok=True)
+def run_cell(cell: Cell, context: Context) -> dict[str, Any]:
+    """1 to 3."""
+    started, tell = time.monotonic(), context.tell
     design = next(d for d in designs_for(len(cell.rows.widths)) if d.name == cell.design)
     options = design.options(cell.recipe, cell.rows.widths, cell.seed)
     real = _run(cell, cell.folder, cell.rows, options, tell)
@@ -103,7 +131,7 @@ def run_cell(cell: Cell, tell: Tell) -> dict[str, Any]:
         confusion = {"rows": list(rows), "columns": list(columns), "counts": counts}
     if cell.text is not None:
         numbers |= _behaviour(cell, cell.text, tell)
-    result = {
+    return {
         "design": cell.design,
         "seed": cell.seed,
         "options": real.options,
@@ -116,8 +144,6 @@ def run_cell(cell: Cell, tell: Tell) -> dict[str, Any]:
         "share_histogram": share_histogram(real.found),
         "seconds": round(time.monotonic() - started, 2),
     }
-    artifact.write_json(cell.folder / NUMBERS, artifact.as_json(result))  # 4
-    return result
 
 
 def _null_options(cell: Cell, design: StudyDesign, real: Mapping[str, Any]) -> dict[str, Any]:
@@ -134,36 +160,35 @@ def _run(cell: Cell, folder: Path, rows: Rows, options: dict[str, Any], tell: Te
     store, recipe = rows.open(), cell.recipe
     settings = from_flat(TrainSettings, options)
     described = described_rows(store, heldout=recipe.heldout, seed=cell.seed, at_most=recipe.described_rows)
-    show = _shown(cell, folder, tell)
     if settings.design.kind == "sae":
-        saes = _train_separate(folder, settings, rows, show)
+        saes = _train_separate(cell, folder, settings, rows, tell)
         return _Trained(found=of_separate(saes, store, described), options=options)
     settings = replace(settings, view=rows.view)
     trials: list[Trial] = []
     if settings.design.sparsity.activation.price == "l1":
-        settings, trials = _train_to_l0(folder, settings, rows, show)
+        settings, trials = _train_to_l0(folder, settings, rows, _shown(cell, folder, tell))
         options = options | {"l1": settings.objective.l1}
     else:
-        train(folder / DICTIONARY, rows.whole(), settings, on_progress=lambda p: show(Path(), p), resume=True)
+        make([train_job(_called(cell, folder), folder / DICTIONARY, rows.store, settings)], Context(tell=tell))
     table = _table(cell, folder, rows, tell)
     return _Trained(found=of_dictionary(folder / DICTIONARY, table, store, described), options=options, trials=trials)
 
 
-def _train_separate(folder: Path, settings: TrainSettings, rows: Rows, show: OnTraining) -> list[Path]:
+def _train_separate(cell: Cell, folder: Path, settings: TrainSettings, rows: Rows, tell: Tell) -> list[Path]:
     """One dictionary per model; each reads its own space of the same rows."""
     n_models = len(rows.widths)
     folders = [folder / f"sae-{ascii_uppercase[m]}" for m in range(n_models)]
     if rows.view == View():
         own = {path: replace(settings, view=View(spaces=(m,))) for m, path in enumerate(folders)}
-        train_many(own, rows.whole(), on_progress=show, resume=True)
+        make([train_many_job(_called(cell, folder), folder, own, rows.store)], Context(tell=tell))
         return folders
     for m, path in enumerate(folders):  # a view cannot name one side of a null: the side itself is the store
-        train(path, rows.open().select((m,)), settings, on_progress=lambda p: show(Path(), p), resume=True)
+        train(path, rows.open().select((m,)), settings, on_progress=_shown(cell, folder, tell), resume=True)
     return folders
 
 
 def _train_to_l0(
-    folder: Path, settings: TrainSettings, rows: Rows, show: OnTraining
+    folder: Path, settings: TrainSettings, rows: Rows, show: OnProgress
 ) -> tuple[TrainSettings, list[Trial]]:
     """Train again with other penalties until the held-out L0 is that of the other designs; the last training is kept.
 
@@ -174,7 +199,7 @@ def _train_to_l0(
 
     def tried(l1: float) -> TrainSettings:
         chosen = replace(settings, objective=replace(settings.objective, l1=l1))
-        train(path, rows.whole(), chosen, on_progress=lambda p: show(Path(), p), overwrite=True)
+        train(path, rows.whole(), chosen, on_progress=show, overwrite=True)
         return chosen
 
     while True:
@@ -190,19 +215,11 @@ def _train_to_l0(
 
 
 def _table(cell: Cell, folder: Path, rows: Rows, tell: Tell) -> FeatureTable:
-    path = folder / FEATURES
-    if (path / artifact.MANIFEST).exists():
-        return FeatureTable.load(path)
     settings = FeatureSettings(n_rows=cell.recipe.described_rows, stats=StatsSettings(n_top=EXAMPLES))
-    what = _called(cell, folder)
-    return features(
-        path,
-        folder / DICTIONARY,
-        rows.whole(),
-        settings,
-        on_progress=lambda phase, done, total: tell(what, done, total, f"describing: {phase}"),
-        overwrite=True,
-    )
+    name = f"{_called(cell, folder)}: describing"
+    job = features_job(name, folder / FEATURES, folder / DICTIONARY, rows.store, settings)
+    make([job], Context(tell=tell, overwrite=True))
+    return FeatureTable.load(job.out)
 
 
 def _behaviour(cell: Cell, ground: LanguageGround, tell: Tell) -> Numbers:
@@ -217,8 +234,8 @@ def _behaviour(cell: Cell, ground: LanguageGround, tell: Tell) -> Numbers:
     return numbers | agreement_numbers(cell.folder / "steering", cell.folder / DICTIONARY, table, lms)
 
 
-def _shown(cell: Cell, folder: Path, tell: Tell) -> OnTraining:
-    def show(_: Path, p: TrainProgress) -> None:
+def _shown(cell: Cell, folder: Path, tell: Tell) -> OnProgress:
+    def show(p: TrainProgress) -> None:
         fvu = " ".join(f"{v:.3f}" for v in p.fvu or p.training_fvu)
         tell(_called(cell, folder), p.step, p.n_steps, f"training: FVU {fvu}  L0 {p.l0:.1f}")
 

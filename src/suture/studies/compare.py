@@ -8,29 +8,25 @@
 6. `OUT/report.html`.
 """
 
-import os
 import shutil
-import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from suture.activations.store import Store
 from suture.errors import UserError
 from suture.pipeline import artifact
+from suture.pipeline.job import Context, Tell, silent
 from suture.planted.settings import PlantedSettings
 from suture.report.page import report
-from suture.studies.cells import L0_TOLERANCE, Cell, run_cell
+from suture.studies.cells import L0_TOLERANCE, Cell, cell_job
 from suture.studies.columns import Column, columns_for, headline, in_words
 from suture.studies.designs import Recipe, StudyDesign, chosen_designs, n_weights
-from suture.studies.grounds import Ground, LanguageGround, PlantedGround, Tell
+from suture.studies.grounds import Ground, LanguageGround, PlantedGround
 from suture.studies.measures import prices
+from suture.sweep.run import PATIENCE, make
 from suture.uncertainty import MeanInterval, mean_interval
 
 STAGE, FILE, MARK = "study", "study.json", "settings.json"
@@ -118,7 +114,7 @@ def study_designs(
         UserError: `out` holds something else or a study of other settings; a design that there is not; settings that
             a design cannot have.
     """
-    out, study, tell = Path(out), study or DesignStudy(), on_step or (lambda *_: None)
+    out, study, tell = Path(out), study or DesignStudy(), on_step or silent
     for name, value in (("seeds", n_seeds), ("workers", workers)):
         if value < 1:
             raise UserError(name, value, "is less than 1", "give a positive number")
@@ -127,8 +123,10 @@ def study_designs(
     _prepare(out, study, overwrite=overwrite)
     started = time.monotonic()
     seeds = list(range(n_seeds))
-    rows = {seed: study.ground.rows(out, seed, tell) for seed in seeds}  # 2
-    null = {seed: study.ground.null(out, seed, tell) for seed in seeds}
+    context = Context(command=command, tell=tell, patience=PATIENCE)
+    make(study.ground.jobs(out, seeds), context, workers=workers)  # 2
+    rows = {seed: study.ground.rows(out, seed) for seed in seeds}
+    null = {seed: study.ground.null(out, seed) for seed in seeds}
     widths = rows[0].widths
     _check(study.recipe, widths, only)
     designs = chosen_designs(len(widths), only)  # 1
@@ -147,7 +145,8 @@ def study_designs(
         for design in designs
         if design.skipped(widths) is None
     ]
-    measured = list(_run_all(cells, workers, tell))  # 3
+    make(map(cell_job, cells), context, workers=workers)  # 3
+    measured = [cell.numbers for cell in cells]
     content = table(study, designs, widths, rows[0].open(), seeds, measured)
     with artifact.create(
         out / STAGE,
@@ -261,48 +260,6 @@ def _changed(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = ""
             yield from _changed(one, other, f"{prefix}{name}.")
         elif one != other:
             yield f"{prefix}{name} {one}, now {other}"
-
-
-def _run_all(cells: Sequence[Cell], workers: int, tell: Tell) -> Iterator[dict[str, Any]]:
-    """Every cell's result, in the order of the cells."""
-    waiting = [cell for cell in cells if not cell.is_done]
-    done = len(cells) - len(waiting)
-    tell("cells", done, len(cells), f"{done} of them done before" if done else "")
-    if workers == 1 or len(waiting) < 2:
-        for cell in waiting:
-            run_cell(cell, tell)
-            done += 1
-            tell("cells", done, len(cells), cell.folder.name)
-    else:
-        _in_processes(waiting, min(workers, len(waiting)), lambda n, name: tell("cells", done + n, len(cells), name))
-    for cell in cells:
-        yield run_cell(cell, tell)
-
-
-def _in_processes(cells: Sequence[Cell], workers: int, finished: Callable[[int, str], None]) -> None:
-    """Ctrl-C, or a cell that fails, ends all processes at once; what is finished is finished."""
-    threads = max(1, (os.cpu_count() or 1) // workers)
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_worker, initargs=(threads,))
-    with pool:
-        running = {pool.submit(run_cell, cell, _silent): cell for cell in cells}
-        try:
-            for n, future in enumerate(as_completed(running), start=1):
-                future.result()
-                finished(n, running[future].folder.name)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in active_children():
-                process.terminate()
-            raise
-
-
-def _worker(threads: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to act on
-    torch.set_num_threads(threads)
-
-
-def _silent(_what: str, _done: int, _total: int, _note: str) -> None:
-    """A process of its own says nothing; the one that waits for it says that a cell is done."""
 
 
 def _row(cell: Mapping[str, Any], measured: Sequence[Mapping[str, Any]], n_models: int) -> dict[str, Any]:

@@ -38,12 +38,12 @@ Tell = Callable[[str], None]
 
 def match_with_controls(
     out: str | Path,
-    dictionary_a: str | Path,
-    dictionary_b: str | Path,
+    dictionary_a: Dictionary | str | Path,
+    dictionary_b: Dictionary | str | Path,
     store: Store | str | Path,
     settings: MatchSettings | None = None,
     *,
-    twins: tuple[str | Path | None, str | Path | None] = (None, None),
+    twins: tuple[Dictionary | str | Path | None, Dictionary | str | Path | None] = (None, None),
     second_seeds: bool = False,
     random_weights: Sequence[LanguageModel] | None = None,
     tell: Tell = lambda _: None,
@@ -70,7 +70,7 @@ def match_with_controls(
     """
     store = as_store(store)
     beside = Path(out).with_name(f"{Path(out).name}-controls")
-    given = (Path(dictionary_a), Path(dictionary_b))
+    given = [Dictionary.folder_of(dictionary) for dictionary in (dictionary_a, dictionary_b)]
     if second_seeds:
         made = []
         for name, path, twin in zip(("seed-a", "seed-b"), given, twins, strict=True):
@@ -84,8 +84,8 @@ def match_with_controls(
     tell("matching")
     return match(
         out,
-        dictionary_a,
-        dictionary_b,
+        given[0],
+        given[1],
         store,
         settings,
         twins=twins,

@@ -13,41 +13,39 @@ Every step is a folder; one that is finished is not made again.
 
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from suture.activations.collect import collect
-from suture.activations.settings import View
+from suture.activations.settings import CollectSettings, View
 from suture.activations.store import Store
 from suture.dictionary.activation import Sparsity
 from suture.dictionary.design import Design
 from suture.errors import UserError
-from suture.features.describe import features
 from suture.features.settings import FeatureSettings
 from suture.features.table import FeatureTable
-from suture.interventions.settings import SteerSettings
+from suture.interventions.settings import MatchedKind, SteerSettings
 from suture.interventions.steer.effect import Effect
-from suture.interventions.steer.steer import heldout_documents, steer, texts_of
-from suture.lm.corpus import open_corpus
 from suture.lm.generate import samples
-from suture.lm.load import LanguageModel, load_model
+from suture.lm.models import load_models
+from suture.lm.settings import LoadSettings, ModelSettings, TextSettings
 from suture.pipeline import artifact
 from suture.pipeline.files import whole_file
+from suture.pipeline.job import Context, Job, Tell, silent
 from suture.report.page import find_artifacts, report
-from suture.training.run import TrainProgress
+from suture.sweep.run import make
+from suture.sweep.stages import collect_job, features_job, steer_job, train_job
 from suture.training.settings import TrainSettings
-from suture.training.train import train
 
 MODELS = ("tinystories-1l", "tinystories-2l")
+CONTROLS: tuple[MatchedKind, ...] = ("covariance", "decoder", "means")
+N_CONTROLS = 3
+"""Of steering: few, for the demo's minutes."""
 HOOKPOINT = "mlp0.out"
 SEPARATOR = "<|endoftext|>"
 MARK = "demo.json"
-OnStep = Callable[..., None]
-"""Gets (what, done, total, note)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +123,7 @@ def demo(
     quick: bool = False,
     seed: int = 0,
     overwrite: bool = False,
-    on_step: OnStep | None = None,
+    on_step: Tell | None = None,
     settings: DemoSettings | None = None,
 ) -> DemoResult:
     """Run the demo into the folder `out`; finished steps of the same demo are kept unless `overwrite`.
@@ -133,20 +131,37 @@ def demo(
     Raises:
         UserError: `out` holds something else, or a demo of other settings.
     """
-    out, tell = Path(out), on_step or (lambda *_: None)
+    out, tell = Path(out), on_step or silent
     if not 0 <= seed < 2**31:
         raise UserError("seed", seed, "is not a seed", "give a number from 0 to 2147483647")
     settings = settings or (DemoSettings.quick(seed) if quick else DemoSettings(seed=seed))
     _prepare(out, settings, overwrite=overwrite)
     started = time.monotonic()
-    lms = [load_model(name, device="cpu") for name in MODELS]
-    _sample_corpus(out / "corpus.txt", lms, settings, tell)  # 1
-    store = _collect(out / "store", out / "corpus.txt", lms, settings, tell)  # 2
-    for name, chosen in dictionaries(settings).items():
-        _train(out / name, store, chosen, tell)  # 3
-        _features(out / f"features-{name}", out / name, store, lms, tell)  # 4
-    effects = _steer(out, lms, settings, tell)  # 5
-    summary = _summary(out, store, effects)
+    _sample_corpus(out / "corpus.txt", settings, tell)  # 1
+    context = Context(tell=tell)
+    jobs = _jobs(out, settings)
+    make(jobs.values(), context)  # 2 to 4
+    chosen = features_to_steer(FeatureTable.load(out / "features-crosscoder"), settings.n_steered)
+    steering = steer_job(  # 5
+        "steering",
+        out / "steering",
+        jobs["crosscoder"],
+        jobs["features-crosscoder"],
+        chosen,
+        SteerSettings(
+            strengths=settings.strengths,
+            controls=CONTROLS,
+            n_controls=N_CONTROLS,
+            n_random=0,
+            seed=settings.seed,
+            n_draws=500,
+        ),
+        n_neutral=settings.n_neutral,
+        n_prompts=settings.n_prompts,
+        load=LoadSettings(),
+    )
+    make([steering], context)
+    summary = _summary(out, Store.open(out / "store"), [Effect.load(folder) for folder in steering.folders])
     summary["seconds"] = round(time.monotonic() - started, 1)
     artifact.write_json(out / "summary.json", summary)
     command = "suture demo" + (" --quick" if quick else "") + (f" --seed {seed}" if seed else "")
@@ -192,7 +207,11 @@ def reproduce(settings: DemoSettings) -> list[str]:
         )
         commands.append(f"suture features {name} --store store --out features-{name}")
     strengths = " ".join(f"--strength {s:g}" for s in settings.strengths)
-    steering = f"--prompts {settings.n_prompts} --neutral {settings.n_neutral} {strengths}"
+    controls = " ".join(f"--control {name}" for name in CONTROLS)
+    steering = (
+        f"--prompts {settings.n_prompts} --neutral {settings.n_neutral} {strengths} {controls} "
+        f"--control-draws {N_CONTROLS} --random 0"
+    )
     commands.append(f"suture steer crosscoder --table features-crosscoder --feature I --out steering {steering}")
     return [*commands, "suture report ."]
 
@@ -211,9 +230,10 @@ def _prepare(out: Path, settings: DemoSettings, *, overwrite: bool) -> None:
     artifact.write_json(mark, asdict(settings))
 
 
-def _sample_corpus(file: Path, lms: list[LanguageModel], settings: DemoSettings, tell: OnStep) -> None:
+def _sample_corpus(file: Path, settings: DemoSettings, tell: Tell) -> None:
     if file.exists():
         return
+    lms = load_models(MODELS, LoadSettings(), device="cpu", keep=True)
     n_each, at_once = settings.n_stories // len(lms), 200
     stories: list[list[str]] = [[] for _ in lms]
     for m, lm in enumerate(lms):
@@ -234,60 +254,19 @@ def _sample_corpus(file: Path, lms: list[LanguageModel], settings: DemoSettings,
         aside.write_text(text + "\n", encoding="utf-8")
 
 
-def _collect(path: Path, corpus: Path, lms: list[LanguageModel], settings: DemoSettings, tell: OnStep) -> Store:
-    return collect(
-        path,
-        sources=[(lm, HOOKPOINT) for lm in lms],
-        corpus=open_corpus(str(corpus), separator=SEPARATOR),
-        n_rows=settings.n_rows,
-        resume=True,
-        on_progress=lambda p: tell("collecting rows", p.n_rows, p.n_rows_wanted, ""),
-    )
-
-
-def _train(path: Path, store: Store, settings: TrainSettings, tell: OnStep) -> None:
-    def show(p: TrainProgress) -> None:
-        fvu = " ".join(f"{v:.3f}" for v in p.fvu)
-        note = f"FVU {fvu}  L0 {p.l0:.1f}  dead {p.dead:.1%}  {p.rows_per_second:,.0f} rows/s"
-        tell(f"training {path.name}", p.step, p.n_steps, note)
-
-    train(path, store, settings, on_progress=show, resume=True)
-
-
-def _features(path: Path, dictionary: Path, store: Store, lms: list[LanguageModel], tell: OnStep) -> None:
-    if (path / artifact.MANIFEST).exists():
-        return
-    lms = [lms[1]] * 2 if dictionary.name == "null" else lms
-    features(
-        path,
-        dictionary,
-        store,
-        FeatureSettings(),
-        lms=lms,
-        on_progress=lambda what, done, total: tell(f"describing {dictionary.name}: {what}", done, total, ""),
-    )
-
-
-def _steer(out: Path, lms: list[LanguageModel], settings: DemoSettings, tell: OnStep) -> list[Effect]:
-    chosen = features_to_steer(FeatureTable.load(out / "features-crosscoder"), settings.n_steered)
-    folders = [out / "steering" / f"feature-{i}" for i in chosen]
-    if all((f / artifact.MANIFEST).exists() for f in folders):
-        return [Effect.load(f) for f in folders]
-    neutral, prompts = texts_of(
-        heldout_documents(out / "crosscoder"), n_neutral=settings.n_neutral, n_prompts=settings.n_prompts
-    )
-    return steer(
-        out / "steering",
-        out / "crosscoder",
-        out / "features-crosscoder",
-        chosen,
-        lms=lms,
-        prompts=prompts,
-        neutral=neutral,
-        settings=SteerSettings(strengths=settings.strengths, seed=settings.seed, n_draws=500),
-        on_progress=lambda p: tell("steering", p.done, p.total, ""),
-        overwrite=True,
-    )
+def _jobs(out: Path, settings: DemoSettings) -> dict[str, Job]:
+    """2 to 4, by the names of their folders."""
+    models = ModelSettings(model=MODELS, at=(HOOKPOINT,))
+    text = TextSettings(corpus=str(out / "corpus.txt"), separator=SEPARATOR)
+    collected = CollectSettings(models=models, text=text, tokens=settings.n_rows, device="cpu")
+    store = collect_job("collecting", out / "store", collected, keep=True)
+    jobs = {"store": store}
+    for name, chosen in dictionaries(settings).items():
+        jobs[name] = train_job(f"training {name}", out / name, store, chosen)
+        jobs[f"features-{name}"] = features_job(
+            f"describing {name}", out / f"features-{name}", jobs[name], store, FeatureSettings(), load=LoadSettings()
+        )
+    return jobs
 
 
 def features_to_steer(table: FeatureTable, n: int) -> list[int]:

@@ -7,26 +7,23 @@ The null is as many models, the first one and rotated copies of it, so that ever
 | planted         | a store of its own: the seed plants new models | model A planted again, all shared |
 | language models | one store, split and order drawn by the seed   | a view of the store               |
 
-A store that is finished is not made again.
+Stores that are not there are jobs to be run.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 
-from suture.activations.collect import collect_with
 from suture.activations.settings import CollectSettings, View
 from suture.activations.store import Store
 from suture.activations.view import seen
 from suture.errors import UserError
-from suture.lm.load import LanguageModel, load_model
-from suture.pipeline import artifact
+from suture.lm.load import LanguageModel
+from suture.lm.models import check_weights, load_models
+from suture.lm.settings import LoadSettings
+from suture.pipeline.job import Job
 from suture.planted.settings import PlantedSettings
-from suture.planted.store import planted_store
-
-Tell = Callable[[str, int, int, str], None]
-"""Gets (what, done, total, note)."""
+from suture.sweep.stages import collect_job, plant_job
 
 STORES = "stores"
 
@@ -78,20 +75,19 @@ class PlantedGround:
         """Of the models."""
         return self.planted.widths
 
-    def rows(self, out: Path, seed: int, tell: Tell) -> Rows:
+    def rows(self, out: Path, seed: int) -> Rows:
         """Of a seed."""
-        return self._planted(out / STORES / f"seed{seed}", self.of_seed(seed), tell)
+        return Rows(store=out / STORES / f"seed{seed}", view=View())
 
-    def null(self, out: Path, seed: int, tell: Tell) -> Rows:
+    def null(self, out: Path, seed: int) -> Rows:
         """Model A of a seed against rotated copies of itself."""
-        return self._planted(out / STORES / f"null-seed{seed}", self.of_seed(seed).as_null("rotated"), tell)
+        return Rows(store=out / STORES / f"null-seed{seed}", view=View())
 
-    def _planted(self, path: Path, settings: PlantedSettings, tell: Tell) -> Rows:
-        if not (path / artifact.MANIFEST).exists():
-            tell(f"planting {path.name}", 0, 1, "")
-            planted_store(path, settings, self.n_stored)
-            tell(f"planting {path.name}", 1, 1, "")
-        return Rows(store=path, view=View())
+    def jobs(self, out: Path, seeds: Sequence[int]) -> list[Job]:
+        """What plants the stores."""
+        planted = {self.rows(out, seed).store: self.of_seed(seed) for seed in seeds}
+        planted |= {self.null(out, seed).store: self.of_seed(seed).as_null("rotated") for seed in seeds}
+        return [plant_job(f"plant {path.name}", path, settings, self.n_stored) for path, settings in planted.items()]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,19 +110,20 @@ class LanguageGround:
         """Of the models, where their store is there already."""
         return None if self.store is None else Rows(store=Path(self.store), view=View()).widths
 
-    def rows(self, out: Path, _: int, tell: Tell) -> Rows:
+    def rows(self, out: Path, _: int) -> Rows:
         """The same for every seed; its split and order are the seed's."""
-        path = self._path(out)
-        if self.collect is not None and not (path / artifact.MANIFEST).exists():
-            _collect(path, self.collect, tell)
-        return Rows(store=path, view=View())
+        return Rows(store=out / "store" if self.store is None else Path(self.store), view=View())
 
-    def null(self, out: Path, seed: int, tell: Tell) -> Rows:
+    def null(self, out: Path, seed: int) -> Rows:
         """The first model against rotated copies of itself, as many as there are models."""
-        real = self.rows(out, seed, tell)
+        real = self.rows(out, seed)
         copies = len(real.widths) - 1
         # a large odd constant keeps the rotations of different seeds apart
         return replace(real, view=View(spaces=(0,), null=True, rotation_seed=seed * 1_000_003, copies=copies))
+
+    def jobs(self, out: Path, _: Sequence[int]) -> list[Job]:
+        """What collects the store."""
+        return [] if self.collect is None else [collect_job("collect", self.rows(out, 0).store, self.collect)]
 
     def models(self, store: Store, *, device: str) -> list[LanguageModel]:
         """The very models behind a store's spaces.
@@ -135,28 +132,11 @@ class LanguageGround:
             UserError: a model of that name has other weights now.
         """
         trust = self.collect is not None and self.collect.models.load.trust_remote_code
-        revisions = (None,) * len(store.spaces) if self.collect is None else self.collect.models.revisions
-        lms: list[LanguageModel] = []
-        for space, revision in zip(store.spaces, revisions, strict=True):
-            lm = _model(space.model, revision, device, self.offline, trust)
-            if space.fingerprint and lm.fingerprint != space.fingerprint:
-                problem = "has other weights than the model of this name that the activations came from"
-                raise UserError("model", space.model, problem, "put the same model there, or collect again")
-            lms.append(lm)
+        revisions = () if self.collect is None else self.collect.models.load.revision
+        load = LoadSettings(revision=revisions, offline=self.offline, trust_remote_code=trust)
+        lms = load_models([space.model for space in store.spaces], load, device=device, keep=True)
+        check_weights(lms, [space.fingerprint for space in store.spaces])
         return lms
-
-    def _path(self, out: Path) -> Path:
-        return out / "store" if self.store is None else Path(self.store)
-
-
-@cache
-def _model(name: str, revision: str | None, device: str, offline: bool, trust: bool) -> LanguageModel:  # noqa: FBT001
-    """Loaded once in a process, however many cells it runs."""
-    return load_model(name, revision=revision, device=device, offline=offline, trust_remote_code=trust)
 
 
 Ground = PlantedGround | LanguageGround
-
-
-def _collect(path: Path, given: CollectSettings, tell: Tell) -> None:
-    collect_with(path, given, resume=True, on_progress=lambda p: tell("collecting rows", p.n_rows, p.n_rows_wanted, ""))

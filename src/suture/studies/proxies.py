@@ -15,6 +15,7 @@ import torch
 
 from suture.activations.moments import Moments
 from suture.activations.store import Store, as_store
+from suture.dictionary.dictionary import Dictionary
 from suture.dictionary.rows import whole_documents
 from suture.errors import UserError
 from suture.matching.proxies import Weights, judge, scores
@@ -46,8 +47,8 @@ COLUMNS = (
 
 def proxies(
     out: str | Path,
-    dictionary_a: str | Path,
-    dictionary_b: str | Path,
+    dictionary_a: Dictionary | str | Path,
+    dictionary_b: Dictionary | str | Path,
     store: Store | str | Path,
     *,
     n_rows: int = 100_000,
@@ -60,11 +61,11 @@ def proxies(
         UserError: dictionaries of several spaces or other stores, or too few documents.
     """
     store = as_store(store)
-    sides = [Side.open(path, store) for path in (dictionary_a, dictionary_b)]
+    sides = [Side.open(dictionary, store) for dictionary in (dictionary_a, dictionary_b)]
     for side in sides:
         if side.dictionary.n_spaces != 1:
             problem = f"has {side.dictionary.n_spaces} spaces"
-            raise UserError("dictionary", side.name, problem, "give a dictionary of one space")
+            raise UserError("dictionary", side.folder, problem, "give a dictionary of one space")
     halves = split(store, sides, n_rows)
     pairing, scoring = halves.parts
     codes = [side.codes(halves.rows) for side in sides]
@@ -93,7 +94,7 @@ def proxies(
         values={c.name: np.array([float(r[c.name]) for r in records.values()]) for c in COLUMNS},
         coordinates={"proxy": list(records)},
     )
-    parents = tuple(dict.fromkeys([Path(dictionary_a), Path(dictionary_b), store.path]))
+    parents = tuple(dict.fromkeys([*(side.folder for side in sides), store.path]))
     with artifact.create(
         out,
         stage=STAGE,

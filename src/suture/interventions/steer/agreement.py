@@ -2,7 +2,7 @@
 
 1. Take each model's changes of log-probabilities after the same prompts, over the vocabulary that both have.
 2. Correlate them (Pearson over prompts and texts, each prompt centred): the matched correlation.
-3. Do the same with this feature in one model and another feature, or a random direction, in the other.
+3. Do the same with this feature in one model and another feature, or a control direction, in the other.
 4. The agreement is the matched correlation minus the mean mismatched one; its interval is a bootstrap over prompts, in
    which all pairs see the same draw.
 """
@@ -26,6 +26,7 @@ def agreement(
     a: Answers,
     b: Answers,
     draws: Draws,
+    chance: str = "isotropic",
 ) -> Agreement:
     """The agreement of two models on one feature.
 
@@ -36,6 +37,7 @@ def agreement(
         a: what the first model answered.
         b: what the second answered, over the same texts.
         draws: bootstrap draws of the prompts.
+        chance: what kind of control directions the answers hold.
     """
     own_a, own_b = a.own[feature], b.own[feature]
     matched = measures.prompt_sums(own_a, own_b)
@@ -46,20 +48,21 @@ def agreement(
     whole = Draws.whole(len(own_a))
     together = float(_correlations([matched], whole))
     low = float(_correlations(mismatched, whole)) if mismatched else None
-    chance = float(_correlations(random, whole)) if random else None
+    by_chance = float(_correlations(random, whole)) if random else None
     drawn = _correlations([matched], draws)
     return Agreement(
         models=models,
         correlation=together,
         mismatched=low,
-        random=chance,
+        random=by_chance,
         value=together - (low or 0.0),
         interval=interval(drawn - (_correlations(mismatched, draws) if mismatched else 0.0)),
-        value_over_random=None if chance is None else together - chance,
+        value_over_random=None if by_chance is None else together - by_chance,
         interval_over_random=interval(drawn - _correlations(random, draws)) if random else None,
         n_tokens=own_a.shape[1],
         n_prompts=own_a.shape[0],
         mismatched_features=tuple(partners),
+        random_kind=chance,
     )
 
 

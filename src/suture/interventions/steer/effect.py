@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from suture.interventions.settings import SteerSettings
+from suture.interventions.settings import ControlKind, SteerSettings
 from suture.pipeline import artifact
 from suture.pipeline.result import read_typed
 from suture.uncertainty import Interval
@@ -25,11 +25,52 @@ class Generation:
     strength: float
     prompt: str
     text: str
+    budget: float | None = None
+    """The KL budget that the strength was found for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Control:
+    """The same measures for directions of one kind, of the feature's own norm: the mean over them, at every dose.
+
+    Intervals are 95 %: by Student's t with directions as the units; of a single direction, from a bootstrap over texts
+    or prompts. With KL budgets only the directions that reach one count there.
+    """
+
+    kind: ControlKind
+    n_directions: int
+    """0 where there is none: `means` of a feature that fires nowhere, or everywhere, on the neutral text."""
+    features: tuple[int, ...]
+    """`decoder`: whose rows."""
+    strengths: tuple[float | None, ...]
+    n_reached: tuple[int, ...]
+    """Directions that count at each dose."""
+    kl_neutral: tuple[float | None, ...]
+    kl_neutral_interval: tuple[Interval | None, ...]
+    delta_ce: tuple[float | None, ...]
+    delta_ce_interval: tuple[Interval | None, ...]
+    target_effect: tuple[float | None, ...]
+    """On the feature's target and anti-target sets."""
+    target_effect_interval: tuple[Interval | None, ...]
+    effect_at_kl: float | None
+    """Mean of each direction's own E where KL is the one that all are compared at."""
+    effect_at_kl_interval: Interval | None
+    n_at_kl: int
+    """Directions that get there."""
+    n_as_far: int
+    """Of those, how many move the feature's targets at least as far as the feature does at this KL."""
+    top_promoted: Weighted
+    """By the first direction, like `top_suppressed` and `generations`, at the reference dose."""
+    top_suppressed: Weighted
+    generations: tuple[Generation, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class RandomControl:
-    """The same measures for random directions of the same norm: mean and standard deviation over the directions."""
+    """Isotropic directions of the same norm: mean and standard deviation over the directions.
+
+    What results had before `controls`; still written, where isotropic directions are drawn.
+    """
 
     n_directions: int
     strengths: tuple[float, ...]
@@ -51,7 +92,7 @@ class RandomControl:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelEffect:
-    """What steering did in one model. One entry per strength, with 95 % intervals from a bootstrap."""
+    """What steering did in one model. One entry per dose (strength or KL budget), 95 % intervals from a bootstrap."""
 
     model: str
     """The space's label, `model @ hookpoint`."""
@@ -64,6 +105,7 @@ class ModelEffect:
     plain_ce: float
     """Loss of the model left alone on the neutral text, nats per token."""
     strengths: tuple[float, ...]
+    """As given, or found for the KL budgets."""
     kl_neutral: tuple[float, ...]
     """KL(plain || steered) on neutral text, nats per token."""
     kl_neutral_interval: tuple[Interval | None, ...]
@@ -75,7 +117,7 @@ class ModelEffect:
     target_effect_interval: tuple[Interval | None, ...]
     """From a bootstrap over the evaluation prompts."""
     strength_at_kl: float | None
-    """Where KL on neutral text reaches the budget; None if no measured strength gets there."""
+    """Where KL on neutral text is the one that all are compared at; None if no measured strength gets there."""
     effect_at_kl: float | None
     """Efficiency: E at that strength."""
     targets: tuple[str, ...]
@@ -88,6 +130,21 @@ class ModelEffect:
     top_suppressed: Weighted
     generations: tuple[Generation, ...]
     random: RandomControl | None
+    controls: tuple[Control, ...] = ()
+    """Every kind of control; results of before have none."""
+    reached: tuple[bool, ...] = ()
+    """With KL budgets, whether each was reached: otherwise the numbers are those at the strength that came nearest."""
+    covariance_of: str = ""
+    """What the `covariance` directions were drawn with: `training rows` or `neutral text`."""
+
+    def control(self, kind: ControlKind) -> Control | None:
+        """The controls of one kind."""
+        return next((c for c in self.controls if c.kind == kind), None)
+
+    @property
+    def unreached(self) -> tuple[int, ...]:
+        """Numbers of the KL budgets that were not reached."""
+        return tuple(i for i, reached in enumerate(self.reached) if not reached)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +157,7 @@ class Agreement:
     mismatched: float | None
     """The mean correlation when one model is steered with this feature and the other with a different one."""
     random: float | None
-    """The same with a random direction in one of the models."""
+    """The same with a control direction in one of the models."""
     value: float
     """`correlation` minus `mismatched` (minus nothing where there was no other feature)."""
     interval: Interval | None
@@ -112,6 +169,8 @@ class Agreement:
     """Texts that are a vocabulary entry of both models."""
     n_prompts: int
     mismatched_features: tuple[int, ...]
+    random_kind: str = "isotropic"
+    """Which kind of control direction."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -129,6 +188,8 @@ class Effect:
     """Numbers of the prompts that E is measured on; the others chose the targets."""
     settings: SteerSettings
     kl: str = "KL(plain || steered), nats per token"
+    path: Path | None = field(default=None, compare=False)
+    """The folder that it was written to or read from."""
 
     def __repr__(self) -> str:
         moved = ", ".join(f"{m.model}: {max(m.target_effect, default=0.0, key=abs):+.2f} nats" for m in self.models)
@@ -142,7 +203,8 @@ class Effect:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for effects.json."""
-        return asdict(self) | {"agreement": asdict(self.agreement) if self.agreement else None}
+        numbers = {name: value for name, value in asdict(self).items() if name != "path"}
+        return numbers | {"agreement": asdict(self.agreement) if self.agreement else None}
 
     def save(
         self,
@@ -172,4 +234,4 @@ class Effect:
             ArtifactError: not a finished effect.
         """
         artifact.open_artifact(path, stage=STAGE)
-        return read_typed(Path(path) / FILE, Effect)
+        return replace(read_typed(Path(path) / FILE, Effect), path=Path(path))

@@ -1,19 +1,20 @@
 """What steering a feature does: each model is moved along the feature's own direction in it, and measured.
 
 1. In every model, add alpha * s_i * d_i^m at all positions after BOS: s_i the feature's 99.9 % activation, d_i^m its
-   decoder row in the model's raw units. Controls: random directions of the same norm.
-2. Prompts: the change of the next token's log-probabilities after each prompt, at every strength. The tokens most
+   decoder row in the model's raw units. Controls: other directions of the same norm (`controls`).
+2. Neutral text: KL(plain || steered) and the rise of the loss per token at every strength; or, with KL budgets, the
+   strength alpha of each direction in each model at which KL is the budget (`doses`).
+3. Prompts: the change of the next token's log-probabilities after each prompt, at every dose. The tokens most
    promoted (suppressed) on one half of the prompts are the target (anti-target) set; E is measured on the other half.
-3. Neutral text: KL(plain || steered) and the rise of the loss per token; from the curve, the strength at which KL is
-   0.1 nat, and E there (efficiency).
+   At equal KL (a budget, or 0.1 nat along the curves) E is the efficiency, and what controls are held against.
 4. Agreement of two models: the correlation of their changes after the same prompts over the shared vocabulary, minus
    that of mismatched pairs (this feature in one model, another in the other), with a bootstrap over prompts.
-5. Continuations of the first prompts at every strength.
+5. Continuations of the first prompts at every dose.
 
 All features steered in one call share the plain passes and serve each other as mismatched partners.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain, combinations
 
 import torch
@@ -24,22 +25,28 @@ from suture import seeds
 from suture.dictionary.dictionary import Dictionary
 from suture.errors import UserError
 from suture.interventions import measures
-from suture.interventions.edits import check_feature, check_models, steer, steer_each
+from suture.interventions.edits import check_feature, check_models, steer_each
+from suture.interventions.settings import ControlKind, SteerSettings
 from suture.interventions.steer.agreement import agreement
-from suture.interventions.steer.effect import (
-    Effect,
-    Generation,
-    ModelEffect,
-    RandomControl,
-    SteerSettings,
-    Weighted,
-)
+from suture.interventions.steer.controls import ISOTROPIC
+from suture.interventions.steer.curves import Curve, KindCurve, Weights, curve_of
+from suture.interventions.steer.doses import USUAL_TRIES
+from suture.interventions.steer.effect import Control, Effect, Generation, ModelEffect, RandomControl, Weighted
 from suture.interventions.steer.probe import make_probe
-from suture.interventions.steer.subject import Answers, Counter, OnProgress, Subject, answer_prompts, most_moved
+from suture.interventions.steer.progress import Counter, OnProgress
+from suture.interventions.steer.subject import (
+    Answers,
+    Costs,
+    Subject,
+    answer_prompts,
+    chance_kind,
+    most_moved,
+    neutral_costs,
+)
 from suture.lm.generate import samples
 from suture.lm.load import LanguageModel
 from suture.lm.vocabulary import displayed, shared_texts, token_texts
-from suture.uncertainty import Draws, ratio_interval
+from suture.uncertainty import Draws
 
 
 def steer_effect(
@@ -95,7 +102,7 @@ def steer_many(
         scales: every feature's 99.9 % activation in code units; NaN or 0 for a dead one.
         neutral: texts on which steering ought to change little.
         prompts: the same for every model; the measures are taken after their last token.
-        settings: strengths, controls, lengths.
+        settings: strengths or KL budgets, controls, lengths.
         targets: texts of tokens whose log-probability E is about; each must be one token of every model. By default
             the tokens most promoted on the half of the prompts that E is not measured on.
         anti_targets: likewise what E is compared with; by default the tokens most suppressed there.
@@ -113,13 +120,13 @@ def steer_many(
     _check(dictionary, lms, features, scales, prompts)
     partners = _partners(features, scales, settings, mismatched)
     subjects = [
-        Subject(
-            space=space,
-            dictionary=dictionary,
-            scales=scales,
-            settings=settings,
-            texts=token_texts(lm),
-            probe=make_probe(
+        Subject.of(
+            space,
+            dictionary,
+            scales,
+            settings,
+            token_texts(lm),
+            make_probe(
                 lm,
                 dictionary.spaces[space].hookpoint,
                 neutral=neutral,
@@ -127,6 +134,7 @@ def steer_many(
                 block=settings.block,
                 batch_tokens=settings.batch_tokens,
             ),
+            features,
         )
         for space, lm in enumerate(lms)
         if lm is not None
@@ -134,21 +142,24 @@ def steer_many(
     halves = _halves(len(prompts), settings.seed, given=targets is not None and anti_targets is not None)
     shared = shared_texts([s.texts for s in subjects])
     compared = sorted({*features, *chain.from_iterable(partners.values())}) if len(subjects) > 1 else list(features)
-    counter = Counter(_n_passes(subjects, compared, features, prompts, settings), on_progress)
+    counter = Counter(_n_passes(subjects, compared, features, prompts), on_progress)
+    costs = [neutral_costs(s, features, compared, counter) for s in subjects]
     answers = [
-        answer_prompts(s, features, compared, shared, halves, (targets, anti_targets), counter) for s in subjects
+        answer_prompts(s, features, c, shared, halves, (targets, anti_targets), counter)
+        for s, c in zip(subjects, costs, strict=True)
     ]
     per_model = [
-        _model_effects(s, a, features, prompts, halves, counter) for s, a in zip(subjects, answers, strict=True)
+        _model_effects(s, c, a, features, prompts, halves, counter)
+        for s, c, a in zip(subjects, costs, answers, strict=True)
     ]
-    weights = Draws.make(len(prompts), settings.n_draws, settings.seed)
+    weights, chance = Draws.make(len(prompts), settings.n_draws, settings.seed), chance_kind(settings)
     return [
         Effect(
             feature=feature,
             scale=float(scales[feature]),
             models=tuple(effects[number] for effects in per_model),
             agreements=tuple(
-                agreement((a.label, b.label), feature, partners[feature], moved_a, moved_b, weights)
+                agreement((a.label, b.label), feature, partners[feature], moved_a, moved_b, weights, chance)
                 for (a, moved_a), (b, moved_b) in combinations(zip(subjects, answers, strict=True), 2)
                 if len(shared) > 1
             ),
@@ -162,88 +173,149 @@ def steer_many(
 
 def _model_effects(
     subject: Subject,
+    costs: Costs,
     answers: Answers,
     features: Sequence[int],
     prompts: Sequence[str],
     halves: tuple[Tensor, Tensor],
     counter: Counter,
 ) -> list[ModelEffect]:
-    """Steps 3 and 5 for one model, and its results put together, one per feature."""
-    settings, probe = subject.settings, subject.probe
-    n_directions, n_strengths = 1 + settings.n_random, len(settings.strengths)
-    edits = [steer(d, s) for f in features for d in subject.directions(f) for s in settings.strengths]
-    sums, plain_ce, count = probe.neutral_sums(edits, counter.step)
-    per_feature = sums.reshape(len(features), n_directions, n_strengths, probe.n_texts, 2)
-    text_weights = Draws.make(probe.n_texts, settings.n_draws, settings.seed)
-    prompt_weights = Draws.make(len(halves[1]), settings.n_draws, settings.seed)
+    """Step 5 for one model, and its results put together, one per feature."""
+    settings, probe, text = subject.settings, subject.probe, costs.text
+    weights = Weights(
+        texts=Draws.make(probe.n_texts, settings.n_draws, settings.seed),
+        prompts=Draws.make(len(halves[1]), settings.n_draws, settings.seed),
+    )
     effects = []
-    for feature, own_sums in zip(features, per_feature, strict=True):
-        means = own_sums.sum(2) / count.sum()  # [direction, strength, 2]
-        e = answers.effect[feature].double()
-        kl, target_effect = means[0, :, 0].tolist(), e[0].mean(-1).tolist()
-        at = measures.strength_at(settings.strengths, kl, settings.kl_budget)
-        change = answers.mean_change[feature]
+    for feature in features:
+        curves = [
+            curve_of(doses, effect, text, settings, weights)
+            for doses, effect in zip(costs.per_feature[feature], answers.effect[feature], strict=True)
+        ]
+        own, change = curves[0], answers.mean_change[feature][0]
         target_ids, anti_ids = answers.targets[feature]
-        own_kl, own_ce = own_sums[0].unbind(-1)
-        texts = _continuations(subject, feature, prompts, counter)
+        texts = _continuations(subject, costs, feature, prompts, counter)
+        controls = _controls(subject, feature, curves, answers, texts)
         effects.append(
             ModelEffect(
                 model=subject.label,
                 direction_norm=float(subject.own(feature).norm()),
-                n_tokens=int(count.sum()),
-                n_texts=int((count > 0).sum()),
-                plain_ce=float(plain_ce.sum() / count.sum()),
-                strengths=settings.strengths,
-                kl_neutral=tuple(kl),
-                kl_neutral_interval=tuple(ratio_interval(t, count, text_weights) for t in own_kl),
-                delta_ce=tuple(means[0, :, 1].tolist()),
-                delta_ce_interval=tuple(ratio_interval(t, count, text_weights) for t in own_ce),
-                target_effect=tuple(target_effect),
-                target_effect_interval=tuple(ratio_interval(t, torch.ones(len(t)), prompt_weights) for t in e[0]),
-                strength_at_kl=at,
-                effect_at_kl=measures.effect_at(settings.strengths, target_effect, at),
+                n_tokens=int(text.count.sum()),
+                n_texts=int((text.count > 0).sum()),
+                plain_ce=float(text.plain_ce.sum() / text.count.sum()),
+                strengths=own.strengths,
+                kl_neutral=own.kl,
+                kl_neutral_interval=own.kl_interval,
+                delta_ce=own.ce,
+                delta_ce_interval=own.ce_interval,
+                target_effect=own.effect,
+                target_effect_interval=own.effect_interval,
+                strength_at_kl=own.strength_at_kl,
+                effect_at_kl=own.effect_at_kl,
                 targets=tuple(displayed(probe.lm, subject.texts, int(i)) for i in target_ids),
                 anti_targets=tuple(displayed(probe.lm, subject.texts, int(i)) for i in anti_ids),
                 targets_from=answers.targets_from,
-                top_promoted=_top(subject, change[0]),
-                top_suppressed=_top(subject, change[0], falling=True),
+                top_promoted=_top(subject, change),
+                top_suppressed=_top(subject, change, falling=True),
                 generations=texts[0],
-                random=_control(subject, means[1:], e[1:], change[1:], texts[1]) if settings.n_random else None,
+                random=_random(subject, feature, curves, controls),
+                controls=controls,
+                reached=own.reached if settings.kl else (),
+                covariance_of=subject.around.covariance_of,
             )
         )
     return effects
 
 
+def _of_kind(subject: Subject, feature: int, kind: ControlKind) -> list[int]:
+    """Which of a feature's directions are of a kind."""
+    return [i for i, direction in enumerate(subject.directions(feature)) if direction.kind == kind]
+
+
+def _controls(
+    subject: Subject,
+    feature: int,
+    curves: Sequence[Curve],
+    answers: Answers,
+    texts: Mapping[int, tuple[Generation, ...]],
+) -> tuple[Control, ...]:
+    """Every kind's results."""
+    settings = subject.settings
+    kinds: list[ControlKind] = [*(settings.controls if settings.n_controls else ())]
+    if settings.n_random:
+        kinds.append(ISOTROPIC)
+    return tuple(_control(subject, feature, kind, curves, answers, texts) for kind in kinds)
+
+
 def _control(
     subject: Subject,
-    means: Float[Tensor, "direction strength 2"],
-    effect: Float[Tensor, "direction strength prompt"],
-    change: Sequence[Float[Tensor, "vocab"]],
-    generations: tuple[Generation, ...],
-) -> RandomControl:
-    """The random directions' results."""
-    strengths = subject.settings.strengths
-    per_direction = effect.mean(-1)
-    kl, target_effect = means[..., 0].mean(0).tolist(), per_direction.mean(0).tolist()
-    at = measures.strength_at(strengths, kl, subject.settings.kl_budget)
-    return RandomControl(
-        n_directions=len(means),
-        strengths=strengths,
-        kl_neutral=tuple(kl),
-        kl_neutral_sd=_sd(means[..., 0]),
-        delta_ce=tuple(means[..., 1].mean(0).tolist()),
-        delta_ce_sd=_sd(means[..., 1]),
-        target_effect=tuple(target_effect),
-        target_effect_sd=_sd(per_direction),
-        strength_at_kl=at,
-        effect_at_kl=measures.effect_at(strengths, target_effect, at),
-        top_promoted=_top(subject, change[0]),
-        top_suppressed=_top(subject, change[0], falling=True),
-        generations=generations,
+    feature: int,
+    kind: ControlKind,
+    curves: Sequence[Curve],
+    answers: Answers,
+    texts: Mapping[int, tuple[Generation, ...]],
+) -> Control:
+    at, n_doses = _of_kind(subject, feature, kind), len(subject.settings.doses)
+    every = KindCurve(kind=kind, curves=[curves[i] for i in at])
+    rows = [subject.directions(feature)[i].feature for i in at]
+    kl, ce, effect = every.kl(n_doses), every.ce(n_doses), every.effect(n_doses)
+    at_kl, at_kl_interval, n_at_kl = every.effect_at_kl()
+    change = answers.mean_change[feature][at[0]] if at else None
+    return Control(
+        kind=kind,
+        n_directions=len(at),
+        features=tuple(row for row in rows if row is not None),
+        strengths=every.strengths(n_doses),
+        n_reached=every.n_reached if at else (0,) * n_doses,
+        kl_neutral=kl.value,
+        kl_neutral_interval=kl.interval,
+        delta_ce=ce.value,
+        delta_ce_interval=ce.interval,
+        target_effect=effect.value,
+        target_effect_interval=effect.interval,
+        effect_at_kl=at_kl,
+        effect_at_kl_interval=at_kl_interval,
+        n_at_kl=n_at_kl,
+        n_as_far=every.n_as_far(curves[0].effect_at_kl),
+        top_promoted=() if change is None else _top(subject, change),
+        top_suppressed=() if change is None else _top(subject, change, falling=True),
+        generations=texts.get(at[0], ()) if at else (),
     )
 
 
-def _sd(values: Float[Tensor, "direction strength"]) -> tuple[float, ...]:
+def _random(
+    subject: Subject, feature: int, curves: Sequence[Curve], controls: Sequence[Control]
+) -> RandomControl | None:
+    """The isotropic directions as results before `controls` had them: all of them, reached or not."""
+    at = _of_kind(subject, feature, ISOTROPIC)
+    if not at:
+        return None
+    own, control = [curves[i] for i in at], controls[-1]
+    strengths, kl, ce, effect = (
+        torch.tensor([getattr(c, name) for c in own], dtype=torch.float64)
+        for name in ("strengths", "kl", "ce", "effect")
+    )
+    mean_strengths, mean_kl, mean_effect = (x.mean(0).tolist() for x in (strengths, kl, effect))
+    settings = subject.settings
+    strength = measures.strength_at(mean_strengths, mean_kl, settings.equal_kl)
+    return RandomControl(
+        n_directions=len(own),
+        strengths=tuple(mean_strengths),
+        kl_neutral=tuple(mean_kl),
+        kl_neutral_sd=_sd(kl),
+        delta_ce=tuple(ce.mean(0).tolist()),
+        delta_ce_sd=_sd(ce),
+        target_effect=tuple(mean_effect),
+        target_effect_sd=_sd(effect),
+        strength_at_kl=None if settings.kl else strength,
+        effect_at_kl=control.effect_at_kl if settings.kl else measures.effect_at(mean_strengths, mean_effect, strength),
+        top_promoted=control.top_promoted,
+        top_suppressed=control.top_suppressed,
+        generations=control.generations,
+    )
+
+
+def _sd(values: Float[Tensor, "direction dose"]) -> tuple[float, ...]:
     """Over directions; 0 for a single one."""
     return tuple(values.std(0, correction=1 if len(values) > 1 else 0).tolist())
 
@@ -255,17 +327,23 @@ def _top(subject: Subject, change: Float[Tensor, "vocab"], *, falling: bool = Fa
 
 
 def _continuations(
-    subject: Subject, feature: int, prompts: Sequence[str], counter: Counter
-) -> list[tuple[Generation, ...]]:
-    """The first prompts continued without steering and at every strength, along its own and the first random direction.
+    subject: Subject, costs: Costs, feature: int, prompts: Sequence[str], counter: Counter
+) -> dict[int, tuple[Generation, ...]]:
+    """The first prompts continued without steering and at every dose, by number of the direction: the feature's own and
+    the first of each kind of control.
 
     All continuations of a prompt are one batch, each sequence with its own vector.
     """
-    settings, probe = subject.settings, subject.probe
-    strengths = sorted({0.0, *settings.strengths})
-    directions = subject.directions(feature)[:2]
-    vectors = torch.stack([strength * direction for direction in directions for strength in strengths])
-    found: list[list[Generation]] = [[] for _ in directions]
+    settings, probe, directions = subject.settings, subject.probe, subject.directions(feature)
+    first = list({direction.kind: i for i, direction in reversed(list(enumerate(directions)))}.values())
+    first.sort()
+    spots = []
+    for i in first:
+        budgets = settings.kl or [None] * len(settings.doses)
+        points = sorted(zip(costs.per_feature[feature][i].strengths, budgets, strict=True))
+        spots += [(i, strength, budget) for strength, budget in [(0.0, None), *(p for p in points if p[0] != 0)]]
+    vectors = torch.stack([strength * directions[i].vector for i, strength, _ in spots])
+    found: dict[int, list[Generation]] = {i: [] for i in first}
     for prompt in prompts[: settings.n_generation_prompts]:
         with probe.under(steer_each(vectors)):
             texts = samples(
@@ -277,10 +355,9 @@ def _continuations(
                 seed=settings.seed,
             )
         counter.step()
-        for i, text in enumerate(texts):
-            direction, strength = divmod(i, len(strengths))
-            found[direction].append(Generation(strength=strengths[strength], prompt=prompt, text=text))
-    return [tuple(f) for f in found]
+        for (i, strength, budget), text in zip(spots, texts, strict=True):
+            found[i].append(Generation(strength=strength, prompt=prompt, text=text, budget=budget))
+    return {i: tuple(own) for i, own in found.items()}
 
 
 def _check(
@@ -328,14 +405,15 @@ def _partners(
 
 
 def _n_passes(
-    subjects: Sequence[Subject],
-    compared: Sequence[int],
-    features: Sequence[int],
-    prompts: Sequence[str],
-    settings: SteerSettings,
+    subjects: Sequence[Subject], compared: Sequence[int], features: Sequence[int], prompts: Sequence[str]
 ) -> int:
-    """Passes over the prompts and the neutral batches, and continuations."""
-    per_feature = (1 + settings.n_random) * len(settings.strengths)
-    texts = min(settings.n_generation_prompts, len(prompts))
-    one = len(compared) - len(features) + len(features) * (per_feature + texts)
-    return sum(one + len(features) * per_feature * len(s.probe.neutral) for s in subjects)
+    """Passes over the prompts and the neutral batches, and continuations; how long a search takes is guessed."""
+    total = 0
+    for subject in subjects:
+        settings = subject.settings
+        n_others = len(compared) - len(features)
+        edits = sum(len(subject.directions(f)) for f in features) * len(settings.doses)
+        texts = min(settings.n_generation_prompts, len(prompts)) * len(features)
+        searched = USUAL_TRIES * (edits + n_others) if settings.kl else edits
+        total += n_others + edits + texts + searched * len(subject.probe.neutral)
+    return total

@@ -19,7 +19,9 @@ from torch import Tensor
 from suture.errors import NumericalError, UserError
 from suture.interventions.edits import Edit, sparing_first
 from suture.interventions.measures import kl_and_ce_change
+from suture.lm.hookpoints import resolve
 from suture.lm.hooks import edit as editing
+from suture.lm.hooks import record_at
 from suture.lm.load import LanguageModel
 from suture.lm.partial import Partial
 from suture.lm.tokens import tokenize
@@ -100,6 +102,13 @@ class Probe:
                 sums[number].index_add_(0, text, changes.double().cpu())
                 on_pass()
         return sums, plain_ce, count
+
+    def neutral_rows(self) -> Iterator[Float[Tensor, "row width"]]:
+        """The plain activations at the hookpoint of every scored neutral position, batch by batch, raw units."""
+        point = resolve(self.lm.model, self.hookpoint)
+        for batch in self.neutral:
+            (rows,) = record_at(self.lm, batch.ids, [point])
+            yield rows[batch.scored.to(rows.device)]
 
     def _scored_log_probs(self, batch: Sequences, edit: Edit | None, before: Tensor | None) -> Tensor:
         with self.under(edit):

@@ -6,6 +6,7 @@
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -19,18 +20,19 @@ from suture.features.table import FeatureTable, need_table_of
 from suture.interventions.settings import SteerSettings
 from suture.interventions.steer.effect import Effect
 from suture.interventions.steer.effects import steer_many
-from suture.interventions.steer.subject import OnProgress
+from suture.interventions.steer.progress import OnProgress
 from suture.lm.load import LanguageModel
+from suture.lm.models import as_models
 from suture.pipeline import artifact
 
 
 def steer(
     out: str | Path,
-    dictionary_path: str | Path,
-    features_path: str | Path,
+    dictionary: Dictionary | str | Path,
+    table: FeatureTable | str | Path,
     chosen: Sequence[int],
     *,
-    lms: Sequence[LanguageModel | None],
+    lms: Sequence[LanguageModel | str | None],
     prompts: Sequence[str],
     neutral: Sequence[str],
     settings: SteerSettings | None = None,
@@ -51,13 +53,13 @@ def steer(
     for folder in out_of.values():  # found out now, not after minutes of steering
         if folder.exists() and not overwrite:
             raise ArtifactError("out", folder, "is there already", "name another folder, or pass --overwrite")
-    dictionary = Dictionary.load(dictionary_path)
-    table = FeatureTable.load(features_path)
+    dictionary_path, features_path = Dictionary.folder_of(dictionary), artifact.folder_of(table, setting="table")
+    dictionary, table = Dictionary.load(dictionary_path), FeatureTable.load(features_path)
     need_table_of(dictionary_path, features_path, table, dictionary)
     scales = table.columns["q999"].float()
     effects = steer_many(
         dictionary,
-        lms,
+        as_models(lms),
         chosen,
         scales=scales,
         neutral=neutral,
@@ -68,20 +70,20 @@ def steer(
     for effect in effects:
         effect.save(
             out_of[effect.feature],
-            parents=(Path(dictionary_path), Path(features_path)),
+            parents=(dictionary_path, features_path),
             overwrite=overwrite,
             command=command,
         )
-    return effects
+    return [replace(effect, path=out_of[effect.feature]) for effect in effects]
 
 
-def heldout_documents(dictionary_path: str | Path) -> Iterator[str]:
+def heldout_documents(dictionary: Dictionary | str | Path) -> Iterator[str]:
     """The documents of the dictionary's own store that its training never saw.
 
     Raises:
         UserError: the store is not there any more, or is another one.
     """
-    made = artifact.open_artifact(dictionary_path, stage=DICTIONARY, setting="dictionary")
+    made = artifact.open_artifact(Dictionary.folder_of(dictionary), stage=DICTIONARY, setting="dictionary")
     training = made.settings
     if not artifact.is_made_from(made, training["store"]):
         problem = f"the dictionary's own store is not at {training['store']} any more"

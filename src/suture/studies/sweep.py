@@ -1,0 +1,275 @@
+"""A sweep: a study file becomes jobs, the runner does what is left of them, and a table says what came out.
+
+1. One store for each set of models, one dictionary and one feature table for each cell: `OUT/store`,
+   `OUT/cells/NAME/dictionary` and `/features`. A cell's folder is named by its settings, so that a sweep may grow: more
+   values, or another axis, leave what is done where it is.
+2. The runner keeps what is done and goes on after a failure.
+3. `OUT/sweep`: a row for each cell that is done. `OUT/report.html`.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from string import ascii_uppercase
+from typing import Any
+
+import numpy as np
+
+from suture.dictionary.dictionary import EVALUATION
+from suture.errors import UserError
+from suture.features.table import SUMMARY
+from suture.labels import DEAD, OPEN, SHARED, is_exclusive
+from suture.pipeline import artifact
+from suture.pipeline.job import Context, Job, Tell, silent
+from suture.pipeline.settings import to_mapping
+from suture.pipeline.table import Column, Table, Tabular
+from suture.report.page import report
+from suture.report.sweep import FILE, STAGE
+from suture.sweep.file import Cell, read_study
+from suture.sweep.run import PATIENCE, JobResult, State, in_words, run_jobs
+from suture.sweep.stages import collect_job, features_job, train_job
+
+REPORT = "report.html"
+STATES: tuple[State, ...] = ("made", "kept", "failed", "not run")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedCell:
+    """A cell of the file, and the jobs that make it."""
+
+    cell: Cell
+    folder: Path
+    store: Path | Job
+    dictionary: Job | None
+    features: Job | None
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class SweepResult(Tabular):
+    """Where a sweep's results are, and what they say."""
+
+    out: Path
+    report: Path | None
+    """None where no cell was done."""
+    cells: Table | None
+    jobs: tuple[JobResult, ...]
+
+    @property
+    def table(self) -> Table:
+        """A row for each cell that is done.
+
+        Raises:
+            UserError: there is none.
+        """
+        if self.cells is None:
+            raise UserError("sweep", self.out, "has no cell that is done", "see what failed: .failed")
+        return self.cells
+
+    @property
+    def failed(self) -> tuple[JobResult, ...]:
+        """The jobs that failed, or were not run for want of those."""
+        return tuple(result for result in self.jobs if not result.is_done)
+
+    def count(self, state: State) -> int:
+        """The jobs that ended so."""
+        return sum(result.state == state for result in self.jobs)
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{self.count(state)} {state}" for state in STATES if self.count(state))
+        return f"Sweep({self.out}: {0 if self.cells is None else len(self.cells)} cells; jobs: {counts})"
+
+    def to_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        flat = [] if self.cells is None else self.cells.flat()
+        return {
+            "out": str(self.out),
+            "report": None if self.report is None else str(self.report),
+            "cells": [
+                dict(zip([n for n, _ in flat], row, strict=True))
+                for row in zip(*(values.tolist() for _, values in flat), strict=True)
+            ],
+            "columns": [] if self.cells is None else [column.to_json() for column in self.cells.columns],
+            "jobs": {state: self.count(state) for state in STATES},
+            "failed": [{"job": r.job.name, "state": r.state, "error": in_words(r.error)} for r in self.failed],
+        }
+
+    def text(self) -> str:
+        """A line per cell, and how many jobs ended how."""
+        counts = ", ".join(f"{self.count(state)} {state}" for state in STATES if self.count(state))
+        lines = [*([] if self.cells is None else _laid(self.cells)), f"jobs: {counts}"]
+        return "\n".join([*lines, f"report: {self.report.resolve()}" if self.report else "no cell is done"])
+
+
+def sweep(
+    file: str | Path,
+    out: str | Path,
+    *,
+    workers: int = 1,
+    ray: str | None = None,
+    overwrite: bool = False,
+    tell: Tell | None = None,
+    command: str | None = None,
+) -> SweepResult:
+    """Run every cell of a study file into the folder `out`; cells done with the same settings and inputs are kept.
+
+    Args:
+        file: see `suture.sweep.file`.
+        out: the folder of everything.
+        workers: processes of this machine.
+        ray: address of a Ray cluster, instead.
+        overwrite: replace cells that were made with other settings.
+        tell: told (what, done, total, note).
+        command: the shell command, for the records.
+
+    Raises:
+        UserError: the file is wrong, or `out` is a file.
+    """
+    out, file = Path(out), Path(file)
+    if out.is_file():
+        raise UserError("out", out, "is a file", "name a folder")
+    cells = read_study(file).cells()
+    if any(cell.train is None for cell in cells):
+        raise UserError("study", file, "trains nothing", "add a [train] table")
+    planned = plan(cells, out)
+    context = Context(overwrite=overwrite, command=command, tell=tell or silent, patience=PATIENCE)
+    results = run_jobs(jobs_of(planned), context, workers=workers, ray=ray)  # 2
+    is_done = {result.job.out: result.is_done for result in results}
+    done = [cell for cell in planned if cell.features is not None and is_done[cell.features.out]]
+    if not done:
+        return SweepResult(out=out, report=None, cells=None, jobs=results)
+    table = table_of(done)  # 3
+    parents = [cell.features.out for cell in done if cell.features is not None]
+    settings = {"file": file.read_text(encoding="utf-8"), "n_cells": len(planned)}
+    whole = {"stage": STAGE, "settings": settings, "parents": parents}
+    if not artifact.is_made(out / STAGE, **whole):
+        with artifact.create(out / STAGE, **whole, overwrite=True, command=command) as draft:
+            table.save(draft.folder / FILE)
+    page = report(out / REPORT, [out / STAGE], title="A sweep", commands=[command] if command else [])
+    return SweepResult(out=out, report=page, cells=table, jobs=results)
+
+
+def plan(cells: Sequence[Cell], out: Path) -> list[PlannedCell]:
+    """The jobs of every cell; those that share a store share its job.  (1)"""
+    collections = list(dict.fromkeys(cell.collect for cell in cells if cell.collect is not None))
+    single = len(collections) == 1
+    stores = {
+        settings: collect_job(
+            "collect" if single else f"collect {n}",
+            out / ("store" if single else f"store-{fingerprint(to_mapping(settings))}"),
+            settings,
+        )
+        for n, settings in enumerate(collections)
+    }
+    return [_planned(c, out, Path(c.store or "") if c.collect is None else stores[c.collect]) for c in cells]
+
+
+def _planned(cell: Cell, out: Path, store: Path | Job) -> PlannedCell:
+    folder = out / "cells" / folder_name(cell)
+    dictionary = described = None
+    if cell.train is not None:
+        dictionary = train_job(f"train {cell.name}".rstrip(), folder / "dictionary", store, cell.train)
+        name = f"describe {cell.name}".rstrip()
+        described = features_job(name, folder / "features", dictionary, store, cell.features)
+    return PlannedCell(cell=cell, folder=folder, store=store, dictionary=dictionary, features=described)
+
+
+def jobs_of(planned: Sequence[PlannedCell]) -> list[Job]:
+    """All of them, none twice, those that others need first."""
+    every = [job for p in planned for job in (p.store, p.dictionary, p.features) if isinstance(job, Job)]
+    return list({job.out: job for job in every}.values())
+
+
+def folder_name(cell: Cell) -> str:
+    """What a cell's folder is called: what it is, for people, and a mark of all its settings, whatever is varied."""
+    if cell.train is None:
+        return "only"
+    design = cell.train.design
+    how = dict.fromkeys(artifact.HOW)
+    rows = str(cell.store) if cell.collect is None else to_mapping(cell.collect) | how
+    everything = [to_mapping(cell.train) | how, to_mapping(cell.features), rows]
+    words = [design.kind, str(design.n_features), f"k{design.sparsity.k}", f"seed{cell.train.seed}"]
+    return "-".join([*words, fingerprint(everything)])
+
+
+def fingerprint(value: Any) -> str:
+    """A short mark of plain values.
+
+    >>> fingerprint({"k": 16}) == fingerprint({"k": 16}), fingerprint({"k": 16}) == fingerprint({"k": 32})
+    (True, False)
+    """
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def table_of(done: Sequence[PlannedCell]) -> Table:
+    """A row for each cell: what sets it apart, and what came out."""
+    rows = [dict(_settings_of(planned)) | dict(_numbers(planned)) for planned in done]
+    keys = {column.name: column for row in rows for column in row}
+    values = [[{c.name: v for c, v in row.items()}.get(name) for row in rows] for name in keys]
+    columns, arrays = [], {}
+    for column, own in zip(keys.values(), values, strict=True):
+        columns.append(column)
+        arrays[column.name] = (
+            np.array(["" if v is None else str(v) for v in own], dtype=object)
+            if column.format == "text"
+            else np.array([np.nan if v is None else v for v in own], dtype=float)
+        )
+    return Table(axes=("cell",), columns=tuple(columns), values=arrays)
+
+
+def _settings_of(planned: PlannedCell) -> Iterator[tuple[Column, Any]]:
+    """What sets a cell apart."""
+    cell = planned.cell
+    assert cell.train is not None
+    yield _text("cell", "Cell", "What sets the cell apart."), cell.name or "only"
+    for letter, at in zip(ascii_uppercase, cell.at, strict=False):
+        yield _text(f"at_{letter}", f"At {letter}", f"Hookpoint in model {letter}."), at
+    design = cell.train.design
+    size = "Size of the dictionary."
+    yield Column(name="features", title="Features", sentence=size, format="integer"), design.n_features
+    yield Column(name="k", title="k", sentence="Active features asked for.", format="integer"), design.sparsity.k
+    yield Column(name="seed", title="Seed", sentence="Of weights and order.", format="integer"), cell.train.seed
+    for key, value in cell.chosen.items():
+        if key not in ("train.features", "train.k", "train.seed"):
+            yield _text(key, key, f"The setting {key}, which is varied."), value
+
+
+def _numbers(planned: PlannedCell) -> Iterator[tuple[Column, Any]]:
+    """What came out of a cell."""
+    assert planned.dictionary is not None
+    assert planned.features is not None
+    evaluation = artifact.read_json(planned.dictionary.out / EVALUATION)
+    counts = artifact.read_json(planned.features.out / SUMMARY)["counts"]
+    live = max(1, sum(n for label, n in counts.items() if label != DEAD))
+    for letter, fvu in zip(ascii_uppercase, evaluation["fvu"], strict=False):
+        said = f"Share of model {letter}'s variance that the dictionary leaves unexplained, on held-out rows."
+        yield Column(name=f"fvu_{letter}", title=f"FVU {letter}", sentence=said, format="share", better="low"), fvu
+    said = "Active features of a held-out row, on average."
+    yield Column(name="l0", title="L0", sentence=said), evaluation["l0"]
+    said = "Share of features that never fire on held-out rows."
+    yield Column(name="dead", title="Dead", sentence=said, format="percent", better="low"), evaluation["dead"]
+    said = "Share of live features that every model has."
+    yield Column(name="shared", title="Shared", sentence=said, format="percent"), counts.get(SHARED, 0) / live
+    said = "Share of live features that some model is said to lack."
+    exclusive = sum(n for label, n in counts.items() if is_exclusive(label))
+    yield Column(name="exclusive", title="Exclusive", sentence=said, format="percent"), exclusive / live
+    said = "Share of live features said to be neither: one-sided, drifted or ambiguous."
+    undecided = sum(counts.get(label, 0) for label in OPEN)
+    yield Column(name="open", title="Open", sentence=said, format="percent"), undecided / live
+    seconds = artifact.open_artifact(planned.dictionary.out).seconds
+    yield Column(name="seconds", title="Seconds", sentence="Wall time of training.", unit="seconds"), seconds
+
+
+def _text(name: str, title: str, sentence: str) -> Column:
+    return Column(name=name, title=title, sentence=sentence, format="text")
+
+
+def _laid(table: Table) -> Iterator[str]:
+    """A table as lines of text."""
+    columns = table.columns
+    rows = zip(*(table[column.name].tolist() for column in columns), strict=True)
+    shown = [[column.write(value) for column, value in zip(columns, row, strict=True)] for row in rows]
+    laid = [[column.title for column in columns], *shown]
+    widths = [max(len(row[i]) for row in laid) for i in range(len(columns))]
+    yield from ("  ".join(v.ljust(w) for v, w in zip(row, widths, strict=True)).rstrip() for row in laid)
