@@ -11,6 +11,7 @@
 """
 
 import argparse
+import os
 import resource
 import time
 from tempfile import TemporaryDirectory
@@ -88,7 +89,8 @@ def main() -> None:
         [
             "## Stitching",
             circumstances(("torch", "scipy")),
-            f"{size}, L0 {l0:.1f}, {options.threads} threads: **{whole[0]:.0f} s** ({whole[1]:.0f} processor seconds), "
+            f"{size}, L0 {l0:.1f}, {options.threads} threads: **{whole[0]:.0f} s** ({whole[1]:.0f} processor seconds; "
+            f"load average {os.getloadavg()[1]:.1f}), "
             f"{memory:.2f} GB for the whole process; largest "
             f"error against decoding with the feature {error:.0e} of the largest change.",
             table(["change of the error, every feature", "s", "processor s"], rows),

@@ -26,7 +26,7 @@ def made(
     for name, tensor in dictionary.state_dict().items():
         tensor.copy_(torch.randn(tensor.shape, generator=draw) * (0.3 if name != "W_dec" else 1.0))
     dictionary.threshold.copy_(dictionary.threshold.abs())
-    if kind in ("topk", "relu+l1"):
+    if kind in ("topk", "topk+batchtopk", "relu+l1"):
         dictionary.threshold.zero_()
     return dictionary.requires_grad_(requires_grad=False)
 

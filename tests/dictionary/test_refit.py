@@ -22,7 +22,8 @@ from suture.dictionary.refit_settings import RefitSettings
 from suture.errors import ArtifactError, UserError
 from suture.pipeline import artifact
 
-KINDS = [kind for kind in get_args(SparsityKind) if kind != "topk+batchtopk"]
+KINDS = get_args(SparsityKind)
+RANKED = ("topk", "topk+batchtopk")
 N = 1500
 NOTHING = RefitSettings(fit=())
 
@@ -41,7 +42,7 @@ def test_one_offset_brings_every_kind_to_its_l0(kind: str, design: str, store: S
         inside = found.threshold > found.sparsity.activation.floor(found) + 1e-6
         assert bool(inside.any())
         assert float(moved[inside].max() - moved[inside].min()) < 1e-5, "one offset for all"
-    assert found.sparsity.kind == ("batchtopk" if kind == "topk" else kind)
+    assert found.sparsity.kind == ("batchtopk" if kind in RANKED else kind)
     most = to_l0(dictionary, view, rows, float(F))
     assert 4.0 < evaluate(most, view, rows, alone=False).l0 < F, "no more than what is positive"
 
@@ -66,7 +67,7 @@ def test_decoder_and_bias_are_those_of_ridge_regression(
         floor = 0.01 * float(system.diagonal().mean())
         before = dictionary.W_dec[:, column].double()
         exact = torch.linalg.solve(system + floor * torch.eye(F).double(), fc.T @ xc + floor * before)
-        norms = 1.0 if kind in ("relu+l1", "topk") else found_norms(dictionary, found)
+        norms = 1.0 if kind in ("relu+l1", *RANKED) else found_norms(dictionary, found)
         torch.testing.assert_close(found.W_dec[:, column].double() * norms, exact, atol=2e-5, rtol=1e-4)
         assert float(found.b_dec[column]) == pytest.approx(float(x.mean() - f.mean(0) @ exact), abs=2e-5)
     assert error(found, view, rows) < error(dictionary, view, rows)
@@ -149,12 +150,12 @@ def test_other_units_and_other_kinds_are_the_same_function(kind: str, store: Sto
     dictionary = made(store, kind)
     x = torch.randn(300, dictionary.width, generator=torch.Generator().manual_seed(0))
     exact = dictionary.decode(dictionary.encode(x))
-    if kind != "topk":
+    if kind not in RANKED:
         found = portable(dictionary)
         torch.testing.assert_close(found.decode(found.encode(x)), exact, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(found.W_dec.norm(dim=1), torch.ones(F))
     for other in ("jumprelu", "gated"):
-        if kind == "topk" or (kind == "gated" and other != kind):
+        if kind in RANKED or (kind == "gated" and other != kind):
             with pytest.raises(UserError, match="cannot be written as"):
                 as_kind(dictionary, other)  # pyright: ignore[reportArgumentType]
         else:

@@ -76,6 +76,11 @@ class Sparsity:
         """Whether k decides how many features are active."""
         return self.activation.selects_k
 
+    @property
+    def ranks(self) -> bool:
+        """Whether in use a row's k largest values are active, not those above a threshold."""
+        return self.selects_k and self.activation.thresholds is None
+
 
 @runtime_checkable
 class Learning(Protocol):

@@ -146,7 +146,7 @@ def as_kind(dictionary: Dictionary, kind: SparsityKind) -> Dictionary:
     if own == kind:
         return dictionary
     if own not in THRESHOLDED or kind not in (*THRESHOLDED, "gated"):
-        fix = "bring it to an L0 first" if own == "topk" else "use dictionaries of one kind"
+        fix = "bring it to an L0 first" if dictionary.sparsity.ranks else "use dictionaries of one kind"
         raise UserError("sparsity", own, f"cannot be written as {kind}", fix)
     design = replace(dictionary.design, sparsity=replace(dictionary.sparsity, kind=kind))
     made = _empty(dictionary, design)

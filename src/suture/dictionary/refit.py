@@ -146,7 +146,7 @@ def refitted(dictionary: Dictionary, view: Store, rows: Int[Tensor, "row"], sett
         found.design = replace(found.design, tied=0.0)
     if "bias" in settings.fit or "decoder" in settings.fit:
         found.b_dec.copy_(sums.bias(found))
-    kept = found.sparsity.activation.free_norms or found.sparsity.kind == "topk"
+    kept = found.sparsity.activation.free_norms or found.sparsity.ranks
     return found if kept else portable(found)
 
 
@@ -161,7 +161,7 @@ def to_l0(dictionary: Dictionary, view: Store, rows: Int[Tensor, "row"], l0: flo
     """
     check_l0(l0, dictionary)
     found = copied(dictionary)
-    if found.sparsity.kind == "topk":
+    if found.sparsity.ranks:
         found.design = replace(found.design, sparsity=replace(found.sparsity, kind="batchtopk"))
     floor = found.sparsity.activation.floor(found)
     first = rows[:: max(1, len(rows) // FIRST_ROWS)]  # a few of all rows raise the bar before the many come

@@ -178,7 +178,7 @@ def comparable(parts: Sequence[Part], where: Ground, settings: RefitSettings) ->
 
 def _thresholded(dictionary: Dictionary, where: Ground, settings: RefitSettings) -> Dictionary:
     l0 = settings.l0
-    if l0 is None and dictionary.sparsity.kind == "topk":
+    if l0 is None and dictionary.sparsity.ranks:
         l0 = float(dictionary.sparsity.k)
     found = portable(dictionary)
     if l0 is not None:

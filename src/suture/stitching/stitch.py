@@ -323,7 +323,7 @@ def _fits(
 def _changed(given: Dictionary, settings: StitchSettings) -> bool:
     """Whether being compared changes what a dictionary decodes."""
     sparsity = given.sparsity
-    return settings.refit.l0 is not None or sparsity.kind == "topk" or sparsity.activation.shrinks
+    return settings.refit.l0 is not None or sparsity.ranks or sparsity.activation.shrinks
 
 
 def _fit(name: str, dictionary: Dictionary, view: Store, rows: Int[Tensor, "row"]) -> Fit:
@@ -338,7 +338,7 @@ def _l0(dictionary: Dictionary, view: Store, rows: Int[Tensor, "row"]) -> float:
 def _statements(parts: Sequence[Part], dictionaries: Sequence[Dictionary], where: Ground) -> list[str]:
     said = []
     for part in parts:
-        if part.dictionary.sparsity.kind == "topk":
+        if part.dictionary.sparsity.ranks:
             said.append(f"{part.name} is topk: it was compared with one common cut-off in place of its ranking.")
         if part.dictionary.sparsity.activation.shrinks:
             said.append(f"{part.name} shrinks its values: its decoder rows were scaled again before it was compared.")
