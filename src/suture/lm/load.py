@@ -249,7 +249,10 @@ def _tokenizer(name: str, source: str, hub: dict) -> PreTrainedTokenizerFast:
     except (OSError, ValueError, KeyError, ImportError) as error:
         fix = "put its tokenizer.json beside the weights"
         raise UserError("model", name, f"its tokenizer does not load: {_first_line(error)}", fix) from error
-    if not isinstance(tokenizer, PreTrainedTokenizerFast) or len(tokenizer) == 0:
+    # where there is no tokenizer file, some versions of transformers make one that knows its special tokens alone
+    if not isinstance(tokenizer, PreTrainedTokenizerFast) or set(tokenizer.get_vocab()) <= set(
+        tokenizer.all_special_tokens
+    ):
         raise UserError(
             "model", name, "it has no fast tokenizer, hence no character offsets", "put its tokenizer.json beside it"
         )

@@ -20,7 +20,10 @@ def typed(record: Any, kind: type[T]) -> T:
     Raises:
         ValueError: something is missing, or of another type; the message names where.
     """
-    return msgspec.convert(record, kind)
+    try:
+        return msgspec.convert(record, kind)
+    except msgspec.ValidationError as error:  # no ValueError in every version
+        raise ValueError(str(error)) from None
 
 
 def read_typed(file: Path, kind: type[T], *, setting: str = "path") -> T:
