@@ -27,7 +27,7 @@
 | `with_bos`, `scored`, `point` | a position, counted with the token that begins the text; one that is predicted; one
   whose activation is looked at |
 | `vocab`, `used`, `out`, `up`, `down`, `stop` | a vocabulary entry; one used, raised, lowered, or ending a text |
-| `prompt`, `text`, `strength` | one prompt; one text; one strength of steering |
+| `prompt`, `text`, `dose` | one prompt; one text; one dose of steering: a strength, or what a KL budget comes to |
 | `chosen`, `kept`, `known`, `some` | one of those chosen, kept, known or taken of another axis |
 | `n`, `m`, `p`, `q` | sizes that stand for any |
 | `query`, `more`, `rest`, `sum` | any further axes; one of several sums |
