@@ -1,7 +1,7 @@
 """Kill sweeps at random moments, and say what was lost: nothing may be, and nothing may be made twice.
 
-1. A runner with two workers is started on jobs that write folders. After a random time it gets Ctrl-C or SIGKILL, or
-   one of its workers gets SIGKILL; a runner that lives on is let go on for a while.
+1. A runner with two workers is started on jobs that write folders. A random time after the first of them is begun it
+   gets Ctrl-C or SIGKILL, or one of its workers gets SIGKILL; a runner that lives on is let go on for a while.
 2. After every kill: what has a name is whole (every file's checksum), and what was finished before is still the same.
 3. At the end the jobs are run to their end: all are done, nothing half-written is left, every result was made once.
 
@@ -49,8 +49,6 @@ rows = 600
 "train.k" = [2, 4]
 """
 TOY_SECONDS = 0.5
-START_SECONDS = 4.0
-"""That a runner and its workers take to start, about."""
 
 
 @dataclass
@@ -110,6 +108,7 @@ def campaign(folder: Path, words: Sequence[str], n_kills: int, *, seed: int, wit
         if sum(found.kills.values()) == n_kills:
             break
         with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as runner:
+            until_begun(folder, runner)
             time.sleep(chance.uniform(0, within))
             whom = chance.choice(["runner, SIGKILL", "runner, Ctrl-C", "worker, SIGKILL"])
             victims = workers_of(runner.pid) if whom.startswith("worker") else [runner.pid]
@@ -123,6 +122,21 @@ def campaign(folder: Path, words: Sequence[str], n_kills: int, *, seed: int, wit
         print(f"{whom}: {sum(found.kills.values())} kills, {found.done_after[-1]} results", file=sys.stderr, flush=True)
     found.seconds = round(time.monotonic() - started, 1)
     return found
+
+
+def until_begun(folder: Path, runner: subprocess.Popen[bytes]) -> None:
+    """Wait for the runner's first job: starting Python takes many times as long as a toy does."""
+    before = unfinished(folder)
+    while runner.poll() is None and not unfinished(folder) - before:
+        time.sleep(0.02)
+
+
+def unfinished(folder: Path) -> set[tuple[Path, int]]:
+    """Folders being written, with the time of their last change."""
+    try:
+        return {(f, f.stat().st_mtime_ns) for f in folder.rglob("*.partial")}
+    except FileNotFoundError:  # one was given its name in between
+        return set()
 
 
 def look(folder: Path, known: dict[Path, bytes], found: Campaign) -> int:
@@ -159,7 +173,7 @@ def workers_of(pid: int) -> list[int]:
 def toy_campaign(folder: Path, n_kills: int, *, seed: int, n_toys: int) -> Campaign:
     """The campaign on toy jobs."""
     words = [sys.executable, __file__, "--run-toys", str(folder), "--toys", str(n_toys)]
-    found = campaign(folder, words, n_kills, seed=seed, within=START_SECONDS + n_toys * TOY_SECONDS / 2)
+    found = campaign(folder, words, n_kills, seed=seed, within=n_toys * TOY_SECONDS / 16)
     finish(folder, words, found)
     wanted = {f"toy{n}": str(sum(range(n - n % 3, n + 1))) for n in range(n_toys)}
     found.lost += [name for name, value in wanted.items() if (folder / name / "value").read_text() != value]
@@ -172,7 +186,7 @@ def real_campaign(folder: Path, n_kills: int, *, seed: int) -> Campaign:
     (folder / "stories.txt").write_text("\n<|endoftext|>\n".join(stories * 16))
     (folder / "study.toml").write_text(STUDY.replace("stories.txt", str(folder / "stories.txt")))
     words = [sys.executable, "-m", "suture", "sweep", str(folder / "study.toml"), "--workers", "2"]
-    found = campaign(folder / "study", words, n_kills, seed=seed, within=120.0)
+    found = campaign(folder / "study", words, n_kills, seed=seed, within=20.0)
     finish(folder / "study", words, found)
     return found
 
