@@ -1,6 +1,7 @@
 """Strength as a KL budget: the search on known curves, and in models against a pass at the strength it found."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from suture.errors import UserError
 from suture.interventions.settings import SteerSettings
 from suture.interventions.steer.doses import MOST, TOLERANCE, met, next_strength, settle
 from suture.interventions.steer.effect import Effect
-from suture.interventions.steer.effects import steer_effect
+from suture.interventions.steer.effects import steer_effect, steer_many
 
 SCALES = torch.full((FEATURES,), 0.15)
 
@@ -118,6 +119,18 @@ def test_agreement_is_of_both_models_at_equal_kl(models, dictionary, effect):
     )  # fmt: skip
     assert effect.agreement.mismatched_features == at_strength_1.agreement.mismatched_features
     assert effect.agreement.correlation != pytest.approx(at_strength_1.agreement.correlation, abs=1e-4)
+
+
+def test_mismatched_features_are_brought_to_the_same_kl(models, dictionary, effect):
+    """Steered beside it, a partner has its strengths searched as a feature's are; alone it must come to the same."""
+    partners = effect.agreement.mismatched_features
+    settings = replace(KL, n_controls=0, n_random=0, n_generation_prompts=0)
+    texts = {"scales": SCALES, "neutral": SENTENCES, "prompts": PROMPTS, "settings": settings, "mismatched": partners}
+    together = steer_many(dictionary, models, [1, *partners], **texts)[0]
+    assert together.agreement.mismatched_features == partners
+    assert effect.agreement.mismatched == pytest.approx(together.agreement.mismatched, abs=1e-3)
+    at_strength_1 = steer_many(dictionary, models, [1], **{**texts, "settings": replace(settings, kl=())})[0]
+    assert effect.agreement.mismatched != pytest.approx(at_strength_1.agreement.mismatched, abs=5e-3)
 
 
 def test_a_direction_of_no_length_reaches_no_budget_and_says_so(models, dictionary, tmp_path):

@@ -7,7 +7,7 @@
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 import torch
@@ -105,8 +105,9 @@ class KindCurve:
         return self.mean(n_doses, lambda c: c.strengths, lambda _: (None,) * n_doses).value
 
     def kl(self, n_doses: int) -> Mean:
-        """On neutral text, nats per token."""
-        return self.mean(n_doses, lambda c: c.kl, lambda c: c.kl_interval)
+        """On neutral text, nats per token; no interval of it reaches below nothing."""
+        found = self.mean(n_doses, lambda c: c.kl, lambda c: c.kl_interval)
+        return replace(found, interval=tuple(i and (max(i[0], 0.0), i[1]) for i in found.interval))
 
     def ce(self, n_doses: int) -> Mean:
         """Rise of the loss on neutral text."""
