@@ -186,7 +186,7 @@ def real_campaign(folder: Path, n_kills: int, *, seed: int) -> Campaign:
     (folder / "stories.txt").write_text("\n<|endoftext|>\n".join(stories * 16))
     (folder / "study.toml").write_text(STUDY.replace("stories.txt", str(folder / "stories.txt")))
     words = [sys.executable, "-m", "suture", "sweep", str(folder / "study.toml"), "--workers", "2"]
-    found = campaign(folder / "study", words, n_kills, seed=seed, within=20.0)
+    found = campaign(folder / "study", words, n_kills, seed=seed, within=5.0)
     finish(folder / "study", words, found)
     return found
 
