@@ -28,8 +28,16 @@ ONLY = ("separate", "separate-split", "pooled", "pooled-padded", "crosscoder")
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> StudyResult:
-    return study_designs(tmp_path_factory.mktemp("study") / "out", TINY, only=ONLY, n_seeds=2, command="suture study")
+def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyResult, dict[str, Any]]:
+    """A study and what it wrote, before other tests measure parts of it again."""
+    out = tmp_path_factory.mktemp("study") / "out"
+    result = study_designs(out, TINY, only=ONLY, n_seeds=2, command="suture study")
+    return result, content(result)
+
+
+@pytest.fixture(scope="module")
+def made(first: tuple[StudyResult, dict[str, Any]]) -> StudyResult:
+    return first[0]
 
 
 def content(made: StudyResult) -> dict[str, Any]:
@@ -41,8 +49,8 @@ def without_times(study: dict[str, Any]) -> list[dict[str, Any]]:
     return [{**row, "seconds": 0, "numbers": {**row["numbers"], "seconds": 0}} for row in study["rows"]]
 
 
-def test_it_leaves_what_the_report_reads(made: StudyResult) -> None:
-    study = content(made)
+def test_it_leaves_what_the_report_reads(first: tuple[StudyResult, dict[str, Any]]) -> None:
+    made, study = first
     assert study == artifact.as_json(made.study)
     assert artifact.open_artifact(made.out / "study").stage == "study"
     assert (study["kind"], study["truth"], study["models"]) == ("designs", "planted", ["planted-A", "planted-B"])

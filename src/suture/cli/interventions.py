@@ -1,7 +1,7 @@
 """The commands `steer`, `splice` and `causal`: what features and dictionaries do inside their models."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -69,7 +69,7 @@ class Steer:
                 command=command_line(),
             )
         emit(
-            {"out": str(self.out), "effects": [asdict(e) for e in effects]},
+            {"out": str(self.out), "effects": [effect.to_json() for effect in effects]},
             as_json=self.output.json,
             text="\n".join(_effect_text(e) for e in effects),
         )

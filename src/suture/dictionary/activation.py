@@ -17,7 +17,7 @@ A new kind is one more record here. The command line reads the settings below wi
 tensors come in as arguments, and what is more than arithmetic on them is asked of `Chunks` and `Learning`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, runtime_checkable
 
@@ -298,3 +298,11 @@ ACTIVATIONS: Mapping[SparsityKind, Activation] = {
     "jumprelu": JUMPRELU,
     "gated": GATED,
 }
+
+
+def common_kind(kinds: Iterable[SparsityKind]) -> SparsityKind:
+    """The kind that dictionaries of all these kinds can be written as: a threshold of each feature's own, or a gate."""
+    known = set(kinds)
+    if len(known) == 1:
+        return known.pop()
+    return "gated" if "gated" in known else "jumprelu"

@@ -25,6 +25,7 @@ from scipy.optimize import minimize
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from suture import seeds
 from suture.activations.shards import write_store
 from suture.activations.store import Store
 from suture.dictionary.dictionary import Dictionary
@@ -130,7 +131,7 @@ def add_spikes(out: str | Path, store: Store, settings: SpikeSettings | None = N
         UserError: no token is frequent enough for the kind `token`.
     """
     settings = settings or SpikeSettings()
-    generator = np.random.default_rng([settings.spike_seed, 0x5B1CE])
+    generator = seeds.numpy_generator("known features", settings.spike_seed)
     rows = [values.clone() for values in store.read(torch.arange(len(store)))]
     centred = [values - values.mean(0) for values in rows]
     typical = [float(values.norm(dim=1).median()) for values in centred]
@@ -161,7 +162,7 @@ def detection_limit(found: Sequence[Found], *, exclusive: bool, n_spaces: int, s
     """The detection limit of the exclusive, or of the shared, known features (5)."""
     mine = [f for f in found if (len(f.owners) < n_spaces) == exclusive]
     strength, right = np.array([f.strength for f in mine]), np.array([f.right for f in mine], dtype=float)
-    generator = np.random.default_rng(seed)
+    generator = seeds.numpy_generator("detection limit", seed)
     drawn = []
     for _ in range(N_DRAWS):
         # within each strength, so that every draw has all of them

@@ -27,7 +27,7 @@ from suture.activations.batches import split_rows
 from suture.activations.settings import View
 from suture.activations.store import Store
 from suture.activations.view import seen
-from suture.dictionary.activation import SparsityKind
+from suture.dictionary.activation import common_kind
 from suture.dictionary.dictionary import Dictionary
 from suture.dictionary.parts import as_kind, portable
 from suture.dictionary.refit import check_l0, refitted, to_l0
@@ -172,7 +172,7 @@ def comparable(parts: Sequence[Part], where: Ground, settings: RefitSettings) ->
     """
     scales = [space.scale for space in parts[0].dictionary.spaces]
     found = [_thresholded(part.dictionary.with_scales(scales), where, settings) for part in parts]
-    common = _common(d.sparsity.kind for d in found)
+    common = common_kind(d.sparsity.kind for d in found)
     return [portable(as_kind(d, common)).requires_grad_(requires_grad=False) for d in found]
 
 
@@ -188,11 +188,3 @@ def _thresholded(dictionary: Dictionary, where: Ground, settings: RefitSettings)
         scales = RefitSettings(fit=("scales",), penalty=settings.penalty)
         found = refitted(found, where.view, where.fit, scales)
     return found
-
-
-def _common(kinds: object) -> SparsityKind:
-    """The kind that all can be written as."""
-    known: set[SparsityKind] = set(kinds)  # pyright: ignore[reportArgumentType]
-    if len(known) == 1:
-        return known.pop()
-    return "gated" if "gated" in known else "jumprelu"
