@@ -23,7 +23,7 @@
   // ---- figures -----------------------------------------------------------------------------------------------------
 
   const styleOf = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-  const ROLES = { C: "other", D: "fourth" };
+  const ROLES = { C: "other", D: "fourth", "one-sided": "some" };
   const several = (label) => /^[A-Z]{2,}$/.test(label);
   const roleColour = (role) => styleOf(`--${ROLES[role] || (several(role) ? "some" : String(role).toLowerCase())}`) || styleOf("--other");
 
@@ -191,7 +191,7 @@
   const edged = (text) => visible(text).replace(/^ /, "·").replace(/(.) $/, "$1·") || "·";
   const owners = (label) => (several(label) ? `${[...label.slice(0, -1)].join(", ")} and ${label.slice(-1)}` : label);
   const labelWords = (label) => (["shared", "one-sided", "drifted", "ambiguous", "dead"].includes(label) ? label : `only ${owners(label)}`);
-  const labelClass = (label) => ([...LABELS, "C", "D"].includes(label) ? `label-${label.toLowerCase()}` : several(label) ? "label-some" : "label-other");
+  const labelClass = (label) => ([...LABELS, "C", "D", "one-sided"].includes(label) ? `label-${label.toLowerCase()}` : several(label) ? "label-some" : "label-other");
   const letterOf = (model) => String.fromCharCode(65 + model);
   const sideClass = (model) => (model < 2 ? `side-${"ab"[model]}` : "side-other");
 

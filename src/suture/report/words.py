@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from suture import units
-from suture.labels import is_exclusive
+from suture.labels import ONE_SIDED, is_exclusive
 
 LABEL_ORDER = ("shared", "A", "B", "ambiguous", "dead")
 """The order in which labels appear everywhere; labels beyond these (three models) come before `ambiguous`."""
@@ -49,7 +49,7 @@ def label_words(label: str) -> str:
 
 def label_class(label: str) -> str:
     """The CSS class that gives a label its colour and mark."""
-    if label in (*LABEL_ORDER, "C", "D"):
+    if label in (*LABEL_ORDER, "C", "D", ONE_SIDED):
         return f"label-{label.lower()}"
     return "label-some" if owners(label) != label else "label-other"
 
