@@ -30,7 +30,7 @@ def provenance(gathered: Gathered, *, commands: Sequence[str], versions: Sequenc
                 tag("code", a.manifest_sha256[:12], title=a.manifest_sha256),
             ]
         )
-    head = ["Artifact", "Step", "Made from", "Seed", "Took", "Finished (UTC)", "suture", "Manifest SHA-256"]
+    head = ["Artifact", "Stage", "Made from", "Seed", "Took", "Finished (UTC)", "suture", "Manifest SHA-256"]
     every = list(dict.fromkeys([*commands, *[a.manifest.command for a in gathered.artifacts if a.manifest.command]]))
     written = ", ".join(f"{name} {version}" for name, version in versions)
     return section(
