@@ -71,9 +71,11 @@ class View:
     """With null: rotate the copy by a random orthogonal matrix, so that no coordinate gives the pairing away."""
     copies: Count = 1
     """With null: so many copies, each with a rotation of its own, for a null of more than two models."""
-    outliers: Treatment = "keep"
+    outliers: Treatment = "clip"
     """Rows far from the centre of a space (attention sinks, massive activations): keep them, leave them out of every
-    space (drop), or draw them in (clip)."""
+    space (drop), or draw them in (clip). Nothing is changed where there are none."""
+    # Four rows of 20,000 hold 60 % of the variance of SmolLM2-135M's resid20: kept, a crosscoder of it and resid10 has
+    # FVU 1.36 and 3.31, clipped 0.26 and 0.20; planted sinks: macro-F1 0.3 and 0.95.
     outlier_multiple: Annotated[
         float, Limits(above=1, problem="is not above 1 and finite", fix="use 10, or 4 to clip harder")
     ] = MULTIPLE
@@ -92,7 +94,7 @@ class View:
     def from_json(recorded: Mapping[str, Any] | None) -> View:
         """The view that a manifest records; of one that records none, the whole store."""
         if not recorded:
-            return View()
+            return View(outliers="keep")
         return View(
             spaces=tuple(recorded["spaces"]),
             null=recorded["null"],
