@@ -1,6 +1,6 @@
 """Laws of null pairs: a copy is the same, a rotated copy keeps all geometry, and nothing else of the store changes."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -42,6 +42,23 @@ def test_a_rotated_copy_keeps_distances_scale_and_mean(store: Store) -> None:
     again = self_pair(store, 1, rotation_seed=5).read(rows)[1]
     assert torch.equal(again.double(), rotated)
     assert not torch.equal(self_pair(store, 1, rotation_seed=6).read(rows)[1].double(), rotated)
+
+
+def test_a_view_can_be_one_side_of_a_null(store: Store) -> None:
+    rows = torch.arange(500)
+    view = View(spaces=(1,), null=True, rotation_seed=5, copies=2)
+    whole = seen(store, view)
+    for side in range(3):
+        own = seen(store, replace(view, side=side))
+        assert own.spaces == (whole.spaces[side],)
+        assert torch.equal(own.read(rows)[0], whole.read(rows)[side])
+        assert View.from_json(asdict(replace(view, side=side))) == replace(view, side=side)
+    for wrong, fix in (
+        ({"side": 3}, "give 0 to 2"),
+        ({"side": 0, "null": False, "copies": 1, "rotation_seed": None}, "add --null"),
+    ):
+        with pytest.raises(UserError, match=fix):
+            replace(view, **wrong)
 
 
 def test_several_copies_have_a_rotation_each(store: Store) -> None:

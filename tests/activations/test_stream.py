@@ -13,8 +13,10 @@ import torch
 from suture.activations import stream as module
 from suture.activations.batches import batches, split_rows
 from suture.activations.collect import collect
+from suture.activations.settings import Treatment, View
 from suture.activations.store import Store
 from suture.activations.stream import Stream
+from suture.activations.view import seen
 from suture.errors import UserError
 from suture.lm.corpus import Corpus, open_corpus
 from suture.lm.load import LanguageModel
@@ -85,6 +87,41 @@ def test_going_on_at_a_position_runs_no_model_on_earlier_fills(
         assert all(
             torch.equal(s.known_mean, t.known_mean) for s, t in zip(store.spaces, unbroken[0].spaces, strict=True)
         )
+
+
+@pytest.mark.parametrize("treatment", ["clip", "drop"])
+@pytest.mark.parametrize("early", [True, False])
+def test_what_counts_as_an_outlier_is_settled_by_the_first_fill_also_when_going_on(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, treatment: Treatment, *, early: bool
+) -> None:
+    """Also where the first fill has none, or where a resumed run never computes it."""
+    real = module.rows_of
+
+    def with_sinks(plan: Any, window: Any, wanted: Any) -> Any:
+        rows = real(plan, window, wanted)
+        if window.before.n_rows >= FILL or early:
+            for x in rows.activations:
+                x[3] *= 1000.0
+        return rows
+
+    monkeypatch.setattr(module, "rows_of", with_sinks)
+    view = View(outliers=treatment)
+    with Stream(fill_rows=FILL, **settings) as stream:
+        first, unbroken = stream.fill(0), stream.fill(2)
+        kept = json.loads(json.dumps({2: stream.position(2)}))
+    assert first.extremes is not None
+    assert any(e.n_outliers for e in first.extremes) == early
+    with Stream(fill_rows=FILL, positions=kept, **settings) as stream:
+        later = stream.fill(2)
+    assert later.extremes == first.extremes
+    seen_at_once, seen_later = seen(unbroken, view), seen(later, view)
+    assert all(torch.equal(a, b) for a, b in zip(rows_of(seen_at_once), rows_of(seen_later), strict=True))
+    assert [s.scale for s in seen_at_once.spaces] == [s.scale for s in seen_later.spaces]
+    assert len(seen_later) == FILL if treatment == "clip" else len(seen_later) < FILL
+    for x, own in zip(seen_later.read(torch.arange(len(seen_later))), first.extremes, strict=True):
+        assert float((x - own.centre).norm(dim=1).max()) <= 10.01 * own.median
+    if not early:  # the units stay those of all rows of the first fill, of which none is out
+        assert [s.scale for s in seen_later.spaces] == [s.scale for s in first.spaces]
 
 
 def test_positions_of_another_stream_are_refused(settings: dict[str, Any]) -> None:

@@ -87,6 +87,29 @@ def test_blank_and_null_records_are_passed_over_and_not_numbered(tmp_path: Path)
     assert texts_of(open_corpus(write_parquet(tmp_path / "a.parquet", some))) == ["one", "two"]
 
 
+def test_the_checksum_tells_files_written_anew_from_the_same_files_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.txt").write_text("first", "utf-8")
+        (tmp_path / name / "b.txt").write_text("second", "utf-8")
+    one, two = (open_corpus(tmp_path / name) for name in ("one", "two"))
+    assert one.checksum == two.checksum
+    before = one.checksum
+    (tmp_path / "one" / "b.txt").write_text("sec0nd", "utf-8")
+    assert one.checksum != before
+    assert Corpus("list", "a list", lambda: iter(["x"])).checksum is None
+    monkeypatch.setattr("suture.lm.corpus.STRETCH", 4)
+    monkeypatch.setattr("suture.lm.corpus.MOST_SUMMED", 8)  # two stretches of a large file: its ends
+    large = tmp_path / "large.txt"
+    found = []
+    for text in ("abcd" + 20 * "." + "wxyz", "Abcd" + 20 * "." + "wxyz", "abcd" + 20 * "." + "wxyZ", "abcd.wxyz"):
+        large.write_text(text, "utf-8")
+        found.append(open_corpus(large).checksum)
+    assert len(set(found)) == 4
+
+
 def test_another_column(tmp_path: Path) -> None:
     file = write_jsonl(tmp_path / "a.jsonl", ["one"], column="story")
     assert texts_of(open_corpus(file, text_column="story")) == ["one"]

@@ -10,7 +10,8 @@ import suture
 from suture.activations.settings import View
 from suture.cli.app import run
 from suture.lm.corpus import Corpus
-from suture.studies.controls import match_with_controls, second_seed, with_random_weights
+from suture.studies.controls import match_with_controls, second_seed_job, with_random_weights
+from suture.sweep.run import make
 
 STORIES = [
     f"One day, Lily saw a big red ball number {i} in the park. She was happy and ran to mom." for i in range(150)
@@ -55,9 +56,9 @@ def test_the_command_makes_the_controls_that_it_is_asked_for(
 
 def test_a_control_of_another_dictionary_is_not_taken_for_this_ones(made: Path) -> None:
     ours, store = made / "mine", suture.Store.open(made / "store")
-    second_seed(ours, made / "a", store)
+    make([second_seed_job(ours, made / "a", store)])
     with pytest.raises(suture.UserError, match="is finished already, with space"):
-        second_seed(ours, made / "b", store)
+        make([second_seed_job(ours, made / "b", store)])
 
 
 def test_the_study_of_proxies_runs_on_two_dictionaries(

@@ -32,7 +32,7 @@ from suture.activations.shards import SHARD, ShardWriter, write_index
 from suture.activations.store import STAGE, STORAGE, Alignment, Precision, Store
 from suture.activations.windows import State, check_enough, windows
 from suture.errors import UserError
-from suture.lm.corpus import Corpus, as_corpus, corpus_of, described
+from suture.lm.corpus import Corpus, as_corpus, corpus_of, named_corpus
 from suture.lm.load import LanguageModel, fingerprint_of
 from suture.lm.models import accelerator, load_models
 from suture.parallel import ALONE, Ranks, local_device
@@ -192,6 +192,7 @@ def _settings(job: _Job) -> dict[str, Any]:
         "spaces": plan.sources,
         "corpus": str(job.corpus.source),
         "corpus_description": job.corpus.description,
+        "corpus_checksum": job.corpus.checksum,
         "n_rows_wanted": job.n_rows,
         "block": plan.block,
         "dtype": plan.dtype,
@@ -211,10 +212,12 @@ def known_beforehand(settings: CollectSettings) -> dict[str, Any]:
             {"model": model, "hookpoint": hookpoint, "revision": revision}
             | {name: value for name, value in known.items() if value != unknown[name]}
         )
+    corpus = named_corpus(settings.text)
     return {
         "spaces": spaces,
         "corpus": settings.text.corpus,
-        "corpus_description": described(settings.text),
+        "corpus_description": None if corpus is None else corpus.description,
+        "corpus_checksum": None if corpus is None else corpus.checksum,
         "n_rows_wanted": settings.tokens,
         "block": settings.block,
         "dtype": settings.dtype,

@@ -71,6 +71,8 @@ class View:
     """With null: rotate the copy by a random orthogonal matrix, so that no coordinate gives the pairing away."""
     copies: Count = 1
     """With null: so many copies, each with a rotation of its own, for a null of more than two models."""
+    side: Annotated[int, Limits(0)] | None = None
+    """With null: only this one of them, 0 for the space itself, 1 for its first copy; all where it is not given."""
     outliers: Treatment = "clip"
     """Rows far from the centre of a space (attention sinks, massive activations): keep them, leave them out of every
     space (drop), or draw them in (clip). Nothing is changed where there are none."""
@@ -89,6 +91,9 @@ class View:
             raise UserError("rotation-seed", self.rotation_seed, "rotates the copy of a null", "add --null")
         if self.copies > 1 and not self.null:
             raise UserError("copies", self.copies, "is for a null", "add --null")
+        if self.side is not None and not (self.null and self.side <= self.copies):
+            fix = f"give 0 to {self.copies}" if self.null else "add --null"
+            raise UserError("side", self.side, "is a side of a null", fix)
 
     @staticmethod
     def from_json(recorded: Mapping[str, Any] | None) -> View:
@@ -100,6 +105,7 @@ class View:
             null=recorded["null"],
             rotation_seed=recorded["rotation_seed"],
             copies=recorded.get("copies", 1),
+            side=recorded.get("side"),
             outliers=recorded.get("outliers", "keep"),
             outlier_multiple=recorded.get("outlier_multiple", MULTIPLE),
         )

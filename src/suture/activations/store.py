@@ -346,7 +346,8 @@ class Store:
     def without_outliers(self, treatment: Treatment, multiple: float = MULTIPLE) -> Store:
         """A view whose outlier rows are left out of every space, or drawn in to `multiple` medians from the centre.
 
-        Mean and scale are then those of the typical rows. Nothing is changed by `keep`, or where no row is out.
+        Mean and scale are then those of the typical rows. Nothing is changed by `keep`, or where no row is out; of a
+        stream's fill, which is measured by the first one, only the rows tell.
         """
         if treatment == "keep":
             return self
@@ -354,10 +355,11 @@ class Store:
         assert self.radii is None, "a view without outliers of another"
         extremes = self.extremes or measure(self)
         own = [extremes[column] for column in self.columns]
-        if multiple == MULTIPLE and not any(e.n_outliers for e in own):
+        none_is_out = multiple == MULTIPLE and not any(e.n_outliers for e in own)
+        if none_is_out and self.held is None:
             return self
         spaces = tuple(
-            replace(space, mean=e.centre, scale=space.width**0.5 / e.spread)
+            space if none_is_out else replace(space, mean=e.centre, scale=space.width**0.5 / e.spread)
             for space, e in zip(self.spaces, own, strict=True)
         )
         words = f"outliers beyond {multiple:g} medians {'left out' if treatment == 'drop' else 'clipped'}"

@@ -6,7 +6,7 @@
 2. A position says in which window a fill begins. Going to a fill whose position is unknown tokenizes what lies between
    but runs no model.
 3. Scales and means are those of fill 0 for all fills: units never change. Positions carry them. So is what counts as
-   an outlier, once fill 0 was computed, as training does first.
+   an outlier.
 """
 
 from __future__ import annotations
@@ -71,6 +71,7 @@ class Stream:
             raise UserError("fill-rows", fill_rows, "is not a number of rows", "give at least 1")
         self.plan: Plan = plan_rows(sources, block=block, dtype=dtype, batch_tokens=batch_tokens)
         self.corpus, self.fill_rows = as_corpus(corpus), fill_rows
+        self._checksum = self.corpus.checksum
         on_cpu = all(lm.device.type == "cpu" for lm in self.plan.models)
         self._prefetch = not on_cpu if prefetch is None else prefetch
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="suture-stream")
@@ -131,6 +132,7 @@ class Stream:
             {
                 "spaces": plan.sources,
                 "corpus": str(self.corpus.source),
+                "corpus_checksum": self._checksum,
                 "block": plan.block,
                 "dtype": plan.dtype,
                 "batch_tokens": plan.batch_tokens,
@@ -149,12 +151,19 @@ class Stream:
             replace(space, scale=units["scale"], mean=torch.tensor(units["mean"], dtype=torch.float32))
             for space, units in zip(self.plan.spaces, position["units"], strict=True)
         )
+        known = [(units.get("extremes"), units.get("centre")) for units in position["units"]]
+        if all(extremes is not None for extremes, _ in known):  # positions of suture 0.1 have none
+            self._extremes = tuple(
+                Extremes.from_json(extremes, torch.tensor(centre, dtype=torch.float32)) for extremes, centre in known
+            )
 
     def _whole_position(self, number: int) -> dict[str, Any]:
         if self._spaces is None:
             self._compute(0)
         assert self._spaces is not None
         units = [{"scale": space.scale, "mean": space.known_mean.tolist()} for space in self._spaces]
+        for own, extremes in zip(units, self._extremes or (), strict=False):
+            own |= {"extremes": extremes.to_json(), "centre": extremes.centre.tolist()}
         return {**self._find(number), "units": units, "settings": self.settings}
 
     def _windows(self, position: Mapping[str, Any]) -> Iterator[tuple[int, Window]]:

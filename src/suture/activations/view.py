@@ -21,5 +21,6 @@ def seen(store: Store, view: View) -> Store:
         chosen = view.spaces or tuple(range(len(store.spaces)))
         if len(chosen) != 1:
             raise UserError("null", chosen, "needs one space", "name it with --space")
-        return self_pair(store, chosen[0], rotation_seed=view.rotation_seed, n_copies=view.copies)
+        pair = self_pair(store, chosen[0], rotation_seed=view.rotation_seed, n_copies=view.copies)
+        return pair if view.side is None else pair.select((view.side,))
     return store.select(view.spaces) if view.spaces else store

@@ -47,7 +47,6 @@ class Match:
         from suture.studies.controls import match_with_controls
 
         with progress() as advance:
-            steps = iter(range(1, 5))
             found = match_with_controls(
                 self.out,
                 self.dictionary_a,
@@ -57,7 +56,7 @@ class Match:
                 twins=self.seed_twins or (None, None),
                 second_seeds=self.second_seeds,
                 random_weights=self._models() if self.random_weights else None,
-                tell=lambda what: advance("match", next(steps), 4, what),
+                tell=advance,
                 overwrite=self.output.overwrite,
                 command=command_line(),
             )

@@ -20,13 +20,14 @@ from __future__ import annotations
 import codecs
 import csv
 import gzip
+import hashlib
 import io
 import itertools
 import json
 import logging
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +63,8 @@ MOST_CHARACTERS = 2**26
 """A longer document is none: tokenizing it would take some ten times its size of memory."""
 STRETCH = 2**20
 """Bytes decoded at a time."""
+MOST_SUMMED = 2**28
+"""Bytes that a corpus' checksum reads: of larger ones stretches at equal distances, so that a second is enough."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,14 @@ class Corpus:
     """What is read, in words, for reports."""
     texts: Callable[[], Iterator[str]]
     """Opens the source and yields its documents' texts, blank ones included."""
+    files: tuple[Path, ...] = ()
+    """What it is read from, where that is local."""
+
+    @property
+    def checksum(self) -> str | None:
+        """Of its files' sizes and contents: a file written anew under the same name is another corpus. None without
+        files."""
+        return _checksum(self.files) if self.files else None
 
     def __iter__(self) -> Iterator[Document]:
         """Every document with its number; UserError if there is none, or the source turns out to be unreadable."""
@@ -131,47 +142,56 @@ def open_corpus(
     UserError, naming the file and the byte or line for damage inside it. Files that turn out to be a single document
     are logged as a warning: splits and intervals need several.
     """
-    corpus, files = _named(
-        source, text_column=text_column, separator=separator, split=split, config=config, offline=offline
-    )
-    first = list(itertools.islice(corpus, 2 if files else 1))
-    if files and len(first) == 1:
-        seen = _n_separators(files, separator)
+    corpus = _named(source, text_column=text_column, separator=separator, split=split, config=config, offline=offline)
+    first = list(itertools.islice(corpus, 2 if corpus.files else 1))
+    if corpus.files and len(first) == 1:
+        seen = _n_separators(corpus.files, separator)
         size, marks = f"{len(first[0].text):,} characters", f"{seen} separators {separator!r} were seen"
         logger.warning("%s is one document of %s; %s", corpus.source, size, marks)
     return corpus
 
 
-def described(settings: TextSettings) -> str | None:
-    """What a corpus of these settings will be described as; None where there is none of that name."""
+def named_corpus(settings: TextSettings) -> Corpus | None:
+    """The corpus of these settings, of which nothing was read yet; None where there is none of that name."""
     try:
-        corpus, _ = _named(
+        return _named(
             settings.corpus, text_column=settings.text_column, separator=settings.separator, split=settings.split,
             config=None, offline=True,
         )  # fmt: skip
     except UserError:
         return None
-    return corpus.description
 
 
 def _named(
     source: str | Path, *, text_column: str, separator: str, split: str, config: str | None, offline: bool
-) -> tuple[Corpus, list[Path]]:
-    """A corpus of which nothing was read yet, and its files if it is local."""
+) -> Corpus:
+    """A corpus of which nothing was read yet."""
     path, name = Path(source).expanduser(), str(source)
-    files: list[Path] = []
     if name and path.is_dir():  # an empty name would be the working directory
         files = _files_of(path, name)
-        corpus = Corpus(name, f"{len(files)} files in {path}", lambda: _of_files(files, separator, text_column))
+        described = f"{len(files)} files in {path}"
     elif path.is_file():
-        files = [path]
-        corpus = Corpus(name, f"file {path}", lambda: _of_files(files, separator, text_column))
+        files, described = (path,), f"file {path}"
     elif _looks_local(name):
         raise UserError("corpus", name, "no such file or folder", "give an existing path or a datasets name")
     else:
         cached_only = offline or not hub_answers()
-        corpus = datasets_corpus(name, text_column=text_column, split=split, config=config, offline=cached_only)
-    return corpus, files
+        return datasets_corpus(name, text_column=text_column, split=split, config=config, offline=cached_only)
+    return Corpus(name, described, lambda: _of_files(files, separator, text_column), files)
+
+
+def _checksum(files: Sequence[Path]) -> str:
+    each = MOST_SUMMED // len(files)
+    digest = hashlib.sha256()
+    for file in files:
+        size = file.stat().st_size
+        digest.update(f"{size};".encode())
+        n = min(-(-size // STRETCH), max(each // STRETCH, 2))
+        with file.open("rb") as stream:
+            for i in range(n):
+                stream.seek(i * max(size - STRETCH, 0) // max(n - 1, 1))
+                digest.update(stream.read(STRETCH))
+    return digest.hexdigest()
 
 
 def datasets_corpus(
@@ -198,7 +218,7 @@ def _suffix(file: Path) -> str:
     return Path(name).suffix
 
 
-def _files_of(folder: Path, name: str) -> list[Path]:
+def _files_of(folder: Path, name: str) -> tuple[Path, ...]:
     inside = [(file.relative_to(folder), file) for file in folder.rglob("*") if file.is_file()]
     wanted = [
         (relative.as_posix(), file)
@@ -207,10 +227,10 @@ def _files_of(folder: Path, name: str) -> list[Path]:
     ]
     if not wanted:
         raise UserError("corpus", name, "the folder holds no text", f"put {', '.join(FOLDER_SUFFIXES)} files in it")
-    return [file for _, file in sorted(wanted)]
+    return tuple(file for _, file in sorted(wanted))
 
 
-def _of_files(files: list[Path], separator: str, text_column: str) -> Iterator[str]:
+def _of_files(files: Sequence[Path], separator: str, text_column: str) -> Iterator[str]:
     for file in files:
         for text in _of_file(file, separator, text_column):
             if len(text) > MOST_CHARACTERS:
@@ -310,7 +330,7 @@ def _of_text(file: Path, separator: str) -> Iterator[str]:
     yield "\n".join(lines).strip("\n")
 
 
-def _n_separators(files: list[Path], separator: str) -> int:
+def _n_separators(files: Sequence[Path], separator: str) -> int:
     """How often the separator stands in files of text, wherever in a line."""
     texts = [file for file in files if _suffix(file) not in (*RECORD_SUFFIXES, ".json", ".csv", ".tsv")]
     return sum(line.count(separator) for file in texts for line in _lines(file))

@@ -40,9 +40,7 @@ from suture.studies.measures import (
 from suture.studies.penalty import Trial, next_penalty, within
 from suture.sweep.run import make
 from suture.sweep.stages import features_job, train_job, train_many_job
-from suture.training.run import OnProgress, TrainProgress
 from suture.training.settings import TrainSettings
-from suture.training.train import train
 
 STAGE = "numbers"
 DICTIONARY, FEATURES, NUMBERS, PENALTY = "dictionary", "features", "numbers/numbers.json", "penalty.json"
@@ -166,7 +164,7 @@ def _run(cell: Cell, folder: Path, rows: Rows, options: dict[str, Any], tell: Te
     settings = replace(settings, view=rows.view)
     trials: list[Trial] = []
     if settings.design.sparsity.activation.price == "l1":
-        settings, trials = _train_to_l0(folder, settings, rows, _shown(cell, folder, tell))
+        settings, trials = _train_to_l0(cell, folder, settings, rows, tell)
         options = options | {"l1": settings.objective.l1}
     else:
         make([train_job(_called(cell, folder), folder / DICTIONARY, rows.store, settings)], Context(tell=tell))
@@ -182,13 +180,14 @@ def _train_separate(cell: Cell, folder: Path, settings: TrainSettings, rows: Row
         own = {path: replace(settings, view=View(spaces=(m,))) for m, path in enumerate(folders)}
         make([train_many_job(_called(cell, folder), folder, own, rows.store)], Context(tell=tell))
         return folders
-    for m, path in enumerate(folders):  # a view cannot name one side of a null: the side itself is the store
-        train(path, rows.open().select((m,)), settings, on_progress=_shown(cell, folder, tell), resume=True)
+    sides = [replace(rows.view, side=m) for m in range(n_models)]
+    views = {path: replace(settings, view=side) for path, side in zip(folders, sides, strict=True)}
+    make([train_job(_called(cell, folder), path, rows.store, own) for path, own in views.items()], Context(tell=tell))
     return folders
 
 
 def _train_to_l0(
-    folder: Path, settings: TrainSettings, rows: Rows, show: OnProgress
+    cell: Cell, folder: Path, settings: TrainSettings, rows: Rows, tell: Tell
 ) -> tuple[TrainSettings, list[Trial]]:
     """Train again with other penalties until the held-out L0 is that of the other designs; the last training is kept.
 
@@ -199,7 +198,7 @@ def _train_to_l0(
 
     def tried(l1: float) -> TrainSettings:
         chosen = replace(settings, objective=replace(settings.objective, l1=l1))
-        train(path, rows.whole(), chosen, on_progress=show, overwrite=True)
+        make([train_job(_called(cell, folder), path, rows.store, chosen)], Context(tell=tell, overwrite=True))
         return chosen
 
     while True:
@@ -232,14 +231,6 @@ def _behaviour(cell: Cell, ground: LanguageGround, tell: Tell) -> Numbers:
     numbers = loss_numbers([cell.folder / DICTIONARY], lms)
     tell(_called(cell, cell.folder), 1, 2, "steering")
     return numbers | agreement_numbers(cell.folder / "steering", cell.folder / DICTIONARY, table, lms)
-
-
-def _shown(cell: Cell, folder: Path, tell: Tell) -> OnProgress:
-    def show(p: TrainProgress) -> None:
-        fvu = " ".join(f"{v:.3f}" for v in p.fvu or p.training_fvu)
-        tell(_called(cell, folder), p.step, p.n_steps, f"training: FVU {fvu}  L0 {p.l0:.1f}")
-
-    return show
 
 
 def _called(cell: Cell, folder: Path) -> str:

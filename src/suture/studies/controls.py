@@ -5,13 +5,13 @@
    scales stay and what was learned is gone. The documents of the store go through it, a dictionary is trained on what
    comes out as the second dictionary was, and the first is matched with that. What such a model shares is the token.
 
-They lie beside the result, in NAME-controls, and are made once.
+They are jobs, lie beside the result in NAME-controls, and are made once.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import torch
 
 from suture import seeds
 from suture.activations.collect import collect
+from suture.activations.store import STAGE as STORE
 from suture.activations.store import Store, as_store
 from suture.dictionary.dictionary import Dictionary
 from suture.errors import UserError
@@ -28,12 +29,11 @@ from suture.lm.load import LanguageModel
 from suture.matching.match import Matching, match
 from suture.matching.settings import MatchSettings
 from suture.pipeline import artifact
+from suture.pipeline.job import Context, Job, Tell, silent
 from suture.pipeline.settings import from_mapping
+from suture.sweep.run import make
+from suture.sweep.stages import train_job
 from suture.training.settings import TrainSettings
-from suture.training.train import train
-
-Tell = Callable[[str], None]
-"""Gets what is being made."""
 
 
 def match_with_controls(
@@ -46,7 +46,7 @@ def match_with_controls(
     twins: tuple[Dictionary | str | Path | None, Dictionary | str | Path | None] = (None, None),
     second_seeds: bool = False,
     random_weights: Sequence[LanguageModel] | None = None,
-    tell: Tell = lambda _: None,
+    tell: Tell = silent,
     overwrite: bool = False,
     command: str | None = None,
 ) -> Matching:
@@ -61,27 +61,31 @@ def match_with_controls(
         twins: second seeds that are there already.
         second_seeds: train those that are not.
         random_weights: the models of the store's spaces, in order, if a model with random weights is wanted.
-        tell: hears what is being made.
+        tell: told (what, done, total, note).
         overwrite: replace `out`.
         command: the shell command to be recorded.
 
     Raises:
-        UserError: as `match`; a dictionary that was not trained on this store, and so cannot be trained again on it.
+        UserError: as `match`; a dictionary that was not trained on this store, and so cannot be trained again on it;
+            a control that is there and is another dictionary's.
     """
     store = as_store(store)
     beside = Path(out).with_name(f"{Path(out).name}-controls")
     given = [Dictionary.folder_of(dictionary) for dictionary in (dictionary_a, dictionary_b)]
+    jobs: list[Job] = []
     if second_seeds:
-        made = []
-        for name, path, twin in zip(("seed-a", "seed-b"), given, twins, strict=True):
-            tell(f"second seed of {path}")
-            made.append(twin if twin is not None else second_seed(beside / name, path, store))
-        twins = (made[0], made[1])
+        named = zip(("seed-a", "seed-b"), given, twins, strict=True)
+        seconds = [second_seed_job(beside / name, path, store) for name, path, twin in named if twin is None]
+        jobs += seconds
+        made = iter(seconds)
+        twins = (twins[0] or next(made).out, twins[1] or next(made).out)
     random = None
     if random_weights is not None:
-        tell(f"a model of random weights for {given[1]}")
-        random = random_model(beside, given[1], store, random_weights)
-    tell("matching")
+        collected, trained = random_jobs(beside, given[1], store, random_weights)
+        jobs += [collected, trained]
+        random = trained.out, collected.out
+    make(jobs, Context(tell=tell, command=command))
+    tell("matching", 0, 1, "")
     return match(
         out,
         given[0],
@@ -95,15 +99,16 @@ def match_with_controls(
     )
 
 
-def second_seed(out: Path, dictionary: Path, store: Store) -> Path:
-    """1; what is there already is kept if it is this one's, and refused if it is another's."""
+def second_seed_job(out: Path, dictionary: Path, store: Store) -> Job:
+    """1."""
     settings = _settings_of(dictionary, store)
-    train(out, store, replace(settings, seed=settings.seed + 1, data_seed=settings.order_seed), resume=True)
-    return out
+    again = replace(settings, seed=settings.seed + 1, data_seed=settings.order_seed)
+    return train_job(f"second seed of {dictionary}", out, store.path, again)
 
 
-def random_model(beside: Path, dictionary: Path, store: Store, lms: Sequence[LanguageModel]) -> tuple[Path, Path]:
-    """2: the dictionary of random weights and its store; what is there already is kept if it is of these models.
+def random_jobs(beside: Path, dictionary: Path, store: Store, lms: Sequence[LanguageModel]) -> tuple[Job, Job]:
+    """2: what collects the store of random weights, and what trains on it. They hold the models, so that they run in
+    this process.
 
     Raises:
         UserError: not one model for each space of the store.
@@ -112,18 +117,44 @@ def random_model(beside: Path, dictionary: Path, store: Store, lms: Sequence[Lan
         raise UserError("model", len(lms), f"the store has {len(store.spaces)} spaces", "give the model of each")
     settings = _settings_of(dictionary, store)
     own = {(s.model, s.hookpoint) for s in Dictionary.load(dictionary).spaces}
-    known: dict[str, LanguageModel] = {}
-    sources = []
-    for lm, space in zip(lms, store.spaces, strict=True):
-        if (space.model, space.hookpoint) in own:
-            lm = known.setdefault(space.model, with_random_weights(lm, seed=settings.seed))
-        sources.append((lm, space.hookpoint))
-    recorded = store.manifest.settings
-    text = {name: recorded[name] for name in ("block", "dtype") if name in recorded}
-    activations, trained = beside / "random-store", beside / "random"
-    collected = collect(activations, sources=sources, corpus=_documents(store), n_rows=len(store), resume=True, **text)
-    train(trained, collected, settings, resume=True)
-    return trained, activations
+    is_own = [(space.model, space.hookpoint) in own for space in store.spaces]
+    fingerprints = [
+        _random_fingerprint(lm, settings.seed) if random else lm.fingerprint
+        for lm, random in zip(lms, is_own, strict=True)
+    ]
+    text = {name: store.manifest.settings[name] for name in ("block", "dtype") if name in store.manifest.settings}
+    corpus = _documents(store)
+    out = beside / "random-store"
+    made_with = {
+        "spaces": [
+            {"hookpoint": space.hookpoint, "fingerprint": fingerprint}
+            for space, fingerprint in zip(store.spaces, fingerprints, strict=True)
+        ],
+        "corpus_description": corpus.description,
+        "n_rows_wanted": len(store),
+        **text,
+    }
+
+    def work(job: Job, context: Context) -> None:
+        known: dict[str, LanguageModel] = {}
+        sources = [
+            (known.setdefault(lm.name, with_random_weights(lm, seed=settings.seed)) if random else lm, space.hookpoint)
+            for lm, space, random in zip(lms, store.spaces, is_own, strict=True)
+        ]
+        collect(
+            job.out,
+            sources=sources,
+            corpus=corpus,
+            n_rows=len(store),
+            resume=context.resume,
+            on_progress=lambda p: context.tell(job.name, p.n_rows, p.n_rows_wanted, ""),
+            command=context.command,
+            **text,
+        )
+
+    name = f"a model of random weights for {dictionary}"
+    collected = Job(name=name, stage=STORE, work=work, out=out, settings=None, inputs={}, results={out: made_with})
+    return collected, train_job(name, beside / "random", collected, settings)
 
 
 def with_random_weights(lm: LanguageModel, *, seed: int) -> LanguageModel:
@@ -135,7 +166,11 @@ def with_random_weights(lm: LanguageModel, *, seed: int) -> LanguageModel:
             if parameter.dim() >= 2:
                 order = torch.randperm(parameter.numel(), generator=generator).to(parameter.device)
                 parameter.copy_(parameter.flatten()[order].view_as(parameter))
-    return replace(lm, model=model, name=f"{lm.name} (random weights)", fingerprint=f"{lm.fingerprint}-random-{seed}")
+    return replace(lm, model=model, name=f"{lm.name} (random weights)", fingerprint=_random_fingerprint(lm, seed))
+
+
+def _random_fingerprint(lm: LanguageModel, seed: int) -> str:
+    return f"{lm.fingerprint}-random-{seed}"
 
 
 def _settings_of(dictionary: Path, store: Store) -> TrainSettings:
