@@ -17,6 +17,7 @@ from suture.interventions.settings import SpliceSettings, SteerSettings
 from suture.interventions.splice import SplicedModel, spliced_losses
 from suture.interventions.steer.steer import heldout_documents, steer, texts_of
 from suture.lm.load import LanguageModel
+from suture.pipeline.settings import Count, check
 from suture.studies.demo import features_to_steer
 from suture.studies.measures import Numbers
 
@@ -25,11 +26,17 @@ from suture.studies.measures import Numbers
 class BehaviourSettings:
     """How much is spliced and steered."""
 
-    n_documents: int = 32
+    n_documents: Count = 32
     """That the loss is measured on."""
-    n_features: int = 4
-    n_prompts: int = 12
-    n_neutral: int = 2
+    n_features: Count = 4
+    """Steered, of the shared ones."""
+    n_prompts: Count = 12
+    """That features are steered on."""
+    n_neutral: Count = 2
+    """Texts that side effects are measured on."""
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 def loss_numbers(

@@ -15,7 +15,7 @@ import shutil
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
@@ -34,6 +34,7 @@ from suture.lm.settings import LoadSettings, ModelSettings, TextSettings
 from suture.pipeline import artifact
 from suture.pipeline.files import whole_file
 from suture.pipeline.job import Context, Job, Tell, silent
+from suture.pipeline.settings import Count, Option, Positive, Seed, check
 from suture.report.page import find_artifacts, report
 from suture.sweep.run import make
 from suture.sweep.stages import collect_job, features_job, steer_job, train_job
@@ -52,21 +53,33 @@ MARK = "demo.json"
 class DemoSettings:
     """Sizes of the demo."""
 
-    n_stories: int = 1000
+    n_stories: Annotated[Count, Option("stories")] = 1000
     """Sampled in all, half from each model."""
-    story_tokens: int = 220
-    n_rows: int = 220_000
+    story_tokens: Count = 220
+    """Length of a story at most."""
+    n_rows: Annotated[Count, Option("rows")] = 220_000
     """Text positions at most."""
-    n_features: int = 1024
-    k: int = 16
-    n_training_rows: int = 1_500_000
-    null_rows: int = 1_500_000
+    n_features: Annotated[Count, Option("features")] = 1024
+    """Of every dictionary."""
+    k: Count = 16
+    """Active features of a code."""
+    n_training_rows: Annotated[Count, Option("training-rows")] = 1_500_000
+    """Of the crosscoder and the pooled dictionary."""
+    null_rows: Count = 1_500_000
     """Of the null's training; the same as above, so that the two can be compared."""
-    n_steered: int = 3
-    strengths: tuple[float, ...] = SteerSettings.strengths
-    n_neutral: int = 16
-    n_prompts: int = 24
-    seed: int = 0
+    n_steered: Annotated[Count, Option("steered")] = 3
+    """Shared features that both models are steered with."""
+    strengths: Annotated[tuple[Positive, ...], Option("strength")] = SteerSettings.strengths
+    """How strongly, in units of the feature's 99.9 % activation."""
+    n_neutral: Annotated[Count, Option("neutral")] = 16
+    """Texts that side effects are measured on."""
+    n_prompts: Annotated[Count, Option("prompts")] = 24
+    """Texts that they are steered on."""
+    seed: Seed = 0
+    """Of text, weights and order."""
+
+    def __post_init__(self) -> None:
+        check(self)
 
     @staticmethod
     def quick(seed: int) -> "DemoSettings":
