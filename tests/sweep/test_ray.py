@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,32 @@ def test_a_node_that_is_killed_takes_no_job_with_it(tmp_path: Path, monkeypatch:
         assert (after.out / "value").read_text() == "0 1 9"
         assert sum(times_begun(job) for job in jobs) >= 6
         assert not list(tmp_path.glob("*.partial"))
+    finally:
+        cluster.shutdown()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HAS_RAY, reason="Ray is not installed")
+@pytest.mark.filterwarnings("ignore")
+def test_where_a_cluster_has_gpus_a_job_that_may_use_one_gets_one_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray hands out GPUs by number, whether they are there or not."""
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(p for p in sys.path if p))
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    options: dict[str, Any] = {"num_cpus": 4, "num_gpus": 2, "object_store_memory": STORE_BYTES}
+    cluster: Any = Cluster(initialize_head=True, head_node_args={**options, "include_dashboard": False})
+    try:
+        device = {"auto": "auto", "named": "cuda", "again": "auto"}
+        jobs = [replace(toy(tmp_path, name, seconds=2.0), device=own) for name, own in device.items()]
+        results = run_jobs(jobs, ray=cluster.address)
+        assert set(states(results).values()) == {"made"}, [str(r.error) for r in results]
+        logs = {name: (tmp_path / f"{name}.log").read_text().split("\n") for name in device}
+        sees = {name: next(line.removeprefix("sees ") for line in log if "sees" in line) for name, log in logs.items()}
+        assert set(sees.values()) == {"0", "1"}
     finally:
         cluster.shutdown()
         signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -34,6 +34,7 @@ def write(job: Job, context: Context) -> None:
         job.out, stage="toy", settings={"value": toy.value}, parents=parents, overwrite=context.overwrite
     ) as draft:
         note(job, "begun")
+        note(job, f"sees {os.environ.get('CUDA_VISIBLE_DEVICES', 'all')}")
         if toy.killed_once and (job.out.parent / f"{job.out.name}.log").read_text().count("begun") == 1:
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(toy.seconds)
