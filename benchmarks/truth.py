@@ -3,7 +3,8 @@
 1. A ground is planted settings, dictionary sizes and rows (`GROUNDS`). Per ground, embedding, size and seed: plant two
    models, write a store, train every method on its rows at the same size, L0 and number of rows, and label its
    features: suture's with the real trainer and labels, the published ones (published.py) by their own rules.
-2. Every method has its own learning rate, the best of a few by macro-F1 on a seed that is not used again (`--tune`).
+2. Suture trains by its defaults, whatever the ground; every published method has its own learning rate, the best of a
+   few by macro-F1 on a seed that is not used again (`--tune`).
 3. Scores per planted CONCEPT: found if a live feature's concatenated decoder has cosine > 0.8 with it, right if that
    feature carries the concept's class; what is not found counts against its class.
 4. Suture's null: the same on model A against its rotated copy, where every exclusive label is false.
@@ -25,12 +26,11 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, cast
 
 import published
 import torch
 from results import bf16_units, circumstances, table, write_section
-from suture.studies.intervals import mean_interval
 
 from suture.activations.batches import split_rows
 from suture.activations.store import Store
@@ -49,6 +49,7 @@ from suture.planted.settings import PlantedSettings
 from suture.planted.store import planted_store
 from suture.training.settings import TrainSettings
 from suture.training.train import train
+from suture.uncertainty import mean_interval
 
 TUNING_SEED = 100
 METHODS = ("suture", *published.METHODS)
@@ -98,30 +99,30 @@ GROUNDS = {
 }  # fmt: skip
 
 TUNED: dict[str, dict[str, float]] = {
-    "small": {"suture": 2e-2, "l1": 4e-2, "batchtopk": 1e-2, "dedicated": 2e-2},
-    "large": {"suture": 2e-2, "l1": 2e-2, "batchtopk": 3e-3, "dedicated": 1e-2},
-    "large, affine": {"suture": 2e-2, "l1": 2e-2, "batchtopk": 3e-3, "dedicated": 1e-2},
-    "graded": {"suture": 2e-2},
+    "small": {"l1": 4e-2, "batchtopk": 1e-2, "dedicated": 2e-2},
+    "large": {"l1": 2e-2, "batchtopk": 3e-3, "dedicated": 1e-2},
+    "large, affine": {"l1": 2e-2, "batchtopk": 3e-3, "dedicated": 1e-2},
+    "graded": {},
 }
-"""Learning rate of each method by `--tune` (rotation, seed 100, the middle size). The 4e-2 that `l1` tuned to on a
-quarter of the large ground's rows does not hold on all of them (macro-F1 0.21), so it has the next lower."""
+"""Learning rate of each published method by `--tune` (rotation, seed 100, the middle size). The 4e-2 that `l1` tuned to
+on a quarter of the large ground's rows does not hold on all of them (macro-F1 0.21), so it has the next lower."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One condition, size, seed and learning rate of each method."""
+    """One condition, size, seed and learning rate of each method; suture's is its own."""
 
     ground: str
     condition: str
     n_features: int
     seed: int
-    rates: tuple[tuple[str, float], ...]
+    rates: tuple[tuple[str, float | None], ...]
     null: bool
 
     @property
     def name(self) -> str:
         """Of its file."""
-        tuned = "" if self.seed != TUNING_SEED else f"-{dict(self.rates)['suture']:g}"
+        tuned = "" if self.seed != TUNING_SEED else f"-{self.rates[-1][1]:g}"
         return f"{self.ground.replace(', ', '-')}-{self.condition}-{self.n_features}-{self.seed}{tuned}"
 
 
@@ -141,13 +142,13 @@ def run(job: Job, out: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=out) as name:
         store = planted_store(Path(name) / "store", settings, ground.n_stored)
         for method, rate in job.rates:
-            if method == "suture":
-                numbers[method] = suture_numbers(models, store, Path(name), ground, job, rate)
+            if rate is None:
+                numbers[method] = suture_numbers(models, store, Path(name), ground, job)
             else:
-                numbers[method] = published_numbers(models, store, ground, job, method, rate)
+                numbers[method] = published_numbers(models, store, ground, job, cast(published.Method, method), rate)
         if job.null:
             null_store = planted_store(Path(name) / "null-store", settings.as_null("rotated"), ground.n_stored)
-            _, labels = trained(null_store, Path(name) / "null", ground, job, dict(job.rates)["suture"])
+            _, labels = trained(null_store, Path(name) / "null", ground, job)
             live = sum(name != "dead" for name in labels.label)
             numbers["suture"] |= {"null": labels.exclusive_rate, "ceiling": labels.counts["shared"] / max(live, 1)}
     result = asdict(job) | {"numbers": numbers, "seconds": time.monotonic() - started}
@@ -156,15 +157,12 @@ def run(job: Job, out: Path) -> dict[str, Any]:
     return result
 
 
-def trained(store: Store, out: Path, ground: Ground, job: Job, rate: float) -> tuple[Dictionary, Labels]:
-    """Suture's crosscoder and its labels."""
+def trained(store: Store, out: Path, ground: Ground, job: Job) -> tuple[Dictionary, Labels]:
+    """Suture's crosscoder, trained by its defaults, and its labels."""
     settings = TrainSettings(
-        design=Design(kind="crosscoder", n_features=job.n_features, sparsity=Sparsity(kind="topk", k=ground.k)),
+        design=Design(kind="crosscoder", n_features=job.n_features, sparsity=Sparsity(k=ground.k)),
         n_rows=ground.n_rows,
         batch_size=ground.batch_size,
-        learning_rate=rate,
-        k_start=4.0,
-        k_anneal=0.7,
         validate_every=10**9,
         seed=job.seed,
     )
@@ -175,11 +173,9 @@ def trained(store: Store, out: Path, ground: Ground, job: Job, rate: float) -> t
     return dictionary, classify(stats, LabelSettings())
 
 
-def suture_numbers(
-    models: PlantedModels, store: Store, folder: Path, ground: Ground, job: Job, rate: float
-) -> dict[str, Any]:
+def suture_numbers(models: PlantedModels, store: Store, folder: Path, ground: Ground, job: Job) -> dict[str, Any]:
     """3 and, where concepts are graded, 5."""
-    dictionary, labels = trained(store, folder / "suture", ground, job, rate)
+    dictionary, labels = trained(store, folder / "suture", ground, job)
     evaluation = json.loads((folder / "suture" / "evaluation.json").read_text())
     decoders, scales = [dictionary.decoder(m) for m in range(2)], [space.scale for space in dictionary.spaces]
     numbers = scored(models, decoders, list(labels.label), scales)
@@ -233,13 +229,14 @@ def scored(
         "exclusive_recall": float(found[:2].mean()),
         "shared_recall": float(found[2]),
         "live": int(live.sum()),
+        "concepts": round(scores["recovery_80"] * len(truth)),
     }
 
 
 def jobs_of(name: str, seeds: Sequence[int]) -> list[Job]:
     """Every run of a ground."""
     ground = GROUNDS[name]
-    rates = [(method, TUNED[name][method]) for method in ground.methods]
+    rates = [(method, TUNED[name].get(method)) for method in ground.methods]
     again = tuple((method, rate) for method, rate in rates if method not in ground.once)
     return [
         Job(
@@ -257,10 +254,10 @@ def jobs_of(name: str, seeds: Sequence[int]) -> list[Job]:
 
 
 def tuning_jobs(name: str) -> list[Job]:
-    """2: all methods at each rate."""
+    """2: all published methods at each rate."""
     ground = GROUNDS[name]
     size = ground.sizes[len(ground.sizes) // 2]
-    every = [tuple((method, rate) for method in ground.methods) for rate in ground.rates]
+    every = [tuple((method, rate) for method in ground.methods if method != "suture") for rate in ground.rates]
     return [
         Job(ground=name, condition="rotation", n_features=size, seed=TUNING_SEED, rates=rates, null=False)
         for rates in every
@@ -276,8 +273,9 @@ def interval(values: Sequence[float]) -> str:
 
 
 COLUMNS = {
-    "macro-F1": "macro_f1", "exclusive found": "exclusive_recall", "shared found": "shared_recall",
-    "AUROC": "auroc", "MCC": "mcc", "FVU": "fvu", "L0": "l0", "null: exclusive": "null", "null: shared": "ceiling",
+    "macro-F1": "macro_f1", "concepts found": "concepts", "exclusive found": "exclusive_recall",
+    "shared found": "shared_recall", "AUROC": "auroc", "MCC": "mcc", "FVU": "fvu", "L0": "l0",
+    "null: exclusive": "null", "null: shared": "ceiling",
 }  # fmt: skip
 
 
@@ -350,7 +348,7 @@ def section(runs: list[dict[str, Any]], seconds: float) -> str:
         what = (
             f"Two models of width {first.widths[0]}, {first.n_concepts} concepts, {first.exclusive:.0%} exclusive to "
             f"each, {first.mean_active:g} active; L0 {ground.k}, {ground.n_rows:,} rows in batches of "
-            f"{ground.batch_size}; learning rates by tuning: {rates}."
+            f"{ground.batch_size}. Suture by its defaults{f'; learning rates by tuning: {rates}' if rates else ''}."
         )
         parts += [f"### {name.capitalize()}", "", what, "", ground_tables(name, own), ""]
         parts += [calibrations(own) if name == "graded" else confusions(name, own), ""]
@@ -379,7 +377,8 @@ def main() -> None:
         for result in pool.map(partial(run, out=given.out), jobs):
             runs.append(result)
             found = ", ".join(
-                f"{method} at {rate:g} {result['numbers'][method]['macro_f1']:.3f}" for method, rate in result["rates"]
+                f"{method}{'' if rate is None else f' at {rate:g}'} {result['numbers'][method]['macro_f1']:.3f}"
+                for method, rate in result["rates"]
             )
             where = f"{result['ground']} {result['condition']} {result['n_features']} seed {result['seed']}"
             print(f"{where}: {result['seconds']:.0f} s; macro-F1 {found}", flush=True)
