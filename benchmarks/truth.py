@@ -338,7 +338,8 @@ def calibrations(runs: list[dict[str, Any]]) -> str:
 
 def section(runs: list[dict[str, Any]], seconds: float) -> str:
     """The results with what they were measured on."""
-    parts = ["## Planted truth", "", circumstances(), ""]
+    alone = all(ground.methods == ("suture",) for ground in GROUNDS.values())
+    parts = [f"## Planted truth{', suture alone' if alone else ''}", "", circumstances(), ""]
     for name, ground in GROUNDS.items():
         own = [r for r in runs if r["ground"] == name]
         if not own:
@@ -363,9 +364,13 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path(".bench/truth"), help="where runs are kept")
     parser.add_argument("--tune", action="store_true", help="instead: every method at each learning rate, seed 100")
+    parser.add_argument("--only-suture", action="store_true", help="leave the published methods out; a section apart")
     parser.add_argument("--kept", action="store_true", help="run nothing: the tables of what is in --out")
     parser.add_argument("--write", action="store_true", help="put the tables into benchmarks/RESULTS.md")
     given = parser.parse_args()
+    if given.only_suture:
+        GROUNDS.update({name: replace(ground, methods=("suture",)) for name, ground in GROUNDS.items()})
+        given.out = given.out / "suture"
     given.out.mkdir(parents=True, exist_ok=True)
     jobs = [
         job for name in given.ground for job in (tuning_jobs(name) if given.tune else jobs_of(name, range(given.seeds)))
@@ -386,7 +391,7 @@ def main() -> None:
         text = section(runs, sum(r["seconds"] for r in runs))
         print(text)
         if given.write:
-            write_section("truth", text)
+            write_section("truth of suture" if given.only_suture else "truth", text)
 
 
 if __name__ == "__main__":

@@ -19,8 +19,9 @@ from .interventions.steer.effect import Effect
 from .interventions.steer.steer import steer
 from .lm.corpus import open_corpus
 from .lm.load import LanguageModel, load_model
+from .matching.layers import Layers, layers
 from .matching.match import Matching, match
-from .matching.settings import MatchSettings
+from .matching.settings import LayerSettings, MatchSettings
 from .parallel import grid
 from .report.page import report
 from .stitching.settings import StitchSettings
@@ -42,6 +43,8 @@ __all__ = [  # grouped as they are used
     "FeatureSettings",
     "FeatureTable",
     "LanguageModel",
+    "LayerSettings",
+    "Layers",
     "MatchSettings",
     "Matching",
     "Objective",
@@ -62,6 +65,7 @@ __all__ = [  # grouped as they are used
     "estimate",
     "features",
     "grid",
+    "layers",
     "load_model",
     "match",
     "open_corpus",

@@ -133,3 +133,13 @@ def test_nulls_move_rows_as_they_say() -> None:
     assert (tokens[dealt] == tokens).all()
     assert sorted(dealt.tolist()) == list(range(40))
     assert (dealt != torch.arange(40)).any()
+
+
+def test_rows_without_neighbours_of_another_token_share_none() -> None:
+    x, y = normal(30, 4, 0), normal(30, 5, 1)
+    assert mutual_knn(x, y, tokens=torch.zeros(30, dtype=torch.long)) == 0
+    nearly = torch.zeros(30, dtype=torch.long)
+    nearly[:3] = 1  # these have 27 others, of which ten count; the others have three
+    found = similarity.neighbours(x, tokens=nearly)
+    assert (found >= 0).sum(1).tolist() == [10] * 3 + [3] * 27
+    assert mutual_knn(x, x, tokens=nearly) == 1

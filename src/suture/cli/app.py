@@ -17,7 +17,7 @@ from suture.cli.match import Match
 from suture.cli.options import Command
 from suture.cli.stages import Demo, Report, Verify
 from suture.cli.stitch import Refit, Stitch
-from suture.cli.study import Designs, PowerStudy, Proxies
+from suture.cli.study import Designs, LayerStudy, PowerStudy, Proxies
 from suture.cli.sweep import Sweep
 from suture.cli.train import Train
 from suture.errors import UsageError
@@ -39,6 +39,7 @@ COMMANDS: Mapping[str, type[Command]] = {
     "report": Report,
     "verify": Verify,
     "study designs": Designs,
+    "study layers": LayerStudy,
     "study proxies": Proxies,
     "study power": PowerStudy,
 }

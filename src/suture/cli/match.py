@@ -55,22 +55,23 @@ class Match:
                 self.settings,
                 twins=self.seed_twins or (None, None),
                 second_seeds=self.second_seeds,
-                random_weights=self._models() if self.random_weights else None,
+                random_weights=models_of(self.store, self.load, self.device) if self.random_weights else None,
                 tell=advance,
                 overwrite=self.output.overwrite,
                 command=command_line(),
             )
         emit({"out": str(self.out), **asdict(found.summary)}, as_json=self.output.json, text=_text(found, self.out))
 
-    def _models(self) -> "list[LanguageModel]":
-        """Those behind the store's spaces."""
-        from suture.activations.store import Store
-        from suture.lm.models import accelerator, check_weights, load_models
 
-        spaces = Store.open(self.store).spaces
-        lms = load_models([space.model for space in spaces], self.load, device=accelerator(self.device))
-        check_weights(lms, [space.fingerprint for space in spaces])
-        return lms
+def models_of(store: Path, load: LoadSettings, device: str) -> "list[LanguageModel]":
+    """The models behind a store's spaces."""
+    from suture.activations.store import Store
+    from suture.lm.models import accelerator, check_weights, load_models
+
+    spaces = Store.open(store).spaces
+    lms = load_models([space.model for space in spaces], load, device=accelerator(device))
+    check_weights(lms, [space.fingerprint for space in spaces])
+    return lms
 
 
 def _text(found: "Matching", out: Path) -> str:

@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 
 from suture.activations.settings import CollectSettings
 from suture.cli.console import command_line, emit, progress, say
+from suture.cli.match import models_of
 from suture.cli.options import Argument, Output
 from suture.errors import UserError
+from suture.lm.settings import LoadSettings
+from suture.matching.settings import LayerSettings
 from suture.pipeline.settings import Count, Given, Option, Without
 from suture.planted.settings import PlantedSettings
 from suture.planted.spike_settings import SpikeSettings
@@ -152,6 +155,47 @@ class Proxies:
             {"out": str(self.out), "proxies": found},
             as_json=self.output.json,
             text="\n".join([*lines, f"proxies: {self.out}"]),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerStudy:
+    """Which layers of two models correspond, and how sure is that?
+
+    Every hookpoint of a store's first model against every one of its second, by measures of how alike two spaces are;
+    beside each the chance bar, what the token alone gives, and which pairs are not told apart from the best.
+    """
+
+    store: Annotated[Path, Argument(metavar="STORE")]
+    """Activations of two models at one hookpoint each or several, made by suture collect."""
+    out: Path
+    """Folder of the result, to be made."""
+    random_weights: bool = False
+    """Compare with a second model of random weights too: what architecture and tokens give."""
+    device: str = "cpu"
+    """Where that model runs: cpu, cuda, cuda:N, mps, or auto: CUDA where there is one."""
+    settings: LayerSettings = field(default_factory=LayerSettings)
+    load: LoadSettings = field(default_factory=LoadSettings)
+    output: Output = field(default_factory=Output)
+
+    def run(self) -> None:
+        """Compare, and say which are most alike."""
+        from suture.studies.controls import layers_with_controls
+
+        with progress() as advance:
+            found = layers_with_controls(
+                self.out,
+                self.store,
+                self.settings,
+                random_weights=models_of(self.store, self.load, self.device) if self.random_weights else None,
+                tell=advance,
+                overwrite=self.output.overwrite,
+                command=command_line(),
+            )
+        emit(
+            {"out": str(self.out), **found.to_json()},
+            as_json=self.output.json,
+            text="\n".join([*found.sentences, f"layers: {self.out}"]),
         )
 
 

@@ -52,7 +52,8 @@ def _both(matrix: Tensor, order: Tensor) -> Tensor:
 
 
 def _renamed(neighbours: Tensor, order: Tensor) -> Tensor:
-    return torch.argsort(order)[neighbours[order]]
+    moved = neighbours[order]
+    return torch.argsort(order)[moved].where(moved >= 0, -1)
 
 
 CKA = Measure("cka", lambda x, _: similarity.debiased_gram(x), similarity.gram_cka, _both)

@@ -1,9 +1,12 @@
-"""Settings of matching; the bars of the rule stand with it, in `kinds`."""
+"""Settings of matching and of comparing layers; the bars of the rule of matching stand with it, in `kinds`."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
-from suture.pipeline.settings import Count, Limits, Option, check
+from suture.errors import UserError
+from suture.pipeline.settings import Count, Limits, Option, Seed, check
+
+MeasureName = Literal["cka", "mutual_knn", "rsa", "svcca"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,3 +35,28 @@ class MatchSettings:
     def __post_init__(self) -> None:
         """Raise UserError for settings without meaning."""
         check(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerSettings:
+    """How the layers of two models are compared."""
+
+    measures: Annotated[tuple[MeasureName, ...], Option("measure")] = ("cka", "mutual_knn", "rsa")
+    """Measure of likeness: cka, mutual_knn, rsa, svcca (slow, and never to rank by)."""
+    space: tuple[int, ...] = ()
+    """Number of a space of the store to compare; all of them where none is named."""
+    n_rows: Annotated[Count, Option("rows")] = 2_000
+    """Rows compared; time and memory grow with their square."""
+    per_document: Annotated[int, Limits(2)] = 8
+    """Rows of each document, its first ones; documents are evenly spaced over the store."""
+    n_draws: Annotated[Count, Option("draws")] = 30
+    """Shuffles of documents, for the chance bar, and as many within tokens."""
+    n_halves: Annotated[int, Option("halves"), Limits(2)] = 24
+    """Halves of the documents, for the error of a difference."""
+    seed: Seed = 0
+    """Of shuffles and halves."""
+
+    def __post_init__(self) -> None:
+        check(self)
+        if not self.measures or len(set(self.measures)) < len(self.measures):
+            raise UserError("measure", self.measures, "names none, or one twice", "name each once")

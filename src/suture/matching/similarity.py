@@ -65,17 +65,20 @@ def mutual_knn(
 def neighbours(
     x: Float[Tensor, "row p"], *, k: int = N_NEIGHBOURS, tokens: Int[Tensor, "row"] | None = None
 ) -> Int[Tensor, "row k"]:
-    """The k nearest rows of each."""
+    """The k nearest rows of each; -1 where fewer are of another token."""
     unit = torch.nn.functional.normalize(x.double() - x.double().mean(0), dim=1)
     likeness = (unit @ unit.T).fill_diagonal_(-2)
     if tokens is not None:
         likeness[tokens[:, None] == tokens[None]] = -2
-    return likeness.topk(min(k, len(x) - 1), dim=1).indices
+    found = likeness.topk(min(k, len(x) - 1), dim=1)
+    return found.indices.where(found.values > -2, -1)
 
 
 def shared_neighbours(a: Int[Tensor, "row k"], b: Int[Tensor, "row k"]) -> float:
-    """The share of neighbours that two lists have in common."""
-    return float((a[:, :, None] == b[:, None, :]).any(2).double().mean())
+    """The share of neighbours that two lists have in common; 0 where nobody has one."""
+    there = a >= 0
+    both = (a[:, :, None] == b[:, None, :]).any(2) & there
+    return float(both.sum() / there.sum().clamp(min=1))
 
 
 def rsa(a: Float[Tensor, "row p"], b: Float[Tensor, "row q"]) -> float:

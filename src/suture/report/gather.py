@@ -22,6 +22,7 @@ from suture.interventions.causal import Causal
 from suture.interventions.splice import Splice
 from suture.interventions.steer.effect import Effect
 from suture.labels import is_exclusive
+from suture.matching.layers import Layers
 from suture.pipeline.artifact import MANIFEST, Manifest, Opened, folder_of, open_artifact, sha256_of
 from suture.pipeline.result import typed
 from suture.report.nulls import Recipe, copies_one_of, recipe
@@ -34,7 +35,7 @@ DESIGN_ORDER = ("crosscoder", "pooled", "universal", "sae")
 """Designs in the order in which a report shows them; the first one with features answers the question."""
 
 
-Result = Store | TrainResult | FeatureTable | Effect | Splice | Causal | Study | Sweep
+Result = Store | TrainResult | FeatureTable | Effect | Splice | Causal | Study | Sweep | Layers
 READERS: Mapping[str, Callable[[Path], Result]] = {
     "store": Store.open,
     "dictionary": TrainResult.load,
@@ -44,6 +45,7 @@ READERS: Mapping[str, Callable[[Path], Result]] = {
     "causal": Causal.load,
     "study": Study.load,
     "sweep": Sweep.load,
+    "layers": Layers.load,
 }
 """Stage -> what opens its result; of others a report shows the manifest alone."""
 T = TypeVar("T")

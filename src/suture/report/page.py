@@ -17,11 +17,13 @@ from suture import units
 from suture.errors import UserError
 from suture.features.table import LeftOut
 from suture.interventions.steer.effect import Effect
+from suture.matching.layers import Layers
 from suture.pipeline.artifact import Opened, package_version
 from suture.pipeline.files import whole_file
 from suture.report.behaviour import behaviour
 from suture.report.gather import Gathered, find_artifacts, gather
 from suture.report.html import Html, clean, embedded_json, join, tag
+from suture.report.layers import layers_section
 from suture.report.parts import section
 from suture.report.payload import Limits, explorer_payload
 from suture.report.provenance import provenance
@@ -93,6 +95,7 @@ def _page(gathered: Gathered, *, title: str | None, commands: Sequence[str], lim
         behaviour(gathered),
         *([] if alone else of_studies),
         *(sweep_section(found) for _, found in gathered.results(Sweep)),
+        layers_section([found for _, found in gathered.results(Layers)]),
         provenance(gathered, commands=commands, versions=versions),
     ]
     present = [s for s in sections if s is not None]
@@ -124,6 +127,7 @@ def _contents(sections: Sequence[Html]) -> Html:
     short = {
         "study": "Study",
         "sweep": "Sweep",
+        "layers": "Layers",
         "compared": "Compared",
         "designs": "Dictionaries",
         "missing": "R²",

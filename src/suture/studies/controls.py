@@ -1,4 +1,4 @@
-"""What stands beside a matching, made when asked for: second seeds of both dictionaries, a model of random weights.
+"""What stands beside a matching or compared layers, made when asked for: second seeds, a model of random weights.
 
 1. A second seed: the same training on the same rows, from other weights.
 2. Random weights: the entries of every weight matrix of the second model dealt out anew within it, so that sizes and
@@ -26,8 +26,9 @@ from suture.dictionary.dictionary import Dictionary
 from suture.errors import UserError
 from suture.lm.corpus import Corpus
 from suture.lm.load import LanguageModel
+from suture.matching.layers import Layers, layers
 from suture.matching.match import Matching, match
-from suture.matching.settings import MatchSettings
+from suture.matching.settings import LayerSettings, MatchSettings
 from suture.pipeline import artifact
 from suture.pipeline.job import Context, Job, Tell, silent
 from suture.pipeline.settings import from_mapping
@@ -107,24 +108,36 @@ def second_seed_job(out: Path, dictionary: Path, store: Store) -> Job:
 
 
 def random_jobs(beside: Path, dictionary: Path, store: Store, lms: Sequence[LanguageModel]) -> tuple[Job, Job]:
-    """2: what collects the store of random weights, and what trains on it. They hold the models, so that they run in
-    this process.
+    """2: what collects the store of random weights, and what trains on it.
+
+    Raises:
+        UserError: not one model for each space of the store.
+    """
+    settings = _settings_of(dictionary, store)
+    own = {(s.model, s.hookpoint) for s in Dictionary.load(dictionary).spaces}
+    is_random = [(space.model, space.hookpoint) in own for space in store.spaces]
+    collected = random_store_job(
+        beside / "random-store", store, lms, is_random, seed=settings.seed, name=f"random weights for {dictionary}"
+    )
+    return collected, train_job(f"random weights for {dictionary}: training", beside / "random", collected, settings)
+
+
+def random_store_job(
+    out: Path, store: Store, lms: Sequence[LanguageModel], is_random: Sequence[bool], *, seed: int, name: str
+) -> Job:
+    """The store again, of the same documents, with random weights behind some of its spaces. The job holds the models,
+    so that it runs in this process.
 
     Raises:
         UserError: not one model for each space of the store.
     """
     if len(lms) != len(store.spaces):
         raise UserError("model", len(lms), f"the store has {len(store.spaces)} spaces", "give the model of each")
-    settings = _settings_of(dictionary, store)
-    own = {(s.model, s.hookpoint) for s in Dictionary.load(dictionary).spaces}
-    is_own = [(space.model, space.hookpoint) in own for space in store.spaces]
     fingerprints = [
-        _random_fingerprint(lm, settings.seed) if random else lm.fingerprint
-        for lm, random in zip(lms, is_own, strict=True)
+        _random_fingerprint(lm, seed) if random else lm.fingerprint for lm, random in zip(lms, is_random, strict=True)
     ]
     text = {name: store.manifest.settings[name] for name in ("block", "dtype") if name in store.manifest.settings}
     corpus = _documents(store)
-    out = beside / "random-store"
     made_with = {
         "spaces": [
             {"hookpoint": space.hookpoint, "fingerprint": fingerprint}
@@ -137,10 +150,11 @@ def random_jobs(beside: Path, dictionary: Path, store: Store, lms: Sequence[Lang
 
     def work(job: Job, context: Context) -> None:
         known: dict[str, LanguageModel] = {}
-        sources = [
-            (known.setdefault(lm.name, with_random_weights(lm, seed=settings.seed)) if random else lm, space.hookpoint)
-            for lm, space, random in zip(lms, store.spaces, is_own, strict=True)
-        ]
+        sources = []
+        for lm, space, random in zip(lms, store.spaces, is_random, strict=True):
+            if random and lm.name not in known:
+                known[lm.name] = with_random_weights(lm, seed=seed)
+            sources.append((known[lm.name] if random else lm, space.hookpoint))
         collect(
             job.out,
             sources=sources,
@@ -152,9 +166,43 @@ def random_jobs(beside: Path, dictionary: Path, store: Store, lms: Sequence[Lang
             **text,
         )
 
-    name = f"a model of random weights for {dictionary}"
-    collected = Job(name=name, stage=STORE, work=work, out=out, settings=None, inputs={}, results={out: made_with})
-    return collected, train_job(name, beside / "random", collected, settings)
+    return Job(name=name, stage=STORE, work=work, out=out, settings=None, results={out: made_with})
+
+
+def layers_with_controls(
+    out: str | Path,
+    store: Store | str | Path,
+    settings: LayerSettings | None = None,
+    *,
+    random_weights: Sequence[LanguageModel] | None = None,
+    tell: Tell = silent,
+    overwrite: bool = False,
+    command: str | None = None,
+) -> Layers:
+    """`layers`, with a store of random weights in the second model made first where its models are given.
+
+    Args:
+        out: the folder to be made.
+        store: as in `layers`.
+        settings: as in `layers`.
+        random_weights: the models of the store's spaces, in order.
+        tell: told (what, done, total, note).
+        overwrite: replace `out`.
+        command: the shell command to be recorded.
+
+    Raises:
+        UserError: as `layers`.
+    """
+    store = as_store(store)
+    random = None
+    if random_weights is not None:
+        beside = Path(out).with_name(f"{Path(out).name}-controls") / "random-store"
+        first = store.spaces[(settings or LayerSettings()).space[0] if settings and settings.space else 0].model
+        is_random = [space.model != first for space in store.spaces]
+        job = random_store_job(beside, store, random_weights, is_random, seed=0, name="random weights")
+        make([job], Context(tell=tell, command=command))
+        random = beside
+    return layers(out, store, settings, random=random, tell=tell, overwrite=overwrite, command=command)
 
 
 def with_random_weights(lm: LanguageModel, *, seed: int) -> LanguageModel:
