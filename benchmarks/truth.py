@@ -52,6 +52,8 @@ from suture.training.train import train
 from suture.uncertainty import mean_interval
 
 TUNING_SEED = 100
+LOCKED = "suture, lock"
+"""Suture with as many features locked as there are exclusive concepts: a prior, tried where features are too few."""
 METHODS = ("suture", *published.METHODS)
 ON_BOUNDARY = 0.15
 
@@ -143,7 +145,8 @@ def run(job: Job, out: Path) -> dict[str, Any]:
         store = planted_store(Path(name) / "store", settings, ground.n_stored)
         for method, rate in job.rates:
             if rate is None:
-                numbers[method] = suture_numbers(models, store, Path(name), ground, job)
+                lock = len(settings.widths) * settings.exclusive if method == LOCKED else 0.0
+                numbers[method] = suture_numbers(models, store, Path(name) / f"of-{method}", ground, job, lock)
             else:
                 numbers[method] = published_numbers(models, store, ground, job, cast(published.Method, method), rate)
         if job.null:
@@ -157,13 +160,14 @@ def run(job: Job, out: Path) -> dict[str, Any]:
     return result
 
 
-def trained(store: Store, out: Path, ground: Ground, job: Job) -> tuple[Dictionary, Labels]:
+def trained(store: Store, out: Path, ground: Ground, job: Job, lock: float = 0.0) -> tuple[Dictionary, Labels]:
     """Suture's crosscoder, trained by its defaults, and its labels."""
     settings = TrainSettings(
         design=Design(kind="crosscoder", n_features=job.n_features, sparsity=Sparsity(k=ground.k)),
         n_rows=ground.n_rows,
         batch_size=ground.batch_size,
         validate_every=10**9,
+        lock=lock,
         seed=job.seed,
     )
     dictionary = train(out, store, settings)
@@ -173,9 +177,11 @@ def trained(store: Store, out: Path, ground: Ground, job: Job) -> tuple[Dictiona
     return dictionary, classify(stats, LabelSettings())
 
 
-def suture_numbers(models: PlantedModels, store: Store, folder: Path, ground: Ground, job: Job) -> dict[str, Any]:
+def suture_numbers(
+    models: PlantedModels, store: Store, folder: Path, ground: Ground, job: Job, lock: float
+) -> dict[str, Any]:
     """3 and, where concepts are graded, 5."""
-    dictionary, labels = trained(store, folder / "suture", ground, job)
+    dictionary, labels = trained(store, folder / "suture", ground, job, lock)
     evaluation = json.loads((folder / "suture" / "evaluation.json").read_text())
     decoders, scales = [dictionary.decoder(m) for m in range(2)], [space.scale for space in dictionary.spaces]
     numbers = scored(models, decoders, list(labels.label), scales)
@@ -237,16 +243,13 @@ def jobs_of(name: str, seeds: Sequence[int]) -> list[Job]:
     """Every run of a ground."""
     ground = GROUNDS[name]
     rates = [(method, TUNED[name].get(method)) for method in ground.methods]
-    again = tuple((method, rate) for method, rate in rates if method not in ground.once)
+
+    def tried(seed: int, condition: str, size: int) -> tuple[tuple[str, float | None], ...]:
+        own = tuple((method, rate) for method, rate in rates if not (seed and method in ground.once))
+        return own if size >= ground.conditions[condition].n_concepts else (*own, (LOCKED, None))
+
     return [
-        Job(
-            ground=name,
-            condition=c,
-            n_features=size,
-            seed=seed,
-            rates=again if seed else tuple(rates),
-            null=ground.null,
-        )
+        Job(ground=name, condition=c, n_features=size, seed=seed, rates=tried(seed, c, size), null=ground.null)
         for seed in seeds
         for c in ground.conditions
         for size in ground.sizes
@@ -287,8 +290,10 @@ def ground_tables(name: str, runs: list[dict[str, Any]]) -> str:
             own = [r["numbers"] for r in runs if r["condition"] == condition and r["n_features"] == size]
             if not own:
                 continue
-            for method in ground.methods:
+            for method in (*ground.methods, LOCKED):
                 known = [n[method] for n in own if method in n]
+                if not known:
+                    continue
                 cells = [interval([n.get(key, float("nan")) for n in known]) for key in COLUMNS.values()]
                 lines.append([condition, str(size), method, str(len(known)), *cells])
             if len(ground.methods) > 1:

@@ -13,10 +13,11 @@ from suture.training.settings import TrainSettings
 GIVEN: dict[str, Any] = {
     "design": "crosscoder", "features": 40, "flag": False, "pad": "native", "dedicated": [0.1, 0.2], "tied": 0.25,
     "sparsity": "batchtopk", "k": 5, "score": "norm", "bandwidth": 0.1, "initial_threshold": 0.2,
-    "loss": "per_model", "l1": 0.3, "l0": 0.02, "aux": 0.5, "k_aux": 7, "dead_after": 900, "space": [1],
-    "null": True, "rotation_seed": 4, "copies": 2, "outliers": "clip", "outlier_multiple": 4.0,
+    "loss": "per_model", "cross": 0.0, "l1": 0.3, "l0": 0.02, "aux": 0.5, "k_aux": 7, "dead_after": 900, "space": [1],
+    "null": True, "rotation_seed": 4, "copies": 2, "side": 1, "outliers": "clip", "outlier_multiple": 4.0,
     "rows": 5_000, "batch_size": 50, "learning_rate": 1e-3, "warmup": 0.1,
-    "decay": 0.4, "k_start": 2.0, "k_anneal": 0.5, "model_dropout": 0.1, "heldout": 0.2, "validate_every": 3,
+    "decay": 0.4, "k_start": 2.0, "k_anneal": 0.5, "lock": 0.0, "model_dropout": 0.1, "heldout": 0.2,
+    "validate_every": 3,
     "validation_rows": 77, "checkpoint_every": 9, "seed": 6, "data_seed": 8, "precision": "float32", "device": "cuda",
     "track": ["wandb"],
 }  # fmt: skip
@@ -28,6 +29,17 @@ def test_every_option_reaches_its_place() -> None:
     for name, value in to_flat(settings).items():
         given = GIVEN[name.replace("-", "_")]
         assert value == (tuple(given) if isinstance(given, list) else given), name
+
+
+def test_lock_and_cross_reach_their_place_and_go_with_a_crosscoder_alone() -> None:
+    settings = from_flat(TrainSettings, {"lock": 0.25, "cross": -0.9, "rows": 4000, "batch_size": 1000})
+    assert (settings.lock, settings.objective.cross) == (0.25, -0.9)
+    assert [settings.is_locked_at(step) for step in range(4)] == [True, True, False, False]
+    for wrong in ({"lock": 0.1, "design": "pooled"}, {"lock": 0.1, "tied": 0.5}, {"lock": 1.0}, {"cross": -1.1}):
+        with pytest.raises(UserError, match=next(iter(wrong))):
+            from_flat(TrainSettings, wrong)
+    with pytest.raises(UserError, match=r"cross = 0\.5: is a part of the joint loss"):
+        from_flat(TrainSettings, {"cross": 0.5, "loss": "per_model"})
 
 
 def test_nothing_given_is_the_default() -> None:

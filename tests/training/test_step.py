@@ -14,6 +14,7 @@ from suture.dictionary.activation import Sparsity
 from suture.dictionary.design import Design
 from suture.dictionary.dictionary import Dictionary
 from suture.training.settings import Objective
+from suture.training.start import locked_columns
 from suture.training.step import TrainingState
 
 WIDTHS, F, ROWS, K = (6, 6), 24, 40, 5
@@ -79,6 +80,9 @@ def dense_loss(state: TrainingState, x: Tensor, available: Tensor | None, model:
         terms["gate"] = dense_reconstruction(state, frozen, model)
     error = (x - f @ d.W_dec - d.b_dec) * own
     terms["reconstruction"] = dense_reconstruction(state, error, model)
+    if o.cross:
+        e_a, e_b = error.split(d.cuts, 1)
+        terms["cross"] = 2 * o.cross * (e_a * e_b).sum() / ROWS / state.variance.sum()
     dead = state.dead.nonzero().squeeze(1)
     if dead.numel() and o.aux:
         k_aux = min(o.k_aux or d.width // 2, dead.numel())
@@ -125,6 +129,7 @@ CASES = [
     *[("pooled+zeros", "topk", loss, True) for loss in ("joint", "per_model")],
     *[("universal", "topk", "per_model", aux) for aux in (False, True)],
     ("crosscoder", "batchtopk by norm", "joint", True),
+    *[("crosscoder, crossed", s, "joint", True) for s in ("topk", "gated")],
     *[("sae", s, "joint", True) for s in ("topk", "batchtopk", "relu+l1")],
     *[(kind, "jumprelu", "joint", True) for kind in ("sae", "crosscoder", "pooled+flag", "universal")],
     *[(kind, "gated", "joint", True) for kind in ("sae", "crosscoder", "pooled+flag", "pooled+zeros", "universal")],
@@ -139,13 +144,14 @@ def test_gradients_agree_with_the_dense_reference(
     kind: str, sparsity: Any, loss: Any, aux: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The reference is dense and in float64; the decoder's is then freed of its part along each unit row."""
-    name: Any = kind.partition("+")[0]
+    name: Any = kind.partition("+")[0].partition(",")[0]
+    crossed = kind.endswith("crossed")
     extra: dict[str, Any] = {"pooled+flag": {"flag": True}, "pooled+zeros": {"pad": "zeros"}}.get(kind, {})
     by_norm = "norm" if sparsity.endswith(" by norm") else "value"
     chosen = Sparsity(kind=sparsity.partition(" ")[0], k=K, score=by_norm)
     design = Design(kind=name, n_features=F, sparsity=chosen, **extra)
-    widths = (6,) if kind == "sae" else (6, 4)
-    state = a_state(design, Objective(loss=loss, l1=0.3, k_aux=4, dead_after=10), widths)
+    widths = (6,) if kind == "sae" else (6, 6) if crossed else (6, 4)
+    state = a_state(design, Objective(loss=loss, l1=0.3, k_aux=4, dead_after=10, cross=-0.9 * crossed), widths)
     if aux:
         # silent by their counters, yet firing on these rows: the chosen ones then lie where AuxK's ReLU is smooth
         state.silent[[1, 3, 4, 7, 9, 20]] = 99
@@ -238,6 +244,24 @@ def test_dedicated_features_touch_their_own_space_only_and_tied_ones_stay_tied()
         assert float(weights[quarter : 2 * quarter, :6].abs().max()) == 0.0
     torch.testing.assert_close(W[-quarter:, :6], W[-quarter:, 6:])
     assert float((W[2 * quarter : -quarter, :6] - W[2 * quarter : -quarter, 6:]).abs().max()) > 0.1
+
+
+def test_locked_features_stay_in_their_space_until_they_are_free() -> None:
+    spaces = [Space(model=m, hookpoint="x", width=6) for m in "ab"]
+    dictionary = Dictionary(spaces, Design(n_features=F, sparsity=Sparsity(k=K)))
+    locked = locked_columns(dictionary, 0.5)
+    assert locked is not None
+    with torch.no_grad():
+        dictionary.W_dec.copy_(torch.randn(F, 12) * locked)
+        dictionary.W_dec.div_(dictionary.W_dec.norm(dim=1, keepdim=True))
+        dictionary.W_enc.copy_(dictionary.W_dec)
+    state = TrainingState(dictionary, Objective(), torch.ones(2), lock=0.5)
+    for step in range(10):
+        state.step(_batch(torch.randn(ROWS, 12)), k=float(K), learning_rate=1e-2, available=None, locked=step < 5)
+        quarter = F // 4
+        other = torch.cat([dictionary.W_dec[:quarter, 6:], dictionary.W_dec[quarter : 2 * quarter, :6]]).detach()
+        assert (float(other.abs().max()) == 0.0) == (step < 5)
+        assert (float(dictionary.W_enc.detach()[:quarter, 6:].abs().max()) == 0.0) == (step < 5)
 
 
 def test_a_planted_dead_feature_revives() -> None:

@@ -393,11 +393,15 @@ class Dictionary(nn.Module):
 
         The first features belong to the first space, and so on by `dedicated`; the rest belong to all.
         """
-        if not any(self.design.dedicated):
+        return self.columns_by_share(self.design.dedicated)
+
+    def columns_by_share(self, shares: Sequence[float]) -> Bool[Tensor, "feature D"] | None:
+        """The same where the first features are one space's each, by any shares."""
+        if not any(shares):
             return None
         owned = torch.ones(self.n_features, self.width, dtype=torch.bool)
         first = 0
-        for space, share in enumerate(self.design.dedicated):
+        for space, share in enumerate(shares):
             count = round(share * self.n_features)
             owned[first : first + count] = False
             owned[first : first + count, self.columns(space)] = True

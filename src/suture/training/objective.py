@@ -66,6 +66,14 @@ def squared_errors(
     return squared, error
 
 
+def crossed_errors(
+    decoded: Float[Tensor, "row D"], b_dec: Float[Tensor, "D"], x: Float[Tensor, "row D"], cuts: tuple[int, ...]
+) -> Float[Tensor, "row"]:
+    """sum over pairs of spaces, of one width, of 2 <e_m, e_n>: the errors' squared sum less their squares."""
+    error = (x - decoded - b_dec).view(len(x), len(cuts), cuts[0])
+    return error.sum(1).square().sum(1) - error.square().sum((1, 2))
+
+
 def reconstruction(
     squared: Float[Tensor, "row space"], variance: Float[Tensor, "space"], loss: LossKind
 ) -> Float[Tensor, ""]:

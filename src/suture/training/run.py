@@ -138,10 +138,12 @@ class Run:
             saved = load_checkpoint(self.folder, grid=grid)
             rows = feed.split[0]
             statistics = data_statistics(feed.reference, rows, seed=settings.seed)
-            dictionary = new_dictionary(feed.reference, settings.design, statistics, seed=settings.seed, grid=grid)
+            dictionary = new_dictionary(
+                feed.reference, settings.design, statistics, seed=settings.seed, lock=settings.lock, grid=grid
+            )
             dictionary.precision = recorded["precision"]
             self.dictionary = dictionary.to(self.device)
-            self.state = TrainingState(dictionary, settings.objective, statistics.variance)
+            self.state = TrainingState(dictionary, settings.objective, statistics.variance, lock=settings.lock)
             if saved is not None:
                 self.state.load_tensors(saved.per_feature, saved.common)
             self.done = self._saved = 0 if saved is None else saved.step
@@ -188,6 +190,7 @@ class Run:
                 k=settings.k_at(step),
                 learning_rate=settings.learning_rate_at(step),
                 available=None if masks is None else masks[self.grid.data.share(settings.batch_size)].to(self.device),
+                locked=settings.is_locked_at(step),
             )
             self.done = step + 1
             self._between_steps = True
@@ -394,7 +397,10 @@ def check_fit(settings: TrainSettings, feed: Feed, grid: Grid) -> None:
     Raises:
         UserError: naming the setting.
     """
-    settings.design.check_widths([space.width for space in feed.reference.spaces])
+    widths = [space.width for space in feed.reference.spaces]
+    settings.design.check_widths(widths)
+    if settings.objective.cross and len(set(widths)) > 1:
+        raise UserError("cross", settings.objective.cross, f"needs equal widths, found {widths}", "use --cross 0")
     n_rows = len(feed.split[0]) * (1 if settings.design.joint else len(feed.reference.spaces))
     if settings.batch_size > n_rows:
         problem = f"exceeds the {n_rows} training rows of {feed.name}"

@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from suture import seeds, units
@@ -46,9 +46,11 @@ def data_statistics(store: Store, rows: Int[Tensor, "row"], *, seed: int) -> Dat
 
 
 def new_dictionary(
-    store: Store, design: Design, statistics: DataStatistics, *, seed: int, grid: Grid = ALONE
+    store: Store, design: Design, statistics: DataStatistics, *, seed: int, lock: float = 0.0, grid: Grid = ALONE
 ) -> Dictionary:
     """A dictionary over the store's spaces, ready to train; where its features are split, this rank's part of it.
+
+    A share `lock` of its features begins in one model alone.
 
     Raises:
         UserError: spaces that the design cannot have.
@@ -60,12 +62,13 @@ def new_dictionary(
     padded = design.pad == "zeros"
     mean = statistics.mean if design.joint else pooled_mean(statistics.mean, dictionary.widths, padded=padded)
     owned, activation = dictionary.owned_columns, design.sparsity.activation
+    locked = locked_columns(dictionary, lock)
     with torch.no_grad():
         # every rank draws all features, so that the same seed starts the same dictionary however it is split
         W = torch.randn(design.n_features, dictionary.width, generator=seeds.generator("start weights", seed))
         W = tie(dictionary, W[dictionary.own].clone())
-        if owned is not None:
-            W *= owned
+        for columns in (owned, locked):
+            W *= 1 if columns is None else columns
         W /= W.norm(dim=1, keepdim=True)
         W *= activation.start_norm
         dictionary.W_dec.copy_(W)
@@ -75,6 +78,11 @@ def new_dictionary(
         dictionary.center.copy_(mean)
         dictionary.threshold.fill_(activation.start_threshold(design.sparsity))
     return dictionary
+
+
+def locked_columns(dictionary: Dictionary, lock: float) -> Bool[Tensor, "feature D"] | None:
+    """The entries that own features may use while a share of all, the first ones, is locked: as many in each model."""
+    return dictionary.columns_by_share((lock / dictionary.n_spaces,) * dictionary.n_spaces)
 
 
 def _check_memory(n_features: int, width: int) -> None:

@@ -30,7 +30,7 @@ from suture.training import objective
 from suture.training.adam import Adam
 from suture.training.objective import Terms
 from suture.training.settings import Objective
-from suture.training.start import tie
+from suture.training.start import locked_columns, tie
 
 FEATURE_ROWS = ("W_enc", "W_dec", "b_enc", "silent")
 """What has a row for every feature, and so is split where features are; besides, a kind of sparsity's own weights."""
@@ -77,7 +77,9 @@ class _Gradients:
 class TrainingState:
     """A dictionary in training: weights, Adam's moments, dead-feature counters, BatchTopK's cut-off."""
 
-    def __init__(self, dictionary: Dictionary, objective: Objective, variance: Float[Tensor, "space"]) -> None:
+    def __init__(
+        self, dictionary: Dictionary, objective: Objective, variance: Float[Tensor, "space"], *, lock: float = 0.0
+    ) -> None:
         device = dictionary.W_dec.device
         self.dictionary, self.objective, self.grid = dictionary, objective, dictionary.grid
         self.variance = variance.to(device)
@@ -85,6 +87,9 @@ class TrainingState:
         self.cutoff = torch.zeros((), dtype=torch.float64)
         owned = dictionary.owned_columns
         self.owned = None if owned is None else owned.to(device)
+        locked = locked_columns(dictionary, lock)
+        self.locked = None if locked is None else locked.to(device)
+        """What features may use in steps that are locked."""
         self.parameters = dict(dictionary.named_parameters())
         learned = {name: torch.nn.Parameter(start(dictionary)) for name, start in self.activation.learned.items()}
         self.parameters |= learned
@@ -109,6 +114,7 @@ class TrainingState:
         k: float,
         learning_rate: float,
         available: Bool[Tensor, "row space"] | None,
+        locked: bool = False,
     ) -> StepResult:
         """Take one step on a batch in scaled units (or on this rank's part of it, as many rows as every other's)."""
         x, model = batch.activations, batch.model
@@ -123,7 +129,7 @@ class TrainingState:
         for parameter in self.parameters.values():
             parameter.grad = None
         torch.stack(list(terms.values())).sum().backward()
-        self._update(learning_rate, gradients)  # 5
+        self._update(learning_rate, gradients, self.locked if locked else self.owned)  # 5
         pattern = selection.pattern
         active = values.detach() > 0
         fired = torch.zeros_like(self.silent, dtype=torch.bool)
@@ -161,7 +167,11 @@ class TrainingState:
         values, terms = self.activation.learn(pairs)
         decoded = self.grid.features.sum(sparse.decode(values, dictionary.W_dec, pattern, gradients.dec))
         squared, error = self.errors(decoded, dictionary.b_dec, x, model)
-        return {"reconstruction": self.reconstruction(squared, model), **terms}, values, squared.detach(), error
+        terms = {"reconstruction": self.reconstruction(squared, model), **terms}
+        if self.objective.cross:
+            apart = objective.crossed_errors(decoded, dictionary.b_dec, x, dictionary.cuts).sum()
+            terms["cross"] = self.objective.cross * apart / (x.shape[0] * self.variance.sum() * self.grid.data.size)
+        return terms, values, squared.detach(), error
 
     def errors(self, decoded: Tensor, b_dec: Tensor, x: Tensor, model: Tensor | None) -> tuple[Tensor, Tensor]:
         """(squared error of every row in every space, error), nothing where a row has no columns."""
@@ -214,13 +224,13 @@ class TrainingState:
         return objective.auxiliary(error, grid.features.sum(revived), energy)
 
     @torch.no_grad()
-    def _update(self, learning_rate: float, gradients: _Gradients) -> None:
+    def _update(self, learning_rate: float, gradients: _Gradients, owned: Tensor | None) -> None:
         W_enc, W_dec = self.dictionary.W_enc, self.dictionary.W_dec
         size = max(1, (GPU_BLOCK_ELEMENTS if W_enc.is_cuda else BLOCK_ELEMENTS) // W_enc.shape[1])
         for first in range(0, W_enc.shape[0], size):
             rows = slice(first, min(first + size, W_enc.shape[0]))
-            self._adam("W_dec", self._decoder_gradient(gradients, rows), learning_rate, rows)
-            self._adam("W_enc", self._encoder_gradient(gradients, rows), learning_rate, rows)
+            self._adam("W_dec", self._decoder_gradient(gradients, rows, owned), learning_rate, rows)
+            self._adam("W_enc", self._encoder_gradient(gradients, rows, owned), learning_rate, rows)
             if not self.activation.free_norms:
                 W_dec[rows] /= W_dec[rows].norm(dim=1, keepdim=True).clamp_min(1e-12)
         for name, parameter in self.parameters.items():
@@ -230,7 +240,7 @@ class TrainingState:
                 self._adam(name, gradient, learning_rate, slice(0, parameter.shape[0]))
         self.adam.steps += 1
 
-    def _decoder_gradient(self, gradients: _Gradients, rows: slice) -> Tensor:
+    def _decoder_gradient(self, gradients: _Gradients, rows: slice, owned: Tensor | None) -> Tensor:
         dictionary = self.dictionary
         gradient, W = gradients.dec.rows(rows), dictionary.W_dec[rows]
         if gradients.norm is not None:
@@ -239,18 +249,18 @@ class TrainingState:
             for part, own in zip(gradient.split(dictionary.cuts, -1), W.split(dictionary.cuts, -1), strict=True):
                 part += price * own / own.norm(dim=1, keepdim=True).clamp_min(1e-12)
         gradient = self.grid.data.add_up(gradient)
-        if self.owned is not None:
-            gradient *= self.owned[rows]
+        if owned is not None:
+            gradient *= owned[rows]
         tie(dictionary, gradient, rows)
         if not self.activation.free_norms:  # a price on norms keeps them short; otherwise they stay 1
             along = torch.linalg.vecdot(gradient, W).unsqueeze(1)
             gradient.addcmul_(W, along, value=-1.0)
         return gradient
 
-    def _encoder_gradient(self, gradients: _Gradients, rows: slice) -> Tensor:
+    def _encoder_gradient(self, gradients: _Gradients, rows: slice, owned: Tensor | None) -> Tensor:
         gradient = self.grid.data.add_up(gradients.enc.rows(rows))
-        if self.owned is not None:
-            gradient[:, : self.dictionary.width] *= self.owned[rows]
+        if owned is not None:
+            gradient[:, : self.dictionary.width] *= owned[rows]
         return gradient
 
     def _adam(self, name: str, gradient: Tensor, learning_rate: float, rows: slice) -> None:
