@@ -13,7 +13,7 @@ from suture.lm.settings import LoadSettings
 from suture.matching.settings import LayerSettings
 from suture.pipeline.settings import Count, Given, Option, Without
 from suture.planted.settings import PlantedSettings
-from suture.planted.spike_settings import SpikeSettings
+from suture.planted.spike_settings import RelatedSettings, SpikeSettings
 from suture.studies.designs import Recipe
 from suture.training.settings import TrainSettings
 
@@ -211,12 +211,20 @@ class PowerStudy:
     """Activations, made by suture collect."""
     out: Path
     """Folder of the result, to be made."""
+    matching: bool = False
+    """Of a matching of two dictionaries, one of each model, instead of a joint one: what would be called the same."""
     settings: TrainSettings = field(default_factory=TrainSettings)
     spikes: SpikeSettings = field(default_factory=SpikeSettings)
+    related: Given[RelatedSettings]
     output: Output = field(default_factory=Output)
 
     def run(self) -> None:
-        """Add, train, and say from which strength on half of them are found."""
+        """Add, train, and say from which strength on half of them are found, or what was called the same."""
+        if self.matching:
+            self._match()
+            return
+        for name, value in self.related.values.items():
+            raise UserError(name, value, "is for known pairs of features", "add --matching")
         from suture.studies.power import power
 
         result = power(
@@ -228,6 +236,25 @@ class PowerStudy:
             overwrite=self.output.overwrite,
             command=command_line(),
         )
+        emit(
+            {"power": str(self.out), **result.to_json()},
+            as_json=self.output.json,
+            text=f"{self.out}: {result.sentence}",
+        )
+
+    def _match(self) -> None:
+        from suture.studies.match_power import match_power
+
+        with progress() as advance:
+            result = match_power(
+                self.out,
+                self.store,
+                self.settings,
+                self.related.over(),
+                tell=advance,
+                overwrite=self.output.overwrite,
+                command=command_line(),
+            )
         emit(
             {"power": str(self.out), **result.to_json()},
             as_json=self.output.json,

@@ -144,7 +144,7 @@ def add_spikes(out: str | Path, store: Store, settings: SpikeSettings | None = N
         chosen = torch.from_numpy(np.flatnonzero(_rows_of(kind, store, settings.rate, generator)))
         values = torch.from_numpy(strength * np.exp(SPREAD * generator.standard_normal(len(chosen)))).float()
         directions = tuple(
-            _direction(c, generator) * t if m in own else torch.zeros(c.shape[1])
+            random_direction(c, generator) * t if m in own else torch.zeros(c.shape[1])
             for m, (c, t) in enumerate(zip(centred, typical, strict=True))
         )
         spikes.append(
@@ -195,7 +195,7 @@ def _half(strength: np.ndarray, right: np.ndarray) -> float:
     return float(np.exp(best.x[0]))
 
 
-def _direction(centred: Float[Tensor, "row width"], generator: np.random.Generator) -> Float[Tensor, "width"]:
+def random_direction(centred: Float[Tensor, "row width"], generator: np.random.Generator) -> Float[Tensor, "width"]:
     """A random unit direction (2)."""
     n_rows, width = centred.shape
     mixture = torch.from_numpy(generator.standard_normal(n_rows)).float() / centred.norm(dim=1).clamp_min(1e-12)

@@ -1,0 +1,163 @@
+"""What a matching would have called the same: known pairs of features added to a store's rows (a positive control).
+
+1. Known pairs are added to a copy of the store (`planted/related`): shared ones, three hard kinds that are neither the
+   same nor nothing, and exclusive ones.
+2. A dictionary of each model is trained on it with the run's own settings, on the same documents, and the two are
+   matched as any others.
+3. What the matching says of every known pair, counted by what it is.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from suture.activations.settings import View
+from suture.activations.store import Store, as_store
+from suture.dictionary.dictionary import Dictionary
+from suture.errors import UserError
+from suture.matching.kinds import NONE, OVERLAPPING, PARENT, SAME, SPLIT
+from suture.matching.match import match
+from suture.matching.settings import MatchSettings
+from suture.pipeline import artifact
+from suture.pipeline.job import Context, Tell, silent
+from suture.pipeline.result import read_typed
+from suture.planted.related import RelatedStore, add_related
+from suture.planted.spike_settings import RelatedSettings, Relation
+from suture.sweep.run import make
+from suture.sweep.stages import train_job
+from suture.training.settings import TrainSettings
+
+STAGE, POWER = "match-power", "power.json"
+LEAST_HELDOUT = 0.4
+"""Share of the documents kept from training, at least: they choose pairs and score them."""
+RIGHT: Mapping[Relation, tuple[str, ...]] = {
+    "shared": (SAME,),
+    "half": (PARENT, OVERLAPPING),
+    "super": (PARENT, OVERLAPPING),
+    "split": (SPLIT,),
+    "exclusive": (NONE,),
+}
+"""What a matching should say."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatchPower:
+    """What a matching says of known pairs."""
+
+    called: Mapping[str, Mapping[str, int]]
+    """Relation -> what was said, and how often; `not found` where no feature stands for the known one."""
+
+    def right(self, relation: Relation) -> tuple[int, int]:
+        """How many were called what they are, and of how many."""
+        said = self.called.get(relation, {})
+        return sum(said.get(kind, 0) for kind in RIGHT[relation]), sum(said.values())
+
+    @property
+    def sentence(self) -> str:
+        """The counts in words."""
+        words: dict[Relation, str] = {
+            "shared": "in both models, called the same",
+            "half": "sharing half of their rows, called overlapping or parent",
+            "super": "of which one has four times the other's rows, called overlapping or parent",
+            "split": "split in two, called split",
+            "exclusive": "of one model alone, called none",
+        }
+        parts = [f"{self.right(r)[0]} of {self.right(r)[1]} {said}" for r, said in words.items() if r in self.called]
+        hard = sum(self.called.get(r, {}).get(SAME, 0) for r in ("half", "super", "exclusive"))
+        return f"Of known pairs, {'; '.join(parts)}; {hard} that are not the same were called so."
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self) | {"sentence": self.sentence}
+
+    @staticmethod
+    def load(path: str | Path) -> MatchPower:
+        """Read it from its folder.
+
+        Raises:
+            ArtifactError: it is no such result, or broken.
+        """
+        artifact.open_artifact(path, stage=STAGE)
+        return read_typed(Path(path) / POWER, MatchPower)
+
+
+def match_power(
+    out: str | Path,
+    store: Store | str | Path,
+    settings: TrainSettings,
+    related: RelatedSettings | None = None,
+    matching: MatchSettings | None = None,
+    *,
+    tell: Tell = silent,
+    overwrite: bool = False,
+    command: str | None = None,
+) -> MatchPower:
+    """Add known pairs to a store's rows, train a dictionary of each model, match them, and count what is said (1 to 3).
+
+    Args:
+        out: folder of the result.
+        store: real rows of two spaces.
+        settings: how dictionaries are trained; each is one of a single space, whatever design is named.
+        related: which known pairs.
+        matching: how they are matched.
+        tell: told (what, done, total, note).
+        overwrite: replace a finished result.
+        command: the shell command, for the manifest.
+
+    Raises:
+        UserError: a store of other than two spaces, or settings that do not fit it.
+        ArtifactError: `out` is finished already.
+    """
+    store, related, matching, out = (
+        as_store(store),
+        related or RelatedSettings(),
+        matching or MatchSettings(),
+        Path(out),
+    )
+    if len(store.spaces) != 2:
+        problem = f"has {len(store.spaces)} space{'s' if len(store.spaces) != 1 else ''}"
+        raise UserError("store", store.path, problem, "give one of two models at one hookpoint each")
+    recorded = {"train": asdict(settings), "related": asdict(related), "match": asdict(matching)}
+    create = artifact.create(
+        out, stage=STAGE, settings=recorded, seed=settings.seed, parents=(store.path,), overwrite=overwrite,
+        command=command,
+    )  # fmt: skip
+    with create as draft, TemporaryDirectory(dir=out.resolve().parent, prefix=f".{out.name}-") as name:
+        tell("adding known pairs", 0, 1, "")
+        known = add_related(Path(name) / "store", store, related)
+        called = _called(Path(name), known, settings, matching, tell)
+        counts: dict[str, Counter[str]] = {relation: Counter() for relation in related.relations}
+        for pair, said in zip(known.pairs, called, strict=True):
+            counts[pair.relation][said] += 1
+        result = MatchPower(called={relation: dict(said) for relation, said in counts.items()})
+        artifact.write_json(draft.folder / POWER, result.to_json())
+    return result
+
+
+def _called(
+    folder: Path, known: RelatedStore, settings: TrainSettings, matching: MatchSettings, tell: Tell
+) -> tuple[str, ...]:
+    """2."""
+    alone = replace(settings.design, kind="sae", flag=False, pad="native", dedicated=(), tied=0.0)
+    base = replace(
+        settings,
+        design=alone,
+        model_dropout=0.0,
+        lock=0.0,
+        objective=replace(settings.objective, cross=0.0),
+        heldout=max(settings.heldout, LEAST_HELDOUT),
+        data_seed=settings.order_seed,
+    )
+    jobs = [
+        train_job(f"dictionary {letter}", folder / letter, known.store.path, replace(base, view=View(spaces=(m,))))
+        for m, letter in enumerate("ab")
+    ]
+    make(jobs, Context(tell=tell))
+    tell("matching", 0, 1, "")
+    found = match(folder / "matching", jobs[0].out, jobs[1].out, known.store, matching)
+    return known.called(Dictionary.load(jobs[0].out), list(found.features_a["kind"]))
