@@ -11,7 +11,7 @@ EXTRAS := dev,tensorboard,wandb,ray
 UV := $(TRIED)/uv/bin/uv
 RESOLVE := $(UV) pip compile --quiet --all-extras --python-version 3.11 --constraint constraints-torch.txt
 
-.PHONY: install demo test check fix clean pins test-lowest test-newest
+.PHONY: install demo test check docs dist fix clean pins test-lowest test-newest
 
 install: $(STAMP)
 
@@ -31,6 +31,12 @@ check: install  ## lint, format, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
+
+docs: install  ## the documentation's site, in build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+dist: install  ## sdist and wheel in dist/, tried outside the repository
+	$(BIN)/python scripts/check_dist.py --keep dist
 
 fix: install  ## what can be mended by itself
 	$(BIN)/ruff check --fix .
