@@ -17,7 +17,7 @@ from suture.cli.match import Match
 from suture.cli.options import Command
 from suture.cli.stages import Demo, Report, Verify
 from suture.cli.stitch import Refit, Stitch
-from suture.cli.study import Designs, LayerStudy, PowerStudy, Proxies
+from suture.cli.study import Designs, LadderStudy, LayerStudy, PowerStudy, Proxies
 from suture.cli.sweep import Sweep
 from suture.cli.train import Train
 from suture.errors import UsageError
@@ -42,6 +42,7 @@ COMMANDS: Mapping[str, type[Command]] = {
     "study layers": LayerStudy,
     "study proxies": Proxies,
     "study power": PowerStudy,
+    "study stitching": LadderStudy,
 }
 RESUMABLE = {
     "collect": "what was finished is kept, --resume goes on from there",
@@ -49,6 +50,7 @@ RESUMABLE = {
     "demo": "the same command goes on after the stages that are done",
     "sweep": "the same command goes on after the cells that are done",
     "study designs": "the same command goes on after the cells that are done",
+    "study stitching": "the same command goes on after the dictionaries that are done",
 }
 """What an interrupt leaves; of any other command nothing is half-written."""
 

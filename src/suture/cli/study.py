@@ -14,6 +14,7 @@ from suture.matching.settings import LayerSettings
 from suture.pipeline.settings import Count, Given, Option, Without
 from suture.planted.settings import PlantedSettings
 from suture.planted.spike_settings import RelatedSettings, SpikeSettings
+from suture.stitching.settings import LadderSettings
 from suture.studies.designs import Recipe
 from suture.training.settings import TrainSettings
 
@@ -155,6 +156,46 @@ class Proxies:
             {"out": str(self.out), "proxies": found},
             as_json=self.output.json,
             text="\n".join([*lines, f"proxies: {self.out}"]),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LadderStudy:
+    """What do larger dictionaries have that smaller ones lack?
+
+    A ladder of sizes is trained on one space, neighbours are stitched at one L0, and a Frankenstein of all of them is
+    set beside dictionaries trained natively at its size. The same command goes on where it was interrupted.
+    """
+
+    store: Annotated[Path, Argument(metavar="STORE")]
+    """Activations, made by suture collect; of several spaces name one with --space."""
+    out: Path
+    """Folder of the study; what is finished there is kept."""
+    workers: Count = 1
+    """Processes that stitching is run in."""
+    ladder: LadderSettings = field(default_factory=LadderSettings)
+    settings: TrainSettings = field(default_factory=TrainSettings)
+    output: Output = field(default_factory=Output)
+
+    def run(self) -> None:
+        """Train, stitch, and say what is novel and what a Frankenstein is worth."""
+        from suture.studies.stitching import stitching_study
+
+        with progress() as advance:
+            found = stitching_study(
+                self.out,
+                self.store,
+                self.settings,
+                self.ladder,
+                tell=advance,
+                workers=self.workers,
+                overwrite=self.output.overwrite,
+                command=command_line(),
+            )
+        emit(
+            {"out": str(self.out), **found.to_json()},
+            as_json=self.output.json,
+            text="\n".join([*found.sentences, f"study: {found.path}"]),
         )
 
 

@@ -1,9 +1,11 @@
-"""Settings of stitching dictionaries: on which rows, what is inserted, what is swapped together, what is fitted."""
+"""Settings of stitching dictionaries: on which rows, what is inserted, what is swapped, what is fitted; of a ladder."""
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from suture.dictionary.refit_settings import RefitSettings
+from suture.errors import UserError
 from suture.pipeline.settings import Count, Limits, Option, Seed, check
 
 Insert = Literal["greedy", "novel"]
@@ -41,3 +43,17 @@ class StitchSettings:
     def __post_init__(self) -> None:
         """Raise UserError for settings without meaning."""
         check(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LadderSettings:
+    """The ladder of sizes."""
+
+    ladder: Annotated[tuple[Count, ...], Option("rung")] = (128, 256, 512, 1024, 2048)
+    """Size of a dictionary; three or more, rising."""
+
+    def __post_init__(self) -> None:
+        check(self)
+        if len(self.ladder) < 3 or any(b <= a for a, b in pairwise(self.ladder)):
+            problem = "is no rising ladder of three sizes or more"
+            raise UserError("rung", self.ladder, problem, "give for example 128, 256 and 512")

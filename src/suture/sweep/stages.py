@@ -15,6 +15,8 @@ from suture.activations.store import Store
 from suture.activations.stream import Stream
 from suture.dictionary.dictionary import STAGE as DICTIONARY
 from suture.dictionary.dictionary import Dictionary
+from suture.dictionary.refit import refit
+from suture.dictionary.refit_settings import RefitSettings
 from suture.features.describe import features
 from suture.features.settings import FeatureSettings
 from suture.features.table import STAGE as FEATURES
@@ -28,6 +30,8 @@ from suture.parallel import ALONE, Grid
 from suture.pipeline.job import Context, Job
 from suture.planted.settings import PlantedSettings
 from suture.planted.store import planted_store
+from suture.stitching.settings import StitchSettings
+from suture.stitching.stitch import stitch
 from suture.training.run import TrainProgress
 from suture.training.settings import TrainSettings
 from suture.training.train import train_many
@@ -122,6 +126,37 @@ def steer_job(
     )
 
 
+def refit_job(name: str, out: Path, dictionary: Path | Job, store: Path | Job, settings: RefitSettings) -> Job:
+    """Fit a dictionary anew."""
+    inputs = {"dictionary": dictionary, "store": store}
+    results = {out: {"refit": asdict(settings)}}
+    return Job(name=name, stage=DICTIONARY, work=_refit, out=out, settings=settings, inputs=inputs, results=results)
+
+
+def stitch_job(
+    name: str,
+    out: Path,
+    small: Path,
+    large: Path,
+    store: Path | Job,
+    settings: StitchSettings,
+    *,
+    more: Sequence[Path] = (),
+) -> Job:
+    """Put into a small dictionary what larger ones have."""
+    parts = {"small": small, "large": large} | {f"more {i}": path for i, path in enumerate(more)}
+    results = {out: {"stitch": asdict(settings)}}
+    return Job(
+        name=name,
+        stage=DICTIONARY,
+        work=partial(_stitch, more=tuple(more)),
+        out=out,
+        settings=settings,
+        inputs={**parts, "store": store},
+        results=results,
+    )
+
+
 def models_behind(
     dictionary: Path, load: LoadSettings, *, device: str = "cpu", keep: bool = False
 ) -> list[LanguageModel]:
@@ -185,6 +220,27 @@ def _features(job: Job, context: Context, *, load: LoadSettings | None) -> None:
         job.settings,
         lms=None if load is None else models_behind(job.input("dictionary"), load, keep=True),
         on_progress=lambda what, done, total: context.tell(f"{job.name}: {what}", done, total, ""),
+        overwrite=context.overwrite,
+        command=context.command,
+    )
+
+
+def _refit(job: Job, context: Context) -> None:
+    refit(
+        job.out, job.input("dictionary"), job.input("store"), job.settings, overwrite=context.overwrite,
+        command=context.command,
+    )  # fmt: skip
+
+
+def _stitch(job: Job, context: Context, *, more: Sequence[Path]) -> None:
+    stitch(
+        job.out,
+        job.input("small"),
+        job.input("large"),
+        job.input("store"),
+        job.settings,
+        more=more,
+        on_progress=lambda what: context.tell(job.name, 0, 1, what),
         overwrite=context.overwrite,
         command=context.command,
     )
