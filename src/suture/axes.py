@@ -16,7 +16,9 @@
 | `k` | one of the k largest |
 | `row_plus_one`, `feature_plus_one`, `bag_plus_one` | where each of these begins; one more entry ends the last |
 | `top`, `example` | one of a feature's strongest examples |
-| `quantile` | one of several quantiles |
+| `quantile`, `bin` | one of several quantiles; one bin of a histogram |
+| `neighbour` | one of the features that lie nearest to a feature |
+| `code` | one code of several of the same rows: of all models together, or of one alone |
 | `step` | one step of a path from one dictionary to another |
 | `label`, `question` | one label; one thing asked of a feature |
 | `concept`, `common`, `found` | one planted ground-truth direction; one that two models have; one that was found |

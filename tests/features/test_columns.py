@@ -1,6 +1,6 @@
 """A column stands in one place: its files, the report, --json, pandas and the documentation follow."""
 
-import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +17,7 @@ from suture.features.describe import features
 from suture.features.table import FeatureTable
 from suture.pipeline.table import Column, explained
 from suture.report.page import find_artifacts, report
+from suture.report.pieces import unpacked
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -29,8 +30,9 @@ def test_a_new_column_is_one_edit(planted: Store, tmp_path: Path, monkeypatch: p
     features(tmp_path / "features", tmp_path / "dictionary", planted)
     table = FeatureTable.load(tmp_path / "features")
     page = report(tmp_path / "r.html", find_artifacts(tmp_path)).read_text(encoding="utf-8")
-    said = {"title": "Threes of B", "help": "Three for B and \\u003cb>.", "kind": "share"}
-    assert json.dumps(said, separators=(",", ":")).replace("\\\\", "\\") in page  # the report
+    said = {"title": "Threes of B", "help": "Three for B and <b>.", "kind": "share", "group": "New"}
+    (index,) = re.findall(r'<script type="text/plain" id="t0">([^<]*)</script>', page)
+    assert unpacked(index)["meta"]["threes"] == said  # the report
     assert table.table.summary()["threes"]["median"] == pytest.approx(0.3)  # --json
     assert table.table.summary()["threes"]["title"] == "Threes of B"
     assert table.to_pandas()["threes"].tolist() == pytest.approx([0.3] * table.n_features)  # pandas

@@ -6,7 +6,7 @@ import torch
 from features.conftest import Case, random_dictionary
 from suture.activations.store import Store
 from suture.errors import UserError
-from suture.features.examples import examples
+from suture.features.examples import examples, passages
 from suture.features.settings import ContextSettings
 from suture.features.stats import describe
 
@@ -47,3 +47,25 @@ def test_the_example_of_a_pooled_dictionary_is_the_stronger_side(planted: Store)
 def test_refusals() -> None:
     with pytest.raises(UserError, match="before = -1"):
         ContextSettings(before=-1)
+
+
+def test_passages_hold_every_row_once_with_its_text_and_stay_in_their_document(case: Case) -> None:
+    settings = ContextSettings(before=2, after=1, longer=3)
+    found = examples(case.stats, case.store, settings)
+    kept = passages(found, case.store, settings)
+    documents = case.store.documents.tolist()
+    token: dict[int, str] = {}
+    for passage in kept:
+        rows = range(passage["row"], passage["row"] + len(passage["tokens"]))
+        assert {documents[row] for row in rows} == {passage["document"]}
+        assert not set(rows) & set(token)
+        token |= dict(zip(rows, passage["tokens"], strict=True))
+    for example in (e for own in found for e in own):
+        row = example["row"]
+        wanted = [r for r in range(row - 5, row + 5) if 0 <= r < 1500 and documents[r] == documents[row]]
+        assert set(wanted) <= set(token)
+        for side in example["sides"]:
+            first = row - side["peak"]
+            assert side["tokens"] == [token[first + i] for i in range(len(side["tokens"]))]
+    assert len(token) < 1500  # what no example is near is left out
+    assert passages([], case.store) == []

@@ -36,3 +36,21 @@ def test_lengths_do_not_matter_and_small_vocabularies_do_not_hurt() -> None:
     assert path.promoted[:2, 0].tolist() == [1, 1]
     assert torch.equal(path.promoted_logit[0], path.promoted_logit[1])
     assert path.promoted_logit[2].abs().max() == 0
+
+
+def test_every_known_entry_is_counted_in_its_bin() -> None:
+    generator = torch.Generator().manual_seed(1)
+    directions, unembedding = torch.randn(6, 5, generator=generator), torch.randn(300, 5, generator=generator)
+    known = torch.tensor([i for i in range(300) if i % 7])
+    centred = unembedding.double() - unembedding.double().mean(0)
+    full = (torch.nn.functional.normalize(directions.double(), dim=-1) @ centred.T)[:, known].numpy()
+    path = direct_path(torch.cat([directions, 0 * directions[:1]]), unembedding, known, n_top=3)
+    for i, logit in enumerate(full):
+        farthest = abs(logit).max()
+        expected, _ = np.histogram(logit, bins=logits.N_BINS, range=(-farthest, farthest))
+        assert path.counts[i].sum() == len(known)
+        assert abs(path.counts[i].numpy() - expected).sum() <= 2  # one may lie at an edge
+        side = spelled(path, tuple(str(j) for j in range(300)), i)
+        assert side["farthest"] == pytest.approx(farthest, rel=1e-3)
+        assert side["counts"] == path.counts[i].tolist()
+    assert path.counts[6].nonzero()[:, 0].tolist() == [logits.N_BINS // 2]  # nothing moved

@@ -19,6 +19,7 @@ from suture.dictionary.design import Design
 from suture.dictionary.dictionary import Dictionary
 from suture.dictionary.evaluate import Evaluation
 from suture.features.clusters import TwoClusters
+from suture.features.details import Details
 from suture.features.settings import FeatureSettings
 from suture.features.table import FeatureTable
 from suture.interventions.causal import Causal, Cause, PairShift, Verdict
@@ -169,6 +170,16 @@ def make_features(
     ]
     logits = [[make_logits(rng) for _ in MODELS] for _ in range(n_features)]
     counts = {label: columns["label"].count(label) for label in LABELS}
+    old = dictionary == "pooled"
+    if not old:
+        for own in logits:
+            for side in own:
+                side |= {"farthest": 3.0, "counts": [1, 40, 900, 30, 2]}
+        for own in examples:
+            for example, kind in zip(own, ("top", "q50-q90", "weakest", "random"), strict=False):
+                example["kind"] = kind
+        if n_features > 8 and examples[8]:
+            examples[8][0] |= make_excerpt(row=500, before=14, after=9)
     clusters = {
         "entropy_histogram": [rng.randint(0, 9) for _ in range(20)],
         "private_share": 0.21,
@@ -191,8 +202,45 @@ def make_features(
     recorded = asdict(settings or FeatureSettings()) | {"store": str(root / store), "view": "", "null": null}
     parents = (root / dictionary, root / store)
     models = [MODELS[1], MODELS[1].replace(" @", " (rotated copy) @")] if null else MODELS
+    table = make_table(models, columns, examples, logits, summary)
+    if not old:
+        table = replace(table, passages=make_passages(), details=make_details(n_features))
     with artifact.create(path, stage="features", settings=recorded, seed=0, parents=parents) as draft:
-        make_table(models, columns, examples, logits, summary).write(draft.folder)
+        table.write(draft.folder)
+
+
+PASSAGE: dict[str, Any] = {"document": 7, "row": 440, "tokens": [f" {w}" for w in STORY.split()] * 5}
+
+
+def make_passages() -> list[dict[str, Any]]:
+    """One passage of the store's text."""
+    return [PASSAGE]
+
+
+def make_excerpt(*, row: int, before: int, after: int) -> dict[str, Any]:
+    """Row, document and sides of an example that lies in the passage."""
+    first = row - before - PASSAGE["row"]
+    tokens = PASSAGE["tokens"][first : first + before + 1 + after]
+    values = [3.0 if i == before else 0.0 for i in range(len(tokens))]
+    sides = [{"tokens": tokens, "values": [s * v for v in values], "peak": before} for s in (1.0, 0.5)]
+    return {"value": 3.0, "document": PASSAGE["document"], "row": row, "joint": values, "sides": sides}
+
+
+def make_details(n_features: int) -> Details:
+    """Histograms of 17 rows in one bin, and every feature's neighbours those after it."""
+    values = torch.zeros(3, n_features, 20, dtype=torch.int32)
+    values[:, :, 3] = 17
+    after = torch.stack([(torch.arange(n_features) + step) % n_features for step in (1, 2)], dim=1)
+    return Details(
+        largest=torch.full((n_features,), 8.0),
+        values=values,
+        nearest=after,
+        cosine=torch.full((n_features, 2), 0.5),
+        cosine_each=torch.full((n_features, 2, 2), 0.4),
+        together=after.clone(),
+        correlation=torch.full((n_features, 2), 0.3),
+        n_rows=torch.tensor([100]),
+    )
 
 
 def make_table(

@@ -4,6 +4,8 @@ import json
 from html.parser import HTMLParser
 from typing import Any
 
+from suture.report.pieces import TYPE, unpacked
+
 
 class Page(HTMLParser):
     """A page as a browser's parser sees it: elements with attributes, text outside scripts, data blocks."""
@@ -12,6 +14,7 @@ class Page(HTMLParser):
         super().__init__()
         self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.data: dict[str, Any] = {}
+        self.pieces: dict[str, Any] = {}
         self.text = ""
         self._script: dict[str, str | None] | None = None
         self._content: list[str] = []
@@ -26,6 +29,8 @@ class Page(HTMLParser):
         if tag in ("script", "style") and self._script is not None:
             if self._script.get("type") == "application/json":
                 self.data[str(self._script["id"])] = json.loads("".join(self._content), parse_constant=_refuse)
+            if self._script.get("type") == TYPE:
+                self.pieces[str(self._script["id"])] = unpacked("".join(self._content))
             self._script = None
 
     def handle_data(self, data: str) -> None:

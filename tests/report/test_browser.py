@@ -1,5 +1,6 @@
 """The report in a real browser: headless Chromium, from file://, with the network off."""
 
+import json
 import os
 import re
 import shutil
@@ -17,8 +18,10 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
 
 from report.made_artifacts import NASTY, make_all, make_study, make_three_models
+from report.parsed_page import Page
 from suture.pipeline import artifact
-from suture.report.page import find_artifacts, report
+from suture.report.page import SCRIPTS, find_artifacts, report
+from suture.report.payload import Limits
 
 pytestmark = pytest.mark.browser
 
@@ -77,13 +80,16 @@ def page(browser: webdriver.Chrome, address: str) -> Iterator[webdriver.Chrome]:
     offline = {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}
     browser.execute_cdp_cmd("Network.emulateNetworkConditions", offline)
     theme(browser, "light")
+    browser.get("about:blank")
     browser.get_log("browser")
     browser.get(address)
+    browser.execute_script("localStorage.clear()")
+    WebDriverWait(browser, SECONDS).until(lambda d: d.find_element(By.ID, "where").text)
     yield browser
     # Whatever a test did, the page must not have complained, asked for anything, or run a text.
     assert browser.get_log("browser") == []
     assert browser.execute_script("return performance.getEntriesByType('resource').map(e => e.name)") == []
-    assert browser.title == "Two models"
+    assert re.fullmatch(r"([AB]\.\d+ · )?Two models", browser.title)
 
 
 def theme(browser: webdriver.Chrome, value: str) -> None:
@@ -115,8 +121,8 @@ def test_opens_and_draws_every_figure(page: webdriver.Chrome) -> None:
     assert page.execute_script("return document.querySelectorAll('.plot svg.main-svg').length") > 0
     assert len(rows(page)) == 25
     assert page.find_element(By.ID, "where").text == "1–25 of 120 features"
-    script = files("suture.report").joinpath("report.js").read_text(encoding="utf-8")
-    own = sorted(set(re.findall(r"(?:function|const|let) (\w+)", script)))
+    scripts = [files("suture.report").joinpath(f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS]
+    own = sorted(set(re.findall(r"(?:function|const|let) (\w+)", "\n".join(scripts))))
     assert len(own) > 30
     leaked = (
         "const f = document.createElement('iframe'); document.body.append(f); const bare = f.contentWindow; f.remove()"
@@ -159,6 +165,9 @@ def test_sorting_by_a_column_that_is_not_shown(page: webdriver.Chrome, folder: P
     q999 = [v if v is not None else -1 for v in columns(folder, "features-crosscoder")["q999"]]
     page.find_element(By.CSS_SELECTOR, "#sort option[value=q999]").click()
     assert [q999[i] for i in shown_features(page)] == pytest.approx(sorted(q999, reverse=True)[:25], rel=1e-3)
+    assert hash_of(page) == "#A?sort=-q999"
+    page.find_element(By.ID, "direction").click()
+    assert [q999[i] for i in shown_features(page)][:9] == pytest.approx(sorted(v for v in q999 if v >= 0)[:9], rel=1e-3)
 
 
 def test_filtering_by_label(page: webdriver.Chrome, folder: Path) -> None:
@@ -173,20 +182,186 @@ def test_filtering_by_label(page: webdriver.Chrome, folder: Path) -> None:
     assert page.find_element(By.ID, "where").text == "No feature fits"
 
 
-def test_searching_tokens(page: webdriver.Chrome) -> None:
-    page.find_element(By.ID, "search").send_keys("averyVeryverylongtoken")
-    WebDriverWait(page, SECONDS).until(lambda d: d.find_element(By.ID, "where").text != "1–25 of 120 features")
-    assert shown_features(page) == []  # nine tokens after the peak: outside of what the page keeps
-    page.find_element(By.ID, "search").clear()
-    page.find_element(By.ID, "search").send_keys("“QUOTES” &")
-    WebDriverWait(page, SECONDS).until(lambda d: shown_features(d) == [0])
+def hash_of(page: webdriver.Chrome) -> str:
+    return page.execute_script("return location.hash")
 
 
-def test_detail_opens_by_keyboard_and_shows_markup_as_text(page: webdriver.Chrome) -> None:
-    button = page.find_element(By.CSS_SELECTOR, "[data-open='0']")
-    page.execute_script("arguments[0].focus()", button)
+def type_in(page: webdriver.Chrome, field: str, text: str) -> None:
+    box = page.find_element(By.ID, field)
+    box.clear()
+    box.send_keys(text)
+    page.execute_async_script("setTimeout(arguments[0], 250)")
+
+
+def open_feature(page: webdriver.Chrome, feature: int) -> WebElement:
+    """Go to a feature's page by its address, and wait until all of it is there."""
+    page.execute_script(f"location.hash = '#A.{feature}'")
+    return shown_page(page, feature)
+
+
+def shown_page(page: webdriver.Chrome, feature: int) -> WebElement:
+    def there(d: webdriver.Chrome) -> bool:
+        heads = d.find_elements(By.CSS_SELECTOR, "#feature h2")
+        return (
+            bool(heads)
+            and heads[0].text.startswith(f"Feature {feature}")
+            and bool(d.find_elements(By.CSS_SELECTOR, "#feature .numbers"))
+        )
+
+    WebDriverWait(page, SECONDS).until(there)
+    return page.find_element(By.ID, "feature")
+
+
+def strongest_tokens(folder: Path, feature: int) -> set[str]:
+    examples = artifact.read_json(folder / "features-crosscoder" / "examples.json")[feature]
+    strongest = [e for e in examples if e["kind"] == "top"]
+    return {s["tokens"][s["peak"]] for e in strongest for s in e["sides"]}
+
+
+# ---- searching -------------------------------------------------------------------------------------------------------
+
+
+def test_a_number_finds_its_feature_and_enter_opens_it(page: webdriver.Chrome) -> None:
+    type_in(page, "number", "52")
+    assert shown_features(page) == [52]
+    assert hash_of(page) == "#A?number=52"
+    type_in(page, "number", "7, 9-11")
+    assert shown_features(page) == [7, 9, 10, 11]
+    type_in(page, "number", "nothing")
+    assert shown_features(page) == []
+    type_in(page, "number", "52")
+    page.find_element(By.ID, "number").send_keys(Keys.ENTER)
+    shown_page(page, 52)
+    assert hash_of(page) == "#A.52?number=52"
+
+
+def test_a_token_finds_the_features_that_are_strongest_on_it(page: webdriver.Chrome, folder: Path) -> None:
+    on = {i: strongest_tokens(folder, i) for i in range(120)}
+    type_in(page, "token", "pOn")
+    assert shown_features(page) == [i for i, own in on.items() if any("pon" in t.lower() for t in own)][:25]
+    assert 0 < len(shown_features(page)) < 25
+    type_in(page, "token", '"a"')  # not " park"
+    assert shown_features(page) == [i for i, own in on.items() if " a" in own][:25]
+    type_in(page, "token", "girl named")  # a text that only stands around the peak is none of it
+    assert shown_features(page) == []
+
+
+def test_a_promoted_token_finds_the_features_that_promote_it(page: webdriver.Chrome, folder: Path) -> None:
+    logits = artifact.read_json(folder / "features-crosscoder" / "logits.json")
+    wanted = [i for i, own in enumerate(logits) if any("ball" in t for side in own for t, _ in side["promoted"][:10])]
+    type_in(page, "promoted", "ball")
+    assert shown_features(page) == wanted[:25]
+    assert page.find_element(By.ID, "where").text.endswith(f"of {len(wanted)} features")
+    page.find_element(By.ID, "reset").click()
+    assert page.find_element(By.ID, "where").text == "1–25 of 120 features"
+    assert page.find_element(By.ID, "promoted").get_attribute("value") == ""
+
+
+# ---- addresses -------------------------------------------------------------------------------------------------------
+
+
+def test_an_address_brings_filters_and_order_to_another_window(page: webdriver.Chrome, folder: Path) -> None:
+    labels = columns(folder, "features-crosscoder")["label"]
+    rate = columns(folder, "features-crosscoder")["rate"]
+    for label in ("B", "dead", "ambiguous"):
+        page.find_element(By.CSS_SELECTOR, f"#labels [data-label={label}]").click()
+    header(page, "rate").click()
+    page.find_element(By.ID, "next").click()
+    shown, url = shown_features(page), page.current_url
+    assert url.endswith("#A?labels=shared,A&sort=-rate&page=2")
+    assert {labels[i] for i in shown} <= {"shared", "A"}
+    page.get("about:blank")
+    page.get(url)
+    WebDriverWait(page, SECONDS).until(lambda d: shown_features(d) == shown)
+    assert [rate[i] for i in shown] == sorted((rate[i] for i in shown), reverse=True)
+    assert page.find_element(By.CSS_SELECTOR, "#labels [data-label=B]").get_attribute("aria-pressed") == "false"
+    page.back()
+    page.forward()
+    WebDriverWait(page, SECONDS).until(lambda d: shown_features(d) == shown)
+
+
+def test_a_neighbour_is_followed_and_back_and_forward_return(page: webdriver.Chrome) -> None:
+    type_in(page, "number", "5-90")
+    page.find_element(By.CSS_SELECTOR, "[data-open='8']").click()
+    panel = shown_page(page, 8)
+    assert page.title == "A.8 · Two models"
+    link = panel.find_element(By.CSS_SELECTOR, "[data-neighbour]")
+    neighbour = int(link.get_attribute("data-neighbour"))  # pyright: ignore[reportArgumentType]
+    assert neighbour == 9
+    link.click()
+    shown_page(page, neighbour)
+    assert hash_of(page) == "#A.9?number=5-90"
+    page.back()
+    shown_page(page, 8)
+    page.back()
+    WebDriverWait(page, SECONDS).until(lambda d: shown_features(d) == list(range(5, 30)))
+    assert page.switch_to.active_element.get_attribute("data-open") == "8"
+    page.forward()
+    shown_page(page, 8)
+    page.find_element(By.LINK_TEXT, "next ›").click()
+    shown_page(page, 9)
+    page.find_element(By.LINK_TEXT, "‹ All features").click()
+    WebDriverWait(page, SECONDS).until(lambda d: shown_features(d) == list(range(5, 30)))
+    assert page.title == "Two models"
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["#A.99999999", "#A.120", "#A?sort=nothing&labels=<b>&page=9999&token=%", "#A?page=-3&notes==gone", "#Z.4",
+     "#%E0%A4%A", "#A.1.2", "#A?sort=-__proto__", "#A.-1", "#crosscoder.7?sort=constructor", "#<b>x</b>"],
+)  # fmt: skip
+def test_an_address_that_leads_nowhere_breaks_nothing(page: webdriver.Chrome, place: str) -> None:
+    url = page.current_url.split("#")[0] + place
+    page.get("about:blank")
+    page.get(url)
+    if place in ("#A.99999999", "#A.120"):
+        WebDriverWait(page, SECONDS).until(lambda d: "There is no feature" in d.find_element(By.ID, "feature").text)
+        assert "features 0 to 119" in page.find_element(By.ID, "feature").text
+        page.find_element(By.LINK_TEXT, "‹ All features").click()
+    if place.startswith("#crosscoder.7"):
+        shown_page(page, 7)  # by the dictionary's name
+        page.find_element(By.LINK_TEXT, "‹ All features").click()
+    if "labels=" in place:
+        WebDriverWait(page, SECONDS).until(lambda d: d.find_element(By.ID, "where").text == "No feature fits")
+    page.find_element(By.ID, "reset").click()
+    WebDriverWait(page, SECONDS).until(lambda d: d.find_element(By.ID, "where").text == "1–25 of 120 features")
+
+
+def test_anchors_of_the_page_leave_a_feature(page: webdriver.Chrome) -> None:
+    open_feature(page, 3)
+    page.execute_script("location.hash = '#shares'")
+    WebDriverWait(page, SECONDS).until(lambda d: d.find_element(By.ID, "shares").is_displayed())
+    assert page.find_element(By.ID, "explorer").is_displayed()
+
+
+def test_a_dictionary_has_its_letter(page: webdriver.Chrome, folder: Path) -> None:
+    page.find_element(By.CSS_SELECTOR, "#pick option[value='1']").click()
+    WebDriverWait(page, SECONDS).until(lambda d: d.find_elements(By.CSS_SELECTOR, "#head [data-column=usage_share]"))
+    assert not page.find_elements(By.CSS_SELECTOR, "#head [data-column=refit_share]")
+    n_shared = columns(folder, "features-pooled")["label"].count("shared")
+    assert page.find_element(By.CSS_SELECTOR, "#labels [data-label=shared] small").text == str(n_shared)
+    assert hash_of(page) == "#B"
+    page.find_element(By.CSS_SELECTOR, "[data-open='2']").click()
+    shown_page(page, 2)
+    assert hash_of(page) == "#B.2"
+    assert "pooled" in page.find_element(By.CSS_SELECTOR, "#feature .lead").text
+
+
+def test_a_steered_feature_leads_to_its_page(page: webdriver.Chrome) -> None:
+    page.find_element(By.CSS_SELECTOR, "#labels [data-label=shared]").click()
+    page.execute_script("arguments[0].click()", page.find_element(By.CSS_SELECTOR, "[data-feature-link='3']"))
+    shown_page(page, 3)
+
+
+# ---- a feature's own page --------------------------------------------------------------------------------------------
+
+
+def test_a_page_opens_by_keyboard_and_shows_markup_as_text(page: webdriver.Chrome) -> None:
+    link = page.find_element(By.CSS_SELECTOR, "[data-open='0']")
+    page.execute_script("arguments[0].focus()", link)
     page.switch_to.active_element.send_keys(Keys.ENTER)
-    panel = page.find_element(By.CSS_SELECTOR, "#detail-0 .panel")
+    panel = shown_page(page, 0)
+    assert page.switch_to.active_element.tag_name == "h2"
     text = panel.get_attribute("textContent")
     assert text is not None
     for token in NASTY[:4]:
@@ -194,14 +369,153 @@ def test_detail_opens_by_keyboard_and_shows_markup_as_text(page: webdriver.Chrom
     assert "line↵break" in text
     assert "⇥tab" in text
     assert panel.find_elements(By.CSS_SELECTOR, "script, img, b:not(.letter)") == []
-    opened = page.switch_to.active_element
-    assert opened.get_attribute("data-open") == "0"
-    assert opened.get_attribute("aria-expanded") == "true"
-    assert len(panel.find_elements(By.CSS_SELECTOR, ".example")) == 4
-    assert panel.find_elements(By.CSS_SELECTOR, ".side-a .on")
-    assert panel.find_elements(By.CSS_SELECTOR, ".side-b .peak")
-    opened.send_keys(Keys.ENTER)
-    assert page.find_elements(By.ID, "detail-0") == []
+    assert panel.find_elements(By.CSS_SELECTOR, ".on")
+    assert panel.find_elements(By.CSS_SELECTOR, ".peak")
+
+
+def test_both_models_read_one_text_with_both_their_values(page: webdriver.Chrome, folder: Path) -> None:
+    labels = columns(folder, "features-crosscoder")["label"]
+    feature = next(i for i, label in enumerate(labels) if label == "shared" and i > 0)
+    panel = open_feature(page, feature)
+    example = panel.find_elements(By.CSS_SELECTOR, ".example")[0]
+    assert len(example.find_elements(By.CSS_SELECTOR, ".text")) == 1
+    peak = example.find_element(By.CSS_SELECTOR, ".peak")
+    said = str(peak.get_attribute("title"))
+    assert re.fullmatch(r"A alone [\d.]+, B alone [\d.]+, all together [\d.]+", said)
+    assert "linear-gradient" in peak.value_of_css_property("background-image")
+    peak.click()
+    assert said in example.find_element(By.CSS_SELECTOR, ".where").text
+
+
+def test_a_feature_has_histograms_bands_and_its_numbers_folded_with_their_sentences(page: webdriver.Chrome) -> None:
+    panel = open_feature(page, 8)
+    plots = panel.find_elements(By.CSS_SELECTOR, ".small-plot svg")
+    assert len(plots) == 5  # values: A, B, both; logit effects: A, B
+    titles = [t.get_attribute("textContent") or "" for t in panel.find_elements(By.CSS_SELECTOR, ".bar-mark title")]
+    assert any(re.search(r" to [\d.]+: 17 rows$", t) for t in titles)
+    assert any(t.endswith(" tokens") for t in titles)
+    kinds = [b.get_attribute("data-kind") for b in panel.find_elements(By.CSS_SELECTOR, ".band")]
+    assert kinds == ["t", "u", "w", "r"]
+    folded = panel.find_element(By.CSS_SELECTOR, ".numbers")
+    assert not folded.get_attribute("open")
+    assert not folded.find_element(By.CSS_SELECTOR, ".facts").is_displayed()
+    folded.find_element(By.TAG_NAME, "summary").click()
+    groups = [h.text for h in folded.find_elements(By.TAG_NAME, "h4")]
+    assert groups[:2] == ["How it fires", "Whose it is"]
+    said = folded.text
+    assert "Share of the described rows on which it fires" in said
+    assert "(95 %: " in said.replace("\u00a0", " ")
+    assert "low" not in [dt.text for dt in folded.find_elements(By.TAG_NAME, "dt")]
+
+
+def test_longer_text_comes_on_a_click_and_goes(page: webdriver.Chrome) -> None:
+    panel = open_feature(page, 8)
+    button = panel.find_element(By.CSS_SELECTOR, ".longer")
+    example = button.find_element(By.XPATH, "ancestor::div[@class='example']")
+    before = example.find_element(By.CSS_SELECTOR, ".text").text
+    button.click()
+    longer = example.find_element(By.CSS_SELECTOR, ".text").text
+    assert before.strip() in longer
+    assert len(longer) > 1.5 * len(before)
+    assert button.get_attribute("aria-expanded") == "true"
+    button.click()
+    assert example.find_element(By.CSS_SELECTOR, ".text").text == before
+
+
+def test_an_old_table_says_what_is_missing(page: webdriver.Chrome) -> None:
+    page.find_element(By.CSS_SELECTOR, "#pick option[value='1']").click()
+    WebDriverWait(page, SECONDS).until(lambda d: "an older suture made it" in d.find_element(By.ID, "left-out").text)
+    page.execute_script("location.hash = '#B.4'")
+    panel = shown_page(page, 4)
+    assert "no histograms of values, neighbours" in panel.text
+    assert not panel.find_elements(By.CSS_SELECTOR, ".small-plot, [data-neighbour], .longer")
+    assert panel.find_elements(By.CSS_SELECTOR, ".example")
+
+
+# ---- notes -----------------------------------------------------------------------------------------------------------
+
+
+def write_note(page: webdriver.Chrome, feature: int, *, name: str, note: str, lists: str) -> None:
+    panel = open_feature(page, feature)
+    if not panel.find_element(By.CSS_SELECTOR, ".own-notes").get_attribute("open"):
+        panel.find_element(By.CSS_SELECTOR, ".own-notes summary").click()
+    for field, text in (("note-name", name), ("note-text", note), ("note-lists", lists)):
+        type_in(page, field, text)
+
+
+def read_notes(page: webdriver.Chrome, tmp_path: Path, text: str) -> str:
+    """What the page says to a file of notes."""
+    file = tmp_path / "notes.json"
+    file.write_text(text, encoding="utf-8")
+    page.execute_script("location.hash = '#A'")
+    WebDriverWait(page, SECONDS).until(lambda d: d.find_element(By.ID, "explorer").is_displayed())
+    page.execute_script("document.getElementById('notes-say').textContent = ''")
+    page.find_element(By.ID, "notes-read").send_keys(str(file))
+    WebDriverWait(page, SECONDS).until(lambda d: d.find_element(By.ID, "notes-say").text)
+    return page.find_element(By.ID, "notes-say").text
+
+
+def test_a_note_is_kept_listed_and_there_again(page: webdriver.Chrome) -> None:
+    write_note(page, 6, name="<b>joy</b>", note="fires on joy", lists="mood, <i>x</i>, mood")
+    assert page.find_elements(By.CSS_SELECTOR, "#feature h2 b, #feature h2 i") == []
+    page.refresh()
+    panel = shown_page(page, 6)
+    assert panel.find_element(By.CSS_SELECTOR, "h2").text == "Feature 6 <b>joy</b>"
+    assert panel.find_element(By.ID, "note-text").get_attribute("value") == "fires on joy"
+    assert panel.find_element(By.ID, "note-lists").get_attribute("value") == "mood, <i>x</i>"
+    panel.find_element(By.LINK_TEXT, "‹ All features").click()
+    WebDriverWait(page, SECONDS).until(lambda d: len(shown_features(d)) == 25)
+    assert page.find_element(By.CSS_SELECTOR, "[data-feature='6'] .noted").text == "<b>joy</b>"
+    page.find_element(By.CSS_SELECTOR, "#noted option[value='=mood']").click()
+    assert shown_features(page) == [6]
+    assert hash_of(page) == "#A?notes=%3Dmood"
+    write_note(page, 6, name=" ", note="", lists="")
+    assert "6" not in page.execute_script("return localStorage.getItem('suture-notes')").split("dictionaries")[1]
+
+
+def test_notes_go_to_a_file_and_come_back(page: webdriver.Chrome, tmp_path: Path) -> None:
+    write_note(page, 6, name="joy", note="a\nb", lists="mood")
+    caught = (
+        "const done = arguments[0]; const make = URL.createObjectURL;"
+        "URL.createObjectURL = (b) => { b.text().then(done); URL.createObjectURL = make; return make(b); };"
+        "HTMLAnchorElement.prototype.click = () => {}; document.getElementById('notes-save').click();"
+    )
+    text = page.execute_async_script(caught)
+    saved = json.loads(text)
+    (own,) = saved["dictionaries"].values()
+    assert own["features"] == {"6": {"name": "joy", "note": "a\nb", "lists": ["mood"]}}
+    page.execute_script("localStorage.clear()")
+    page.refresh()
+    assert not page.find_elements(By.CSS_SELECTOR, ".noted")
+    assert read_notes(page, tmp_path, text) == "1 notes were read."
+    assert page.find_element(By.CSS_SELECTOR, "[data-feature='6'] .noted").text == "joy"
+    saved["dictionaries"][next(iter(saved["dictionaries"]))]["features"] |= {
+        "7": {"name": "fine"}, "8": 5, "x": {"name": "no"}, "9": {"name": ["no"]}, "10": {"lists": [1]},
+        "900000": {"note": "beyond the table"}, "11": None,
+    }  # fmt: skip
+    saved["dictionaries"]["__proto__ "] = {"features": {}}
+    assert read_notes(page, tmp_path, json.dumps(saved)) == "3 notes were read; 6 entries were none and left out."
+    assert page.find_element(By.CSS_SELECTOR, "[data-feature='7'] .noted").text == "fine"
+    page.find_element(By.CSS_SELECTOR, "#noted option[value='*']").click()
+    assert shown_features(page) == [6, 7]
+
+
+@pytest.mark.parametrize(
+    "text", ["{ half", "[]", "null", '"text"', '{"dictionaries": []}', '{"dictionaries": 3}', "{}"]
+)
+def test_a_file_that_is_none_is_refused_in_words(page: webdriver.Chrome, tmp_path: Path, text: str) -> None:
+    assert read_notes(page, tmp_path, text).endswith("nothing was read.")
+    assert len(shown_features(page)) == 25
+
+
+def test_notes_that_the_browser_kept_badly_are_left_out(page: webdriver.Chrome) -> None:
+    for kept in ("{ half", '{"dictionaries": {"a": 1}}', "[]"):
+        page.execute_script("localStorage.setItem('suture-notes', arguments[0])", kept)
+        page.refresh()
+        WebDriverWait(page, SECONDS).until(lambda d: len(shown_features(d)) == 25)
+
+
+# ---- looks -----------------------------------------------------------------------------------------------------------
 
 
 def test_the_first_tab_skips_to_the_answer(page: webdriver.Chrome) -> None:
@@ -209,31 +523,66 @@ def test_the_first_tab_skips_to_the_answer(page: webdriver.Chrome) -> None:
     assert page.switch_to.active_element.get_attribute("href").endswith("#answer")
 
 
-def test_another_dictionary(page: webdriver.Chrome, folder: Path) -> None:
-    page.find_element(By.CSS_SELECTOR, "#pick option[value='1']").click()
-    assert page.find_elements(By.CSS_SELECTOR, "#head [data-column=usage_share]")
-    assert not page.find_elements(By.CSS_SELECTOR, "#head [data-column=refit_share]")
-    n_shared = columns(folder, "features-pooled")["label"].count("shared")
-    assert page.find_element(By.CSS_SELECTOR, "#labels [data-label=shared] small").text == str(n_shared)
-
-
-def test_a_steered_feature_leads_to_its_row(page: webdriver.Chrome) -> None:
-    page.find_element(By.CSS_SELECTOR, "#labels [data-label=shared]").click()
-    page.execute_script("arguments[0].click()", page.find_element(By.CSS_SELECTOR, "[data-go-feature='3']"))
-    assert page.find_element(By.ID, "detail-3")
-    assert page.switch_to.active_element.get_attribute("data-open") == "3"
-
-
-def test_a_phone_never_scrolls_sideways(page: webdriver.Chrome) -> None:
-    phone = {"width": 375, "height": 800, "deviceScaleFactor": 2, "mobile": True}
-    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+@pytest.mark.parametrize("width", [360, 390, 768, 1400])
+def test_no_width_clips_the_table_or_scrolls_sideways(page: webdriver.Chrome, width: int) -> None:
+    size = {"width": width, "height": 800, "deviceScaleFactor": 2, "mobile": width < 700}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     page.execute_script("document.querySelectorAll('details').forEach(d => { d.open = true })")
-    page.execute_script("document.querySelector('[data-open=\"0\"]').click()")
-    assert page.execute_script("return [document.documentElement.scrollWidth, window.innerWidth]") == [375, 375]
-    panel = "const p = document.querySelector('#detail-0 .panel').getBoundingClientRect(); return [p.left, p.right]"
-    left, right = page.execute_script(panel)
-    assert left >= 0
-    assert right <= 375
+    assert settled_width(page)[0] <= width
+    clipped = (
+        "const box = document.querySelector('#explorer > .scroll').getBoundingClientRect();"
+        "return [...document.querySelectorAll('#rows tr.feature > *')].filter(c => c.offsetWidth && "
+        "(c.getBoundingClientRect().right > box.right + 1 || c.getBoundingClientRect().left < box.left - 1)).length"
+    )
+    assert page.execute_script(clipped) == 0
+    visible = "return [...document.querySelector('#rows tr.feature').children].filter(c => c.offsetWidth).length"
+    assert page.execute_script(visible) >= (4 if width < 700 else 5)
+    open_feature(page, 0)
+    page.execute_script("document.querySelectorAll('details').forEach(d => { d.open = true })")
+    assert settled_width(page)[0] <= width
+    wide = "return [...document.querySelectorAll('#feature *')].filter(e => e.checkVisibility() && !e.closest('.scroll, svg, .token, .peek-line') && e.getBoundingClientRect().right > innerWidth + 0.5).map(e => e.outerHTML.slice(0, 80))"  # noqa: E501
+    assert page.execute_script(wide) == []
+
+
+def contrast(one: str, other: str) -> float:
+    """Of two CSS colours, as WCAG has it."""
+
+    def light(colour: str) -> float:
+        parts = [float(v) / 255 for v in colour[colour.index("(") + 1 : -1].split(",")[:3]]
+        r, g, b = (v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in parts)
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b
+
+    high, low = sorted((light(one), light(other)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("mode", ["light", "dark"])
+def test_texts_stand_out_from_their_ground(page: webdriver.Chrome, mode: str) -> None:
+    theme(page, mode)
+    open_feature(page, 8)
+    inks = (
+        "const out = []; for (const e of document.querySelectorAll('#feature *')) {"
+        "if (!e.checkVisibility() || ![...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim())) continue;"
+        "if (e.closest('svg, .on, .letter')) continue; let g = e, ground = 'rgba(0, 0, 0, 0)';"
+        "while (g && /, 0\\)$/.test(ground)) { ground = getComputedStyle(g).backgroundColor; g = g.parentElement; }"
+        "out.push([getComputedStyle(e).color, ground, e.outerHTML.slice(0, 60)]); } return out;"
+    )
+    found = page.execute_script(inks)
+    assert len(found) > 40
+    assert [where for ink, ground, where in found if contrast(ink, ground) < 4.5] == []
+
+
+def test_controls_have_names_and_the_table_roles(page: webdriver.Chrome) -> None:
+    nameless = (
+        "return [...document.querySelectorAll('button, a, input, select, textarea')].filter(e => e.checkVisibility() &&"
+        " !(e.textContent.trim() || e.getAttribute('aria-label') || (e.labels && e.labels.length && e.labels[0].textContent.trim())))"  # noqa: E501
+        ".map(e => e.outerHTML.slice(0, 90))"
+    )
+    assert page.execute_script(nameless) == []
+    assert page.find_element(By.CSS_SELECTOR, "#explorer table").get_attribute("role") == "table"
+    assert {c.get_attribute("role") for c in rows(page)[0].find_elements(By.XPATH, "*")} == {"rowheader", "cell"}
+    open_feature(page, 8)
+    assert page.execute_script(nameless) == []
 
 
 def test_figures_follow_their_boxes(page: webdriver.Chrome) -> None:
@@ -350,11 +699,14 @@ def test_study_draws_the_number_chosen(study: webdriver.Chrome, study_content: t
     content, _ = study_content
     box = study.find_element(By.ID, "study-0-dots")
     study.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", box)
-    drawn = "return arguments[0].querySelector('svg') ? arguments[0].data.slice(1).flatMap(t => [...t.x]) : []"
+    drawn = "return [...arguments[0].querySelectorAll('.point title')].map(t => t.textContent)"
 
     def shows(key: str) -> bool:
+        """Every design's mean is said at its mark."""
+        said = [t for t in study.execute_script(drawn, box) if not t.startswith("seed ")]
         means = [one[key]["mean"] for one in content["summary"].values()]
-        return sorted(study.execute_script(drawn, box)) == pytest.approx(sorted(means), rel=1e-3)
+        numbers = [float(m[-1]) for t in said if (m := re.findall(r": ([\d.]+) \(", t))]
+        return sorted(numbers) == pytest.approx(sorted(means), abs=2e-3)
 
     WebDriverWait(study, SECONDS).until(lambda _: shows("macro_f1"))
     select = study.find_element(By.CSS_SELECTOR, "[data-figure-of='study-0-dots']")
@@ -380,7 +732,6 @@ def test_study_and_three_models_fit_a_phone(
     page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
     page.get(study_content[1] if what == "study" else three_models)
     page.execute_script("document.querySelectorAll('details').forEach(d => { d.open = true })")
-    page.execute_script("document.querySelector('[data-open=\"0\"]')?.click()")
     undrawn = "return [...document.querySelectorAll('.plot')].filter(b => b.offsetWidth && !b.querySelector('svg'))"
     WebDriverWait(page, SECONDS).until(lambda d: not d.execute_script(undrawn))
     assert settled_width(page) == [375, 375]
@@ -424,12 +775,50 @@ def test_three_models_in_the_feature_table(page: webdriver.Chrome, three_models:
     assert page.find_elements(By.CSS_SELECTOR, "#rows .track .range")
     chips = [c.text for c in page.find_elements(By.CSS_SELECTOR, "#labels .chip")]
     assert chips[:7] == ["shared", "only A", "only B", "only C", "only A and B", "only A and C", "only B and C"]
-    page.execute_script("document.querySelector('[data-open=\"0\"]').click()")
-    panel = page.find_element(By.CSS_SELECTOR, "#detail-0 .panel")
-    assert len(panel.find_elements(By.CSS_SELECTOR, ".example .side-other")) == 1
-    facts = panel.find_element(By.CSS_SELECTOR, ".facts").text
-    assert "Refit share of C (95 %)" in facts
-    assert "low" not in facts
-    drawn = "return document.querySelectorAll('#shares [data-figure=\"simplex-0\"] .scatterlayer path').length"
+    drawn = "return document.querySelectorAll('#shares [data-figure=\"simplex-0\"] .point').length"
     page.execute_script("document.querySelector('[data-figure=\"simplex-0\"]').scrollIntoView({behavior: 'instant'})")
     WebDriverWait(page, SECONDS).until(lambda d: d.execute_script(drawn) > 50)
+    page.execute_script("location.hash = '#A.1'")
+    panel = shown_page(page, 1)
+    assert len(panel.find_elements(By.CSS_SELECTOR, ".example .text")) == 1
+    assert "C alone" in str(panel.find_element(By.CSS_SELECTOR, ".peak").get_attribute("title"))
+    panel.find_element(By.CSS_SELECTOR, ".numbers summary").click()
+    titles = [dt.text for dt in panel.find_elements(By.CSS_SELECTOR, ".facts dt")]
+    assert "Refit share of C" in titles
+    assert not [t for t in titles if "low" in t]
+
+
+def read_index(page: Path) -> dict:
+    return Page(page.read_text(encoding="utf-8")).pieces["t0"]
+
+
+# ---- pieces beside the page ------------------------------------------------------------------------------------------
+
+
+def test_pieces_beside_the_page_load_when_they_are_looked_at(
+    browser: webdriver.Chrome, folder: Path, tmp_path: Path
+) -> None:
+    out = report(tmp_path / "r.html", find_artifacts(folder), title="Two models", limits=Limits(n_inline=100))
+    browser.get("about:blank")
+    browser.get_log("browser")
+    browser.get(out.as_uri())
+    WebDriverWait(browser, SECONDS).until(lambda d: len(shown_features(d)) == 25)
+    browser.execute_script("window.told = []; addEventListener('suture-piece', e => told.push(e.detail[0]))")
+    assert not list(browser.find_elements(By.CSS_SELECTOR, "script[src]"))
+    mean = columns(folder, "features-crosscoder")["q999"]
+    browser.find_element(By.CSS_SELECTOR, "#sort option[value=q999]").click()
+    highest = sorted(range(120), key=lambda i: -(mean[i] or 0))[:25]
+    WebDriverWait(browser, SECONDS).until(lambda d: set(shown_features(d)) == set(highest))
+    open_feature(browser, 8)
+    found = browser.execute_script("return told")
+    index = read_index(out)
+    assert found == [f"t0-c{index['later'].index('q999')}", "t0-b0", "t0-x0"]  # of sixteen and more
+    assert "p exclusive" in browser.find_element(By.ID, "feature").get_attribute("textContent")
+    assert browser.get_log("browser") == []
+    for piece in (tmp_path / "r-pieces").glob("t0-b0-*.js"):
+        piece.unlink()
+    browser.refresh()
+    WebDriverWait(browser, SECONDS).until(
+        lambda d: "keep the folder beside the page" in d.find_element(By.ID, "feature").text
+    )
+    browser.get_log("browser")

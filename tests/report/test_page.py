@@ -1,11 +1,12 @@
 """The report: what is in the folders is on the page, as text, and nothing on the page reaches outside."""
 
 import re
-from dataclasses import replace
+from collections import Counter
+from dataclasses import asdict, replace
+from importlib import resources
 from pathlib import Path
 
 import pytest
-from plotly.offline import get_plotlyjs
 
 from report.made_artifacts import (
     LABELS,
@@ -16,14 +17,14 @@ from report.made_artifacts import (
     make_dictionary,
     make_features,
     make_store,
+    make_table,
 )
 from report.parsed_page import Page
 from suture.errors import ArtifactError, UserError
 from suture.features.settings import FeatureSettings
 from suture.pipeline import artifact
 from suture.report.gather import gather, short_names
-from suture.report.page import find_artifacts, report
-from suture.report.payload import Limits
+from suture.report.page import SCRIPTS, find_artifacts, report
 
 
 @pytest.fixture(scope="module")
@@ -64,13 +65,13 @@ def test_nothing_is_fetched(page: Page) -> None:
 def test_texts_stay_texts(html: str, page: Page) -> None:
     # Were one text taken for markup, there would be more scripts, an image, or a bold word.
     scripts = [a for tag, a in page.elements if tag == "script" and a.get("type") is None]
-    assert len(scripts) == 2  # Plotly and our own
+    assert len(scripts) == 1
     assert not [tag for tag, _ in page.elements if tag == "img"]
     assert NASTY[0] in page.text
     assert "stories <b>.txt" in page.text
     assert "A < B & C" in page.text
-    blocks = re.findall(r'<script type="application/json"[^>]*>(.*?)</script>', html, flags=re.DOTALL)
-    assert len(blocks) == len(page.data)
+    blocks = re.findall(r'<script type="(?:application/json|text/plain)"[^>]*>(.*?)</script>', html, flags=re.DOTALL)
+    assert len(blocks) == len(page.data) + len(page.pieces)
     assert not any("<" in block for block in blocks)
 
 
@@ -85,36 +86,17 @@ def test_answer_stands_first_with_null_and_fvu(folder: Path, html: str) -> None:
     assert "1.2 %" in text  # the null's false-positive rate, given as 0.0123
     assert "0.120" in text
     assert "0.140" in text
+    assert "explains 88.0 % of A's and 86.0 % of B's variance" in text
+    assert "Known features were not added to these rows" in text
+    assert "1 feature was steered in every model" in text
+    assert "change alike, beyond what mismatched features do, for 1 of 1" in text
     assert all(model in text for model in MODELS)
-
-
-def test_payload_is_what_was_written(folder: Path, page: Page) -> None:
-    table = page.data["table-0"]
-    written = artifact.read_json(folder / "features-crosscoder" / "columns.json")["columns"]
-    assert table["columns"]["label"] == written["label"]
-    assert table["columns"]["rate"] == pytest.approx(written["rate"], rel=1e-3)
-    examples = artifact.read_json(folder / "features-crosscoder" / "examples.json")
-    logits = artifact.read_json(folder / "features-crosscoder" / "logits.json")
-    limits = Limits()
-    for feature, packed in enumerate(table["examples"]):
-        assert len(packed) == len(examples[feature])
-        for example, small in zip(examples[feature], packed, strict=True):
-            for side, tiny in zip(example["sides"], small["s"], strict=True):
-                peak = side["peak"]
-                window = slice(max(0, peak - limits.n_before), peak + limits.n_after + 1)
-                tokens = [table["strings"][i] for i in tiny["t"] or small["s"][0]["t"]]
-                assert tokens == [t.replace("\ud83d", "\ufffd") for t in side["tokens"][window]]
-                assert tokens[tiny["p"]] == side["tokens"][peak]
-                values = dict(zip(tiny["v"][::2], tiny["v"][1::2], strict=True))
-                assert [values.get(i, 0) for i in range(len(tokens))] == pytest.approx(side["values"][window], rel=1e-3)
-        promoted = table["logits"][feature][1][0]
-        assert [table["strings"][i] for i in promoted[::2]] == [t for t, _ in logits[feature][1]["promoted"]]
 
 
 def test_figures_are_valid_plotly(page: Page) -> None:
     from plotly import graph_objects
 
-    figures = {name: spec for name, spec in page.data.items() if not name.startswith("table-")}
+    figures = {name: spec for name, spec in page.data.items() if name != "tables"}
     assert {"share-0-refit_share", "share-0-decoder_share", "share-1-usage_share", "effect-0-kl_neutral"} <= set(
         figures
     )
@@ -244,22 +226,6 @@ def test_what_is_missing_leaves_its_section_out(
     assert {str(a["id"]) for tag, a in page.elements if tag == "section"} == sections
 
 
-def test_2048_features_would_stay_small(tmp_path: Path) -> None:
-    n_features = 256
-    make_store(tmp_path / "store")
-    make_dictionary(tmp_path / "crosscoder", tmp_path / "store", design="crosscoder", n_features=n_features)
-    make_features(tmp_path / "features", tmp_path, dictionary="crosscoder", n_features=n_features, n_examples=10)
-    out = report(tmp_path / "r.html", find_artifacts(tmp_path), title="large", commands=[])
-    n_plotly = len(get_plotlyjs().encode())
-    assert n_plotly + (out.stat().st_size - n_plotly) * 2048 / n_features < 12e6
-
-
-def test_examples_are_cut_to_the_budget() -> None:
-    assert Limits().per_feature(2048) == 10
-    assert Limits(n_tokens=24 * 3 * 1000).per_feature(1000) == 3
-    assert Limits(n_tokens=10).per_feature(1000) == 0
-
-
 def test_unfinished_folders_are_left_alone(tmp_path: Path) -> None:
     make_store(tmp_path / "store")
     half = tmp_path / "features.partial"
@@ -294,3 +260,56 @@ def test_short_names() -> None:
     assert names == ["store", "steering/feature-3"]
     assert short_names([Path("/d/store")]) == ["store"]
     assert short_names([Path("/d"), Path("/d/store")]) == ["d", "d/store"]
+
+
+def test_the_detection_limit_is_that_of_the_store_and_design(tmp_path: Path) -> None:
+    """A limit on other rows or another design is none; one of another size says so."""
+    for name, seed in (("store", 0), ("store-2", 1)):
+        make_store(tmp_path / name, seed=seed)
+    make_dictionary(tmp_path / "x", tmp_path / "store", design="crosscoder", n_features=60)
+    make_features(tmp_path / "x-features", tmp_path, dictionary="x", n_features=60, n_examples=1)
+
+    def text_of(*folders: str) -> str:
+        html = report(tmp_path / "r.html", [tmp_path / f for f in ("store", "x", "x-features", *folders)])
+        return Page(html.read_text(encoding="utf-8")).text
+
+    def make_power(name: str, store: str, kind: str, n_features: int) -> None:
+        train = artifact.open_artifact(tmp_path / "x").settings
+        settings = {"train": {**train, "design": {**train["design"], "kind": kind, "n_features": n_features}}}
+        with artifact.create(tmp_path / name, stage="power", settings=settings, parents=(tmp_path / store,)) as draft:
+            artifact.write_json(draft.folder / "power.json", {"sentence": f"Half from 0.3 on, says {name} <b>."})
+
+    make_power("elsewhere", "store-2", "crosscoder", 60)
+    make_power("otherwise", "store", "pooled", 60)
+    assert "Known features were not added" in text_of("elsewhere", "otherwise")
+    make_power("larger", "store", "crosscoder", 90)
+    assert "says larger <b>. This is of 90 features." in text_of("larger", "elsewhere")
+    make_power("own", "store", "crosscoder", 60)
+    text = text_of("larger", "own")
+    assert "says own <b>." in text
+    assert "This is of" not in text
+
+
+def test_reconstruction_without_outlier_rows_is_said(tmp_path: Path) -> None:
+    make_store(tmp_path / "store")
+    make_dictionary(tmp_path / "x", tmp_path / "store", design="crosscoder", n_features=60)
+    make_features(tmp_path / "f", tmp_path, dictionary="x", n_features=60, n_examples=1)
+    summary = artifact.read_json(tmp_path / "f" / "summary.json")
+    columns = artifact.read_json(tmp_path / "f" / "columns.json")["columns"]
+    table = make_table(MODELS, columns, [], [], summary | {"fvu_typical": [0.12, 0.41]})
+    with artifact.create(
+        tmp_path / "g", stage="features", settings=asdict(FeatureSettings()), seed=0, parents=(tmp_path / "x",)
+    ) as draft:
+        table.write(draft.folder)
+    html = report(tmp_path / "r.html", [tmp_path / "store", tmp_path / "x", tmp_path / "g"])
+    text = Page(html.read_text(encoding="utf-8")).text.replace("\xa0", " ")
+    assert "Without outlier rows and the ten largest coordinates it is 88.0 % of A's and 59.0 % of B's" in text
+    assert "better or worse than it is on most text" in text
+
+
+def test_scripts_share_a_scope_in_which_every_name_is_one_thing() -> None:
+    folder = resources.files("suture.report")
+    scripts = [folder.joinpath(f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS]
+    names = re.findall(r"^(?:async )?(?:function|const|let) (\w+)", "\n".join(scripts), flags=re.MULTILINE)
+    assert len(names) > 60
+    assert [name for name, n in Counter(names).items() if n > 1] == []

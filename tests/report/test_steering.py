@@ -59,7 +59,7 @@ def with_controls(effect: Effect, *controls: Control) -> Effect:
 
 
 def page_of(effect: Effect) -> Page:
-    section = steering([effect])
+    section = steering([(effect, None)])
     assert section is not None
     return Page(str(section))
 

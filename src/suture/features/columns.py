@@ -24,7 +24,7 @@ from suture.features.refit import Scaling
 from suture.features.stats import FeatureStats
 from suture.pipeline.table import Column, Format
 
-FIRING, OWNERS, SCALING = "How it fires", "Whose it is", "Latent scaling (2504.02922)"
+FIRING, BESIDE, OWNERS, SCALING = "How it fires", "Model by model", "Whose it is", "Latent scaling (2504.02922)"
 ABOUT = {
     SCALING: "The published check for crosscoder features, along the fixed decoder directions. It is reported for "
     "comparison; labels do not use it, since it says nothing where a decoder row is so short that its direction is "
@@ -221,6 +221,40 @@ MEASURES: tuple[Measure, ...] = (
             FIRING,
         ),
         of=lambda e: e.stats.energy / e.stats.energy.sum(),
+    ),
+    Measure(
+        column=_column(
+            "decoder_norm",
+            "Decoder norm, {}",
+            "Length of its decoder row in {}, in units of how far the model's rows lie from their mean (root mean "
+            "square). A column per model.",
+            "number",
+            BESIDE,
+        ),
+        of=lambda e: e.norms,
+        per="model",
+    ),
+    Measure(
+        column=_column(
+            "alone_rate",
+            "Rate from {} alone",
+            "Share of the described rows on which it fires when encoded from {} alone. A column per model.",
+            "percent",
+            BESIDE,
+        ),
+        of=lambda e: e.stats.solo_counts.double() / e.stats.n_rows,
+        per="model",
+    ),
+    Measure(
+        column=_column(
+            "alone_mean",
+            "Mean active, {} alone",
+            "Its mean value where it fires when encoded from {} alone, in code units. A column per model.",
+            "number",
+            BESIDE,
+        ),
+        of=lambda e: torch.stack([codes.sums() / codes.counts for codes in e.stats.solo], dim=-1),
+        per="model",
     ),
     Measure(
         column=_column(

@@ -3,7 +3,8 @@
 1. Find the dictionary's spaces in the store, and the documents to judge it by: of the whole store, each half of them by
    what the other half fitted, or only those that training left out.
 2. One pass over them (`stats`).
-3. Labels (`classify`), two-clusters numbers, examples with text, promoted tokens where the models are at hand.
+3. Labels (`classify`), two-clusters numbers, examples with text, what a feature's page draws (`details`), promoted
+   tokens where the models are at hand.
 4. Where one space is a copy of another, this is a null: its share of exclusive labels is the false-positive rate.
 """
 
@@ -30,7 +31,8 @@ from suture.errors import UserError
 from suture.features.classify import Labels, classify
 from suture.features.clusters import two_clusters
 from suture.features.columns import Evidence, measured
-from suture.features.examples import Elsewhere, examples, search_store
+from suture.features.details import details
+from suture.features.examples import Elsewhere, examples, passages, search_store
 from suture.features.promoted import Side, opened_first, promoted
 from suture.features.settings import FeatureSettings
 from suture.features.stats import FeatureStats, describe
@@ -88,15 +90,18 @@ def features(
         labels = classify(stats, settings.labels)  # 3
         elsewhere = search_store(dictionary, view, settings.choice, on_progress)
         specs, columns = measured(Evidence(stats=stats, labels=labels, dictionary=dictionary))
+        shown = examples(
+            stats, view, settings.context, choice=settings.choice, elsewhere=elsewhere, seed=settings.labels.seed
+        )
         table = FeatureTable(
             models=stats.models,
             labels=labels.label,
             reasons=labels.reason,
             columns=columns,
             specs=specs,
-            examples=examples(
-                stats, view, settings.context, choice=settings.choice, elsewhere=elsewhere, seed=settings.labels.seed
-            ),
+            examples=shown,
+            passages=passages(shown, view, settings.context),
+            details=details(dictionary, stats),
             logits=_promoted(dictionary, as_models(lms), view, stats, labels, settings) if lms is not None else [],
             summary=_evaluation(dictionary_path, made, dictionary, view, settings.n_rows)
             | _summary(dictionary, stats, labels, discovery=discovery, null=null)

@@ -2,13 +2,14 @@
 
 1. Around each chosen row (`chosen` says which), the neighbouring rows of the same document, in the order of the text.
 2. A row's text runs from the end of the row before it: tokens that only some models end there merge into it.
-3. Per model, the codes of these rows from that model alone; besides, the code of all models together. All are looked up
+3. The text for some way around all of them is kept once, in passages, however many examples lie in it.
+4. Per model, the codes of these rows from that model alone; besides, the code of all models together. All are looked up
    among the kept non-zeros. Around a row that was not described only its own are known, and the others shown as 0.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -139,6 +140,42 @@ def _round(value: Tensor) -> np.ndarray:
     exponent = 3 - np.floor(np.log10(np.abs(x), where=x != 0, out=np.zeros_like(x)))
     up, down = 10.0 ** np.maximum(exponent, 0), 10.0 ** np.maximum(-exponent, 0)
     return np.rint(x * up / down) * down / up
+
+
+def passages(
+    found: Sequence[Sequence[Mapping[str, Any]]], store: Store, settings: ContextSettings | None = None
+) -> list[dict[str, Any]]:
+    """The text around all examples, as passages.json: {"document", "row": of the first token, "tokens"}, by row.
+
+    Passages do not overlap; each lies in one document. (3)
+    """
+    settings = settings or ContextSettings()
+    rows = torch.tensor(sorted({e["row"] for own in found for e in own}), dtype=torch.int64)
+    if len(rows) == 0:
+        return []
+    document = store.documents[rows]
+    first = (rows - settings.before - settings.longer).clamp_min(0)
+    last = (rows + settings.after + settings.longer).clamp_max(len(store) - 1)
+    begins, ends = _document_ends(store.documents)
+    first = torch.maximum(first, begins[rows])
+    last = torch.minimum(last, ends[rows])
+    text, kept = _Text(store), []
+    spans: list[list[int]] = []
+    for d, a, b in zip(document.tolist(), first.tolist(), last.tolist(), strict=True):
+        if spans and spans[-1][0] == d and a <= spans[-1][2] + 1:
+            spans[-1][2] = max(spans[-1][2], b)
+        else:
+            spans.append([d, a, b])
+    for d, a, b in spans:
+        kept.append({"document": d, "row": a, "tokens": text.tokens(a, b - a + 1)})
+    return kept
+
+
+def _document_ends(documents: Int[Tensor, "row"]) -> tuple[Int[Tensor, "row"], Int[Tensor, "row"]]:
+    """Of every row, the first and the last row of the stretch of its document."""
+    _, lengths = torch.unique_consecutive(documents, return_counts=True)
+    last = lengths.cumsum(0) - 1
+    return (last - lengths + 1).repeat_interleave(lengths), last.repeat_interleave(lengths)
 
 
 class _Text:

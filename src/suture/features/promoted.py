@@ -29,7 +29,8 @@ from suture.lm.unembedding import Unembedding, unembedding
 DIRECT, RUN = "direct", "run"
 
 Side = dict[str, Any]
-"""{"promoted": (token, value) pairs, "suppressed": the same, "path": `direct`, `run` or empty}."""
+"""{"promoted": (token, value) pairs, "suppressed": the same, "path": `direct`, `run` or empty, and where there is one
+"counts": vocabulary entries in bins from minus to plus "farthest"}."""
 NOTHING: Side = {"promoted": [], "suppressed": [], "path": ""}
 
 

@@ -38,6 +38,8 @@ class ContextSettings:
     """Rows shown before an example's."""
     after: Number = 9
     """Rows shown after it."""
+    longer: Number = 40
+    """Rows of text kept before and after those, to be shown on demand."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -51,7 +53,7 @@ class ChoiceSettings:
     """Strongest rows of the whole store per feature."""
     n_searched: Annotated[Number, Option("searched")] = 2_000_000
     """Rows of the store searched for them at most, from its beginning; 0 leaves them out."""
-    n_band: Annotated[Number, Option("band")] = 1
+    n_band: Annotated[Number, Option("band")] = 2
     """Rows drawn from each band of activation: the 50th to 90th percentile, the 10th to 50th, and below."""
     n_random: Annotated[Number, Option("random")] = 2
     """Rows drawn among all where the feature is active."""

@@ -4,7 +4,9 @@
 |----------------------|-----------------------------------------------------------------------------|
 | features.safetensors | every numeric column, float64 [feature], NaN where a number has no meaning  |
 | columns.json         | what each column is; the same numbers, labels and reasons, NaN as null      |
-| examples.json        | per feature its top examples with text                                      |
+| examples.json        | per feature its examples with text                                          |
+| passages.json        | the text for some way around them; older tables have none                   |
+| details.safetensors  | histograms of values, neighbours; older tables have none                    |
 | logits.json          | per feature and model the promoted and suppressed tokens; may be empty      |
 | summary.json         | counts, R2, FVU, L0, two-clusters numbers, false-positive rate of a null    |
 """
@@ -28,15 +30,17 @@ from suture.dictionary.dictionary import Dictionary
 from suture.errors import ArtifactError
 from suture.features.clusters import TwoClusters
 from suture.features.columns import LABEL, REASON, column_called
+from suture.features.details import Details
 from suture.pipeline import artifact
 from suture.pipeline.result import typed
 from suture.pipeline.table import Column, Table, Tabular
 
 STAGE = "features"
-NUMBERS, COLUMNS, EXAMPLES, LOGITS, SUMMARY = (
+NUMBERS, COLUMNS, EXAMPLES, PASSAGES, LOGITS, SUMMARY = (
     "features.safetensors",
     "columns.json",
     "examples.json",
+    "passages.json",
     "logits.json",
     "summary.json",
 )
@@ -96,6 +100,10 @@ class FeatureTable(Tabular):
     """As logits.json; empty where no model was given."""
     summary: Mapping[str, Any]
     """As summary.json."""
+    passages: Sequence[Mapping[str, Any]] = ()
+    """As passages.json; empty where there is none."""
+    details: Details | None = None
+    """Histograms of values, and neighbours; None where an older suture described the features."""
     specs: tuple[Column, ...] = ()
     """What each of the columns is, in their order; looked up by name where a file does not say it."""
     path: Path | None = None
@@ -155,12 +163,14 @@ class FeatureTable(Tabular):
         head += ",\n".join(_line(column.to_json()) for column in self.described) + '\n],\n"columns": {\n'
         body = ",\n".join(f"{_line(name)}: {_line(values)}" for name, values in self.plain_columns().items())
         (folder / COLUMNS).write_text(f"{head}{body}\n}}\n}}\n", encoding="utf-8")
-        for name, rows in ((EXAMPLES, self.examples), (LOGITS, self.logits)):
+        for name, rows in ((EXAMPLES, self.examples), (PASSAGES, self.passages), (LOGITS, self.logits)):
             with (folder / name).open("w", encoding="utf-8") as stream:
                 stream.write("[")
                 for i, row in enumerate(rows):
                     stream.write(f"{',' if i else ''}\n{_line(row)}")
                 stream.write("\n]\n")
+        if self.details is not None:
+            self.details.write(folder)
         artifact.write_json(folder / SUMMARY, self.summary)
 
     def save(self, path: str | Path, *, settings: Mapping[str, Any] | None = None, overwrite: bool = False) -> None:
@@ -194,6 +204,8 @@ class FeatureTable(Tabular):
                 columns={name: numbers[name] for name in order},
                 examples=artifact.read_json(path / EXAMPLES),
                 logits=artifact.read_json(path / LOGITS),
+                passages=artifact.read_json(path / PASSAGES) if (path / PASSAGES).is_file() else (),
+                details=Details.read(path),
                 summary=artifact.read_json(path / SUMMARY),
                 specs=tuple(column for column in described if column.name not in texts),
                 path=path,

@@ -172,8 +172,10 @@ def effect_curves(effect: Effect, measure: EffectMeasure, *, y_title: str) -> Fi
         return None
     by = "KL on neutral text (nats per token)" if effect.settings.kl else "strength (× 99.9 % activation)"
     layout = {"xaxis": {"title": {"text": by}}, "yaxis": {"title": {"text": y_title}}, "showlegend": False}
-    if effect.settings.kl:
-        layout["xaxis"]["rangemode"] = "tozero"
+    if all(dose > 0 for trace in data for dose in trace["x"] if dose is not None):
+        layout["xaxis"]["type"] = "log"  # doses are multiples of each other
+    if measure in ("kl_neutral", "strength") and all(v is None or v > 0 for trace in data for v in trace["y"]):
+        layout["yaxis"]["type"] = "log"  # over decades, and below 1 what costs little is told apart
     against = "KL budget" if effect.settings.kl else "steering strength"
     return {"data": data, "layout": layout, "alt": f"{y_title} against {against}."}
 

@@ -1,13 +1,11 @@
-"""The report's sections on comparisons: the answer, what was compared, designs, R² with models missing, shares."""
+"""The report's sections on comparisons: what was compared, designs, R² with models missing, shares."""
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 
 from suture import units
 from suture.activations.store import Store
 from suture.features.clusters import TwoClusters
 from suture.features.columns import column_called
-from suture.labels import DRIFTED, ONE_SIDED, is_exclusive
 from suture.report import words
 from suture.report.figures import (
     SHARE_COLUMNS,
@@ -19,7 +17,7 @@ from suture.report.figures import (
 )
 from suture.report.gather import Artifact, Comparison, Gathered, short_labels
 from suture.report.html import Child, Html, join, tag
-from suture.report.parts import badge, chip, figure, heat_table, legend, section, table
+from suture.report.parts import badge, chip, figure, heat_table, section, table
 
 _CLUSTERS: tuple[tuple[str, str, Callable[[TwoClusters], float | None], Callable[[float | None], str]], ...] = (
     (
@@ -37,39 +35,6 @@ _CLUSTERS: tuple[tuple[str, str, Callable[[TwoClusters], float | None], Callable
     ),
 )
 """The two-clusters numbers: title, what it means, which it is, how it is written."""
-
-_LABEL_HELP = {
-    "shared": "both models have it",
-    "one-sided": "every model knows its occasion, hardly any but some write it",
-    "drifted": "every model writes it, each on other occasions",
-    "ambiguous": "the data do not decide",
-    "dead": "never active on held-out text",
-}
-
-
-def answer(comparison: Comparison) -> Html:
-    """The page's first screen: how many features are shared, whose the others are, beside the null and the FVU."""
-    counts, summary = comparison.counts, comparison.summary
-    parts: list[Child] = [legend(comparison.models)]
-    if counts and len(comparison.models) > 1:
-        parts += [tag("p", _sentence(comparison), class_="answer"), _stack(counts)]
-    tiles: list[Html] = []
-    typical = dict(_per_model(summary.fvu_typical))
-    for letter, value in _per_model(summary.fvu):
-        meaning = "variance the dictionary does not explain"
-        if typical.get(letter) is not None:
-            meaning += f"; {units.fvu(typical[letter])} without outlier rows and the ten largest coordinates"
-        tiles.append(_tile(f"FVU of {letter}", units.fvu(value), meaning))
-    if summary.l0 is not None:
-        tiles.append(_tile("L0", units.number(summary.l0), "features active on an average row"))
-    null = comparison.null
-    if null is not None:
-        tiles.append(
-            _tile("Null rate", units.percent(null.exclusive_share), "labelled exclusive, a model against itself")
-        )
-        tiles.append(_tile("Ceiling", units.percent(null.shared_share), "labelled shared, a model against itself"))
-    parts.append(tag("div", tiles, class_="tiles"))
-    return tag("div", parts, class_="hero")
 
 
 def compared(gathered: Gathered) -> Html | None:
@@ -194,76 +159,6 @@ def _share_figures(c: Comparison, number: int) -> list[Html]:
     if spec is not None:
         figures.append(figure(spec, f"entropy-{number}", title="Usage entropy"))
     return figures
-
-
-def _sentence(c: Comparison) -> Html:
-    counts, live = c.counts, c.n_live
-    own = [
-        join([tag("b", units.count(n)), f" only in {words.owners(label)}, "])
-        for label, n in counts.items()
-        if is_exclusive(label)
-    ]
-    between = [f"{units.count(counts[name])} {name}, " for name in (ONE_SIDED, DRIFTED) if counts[name]]
-    return join(
-        [
-            "Of ",
-            tag("b", units.count(live)),
-            f" live features of the {c.design}, ",
-            tag("b", units.count(counts["shared"]), " are shared"),
-            f" ({units.percent(c.shared_share, 0)}), ",
-            own,
-            between,
-            f"and {units.count(counts['ambiguous'])} remain ambiguous. ",
-            _null_sentence(c),
-        ]
-    )
-
-
-def _null_sentence(c: Comparison) -> str:
-    two = len(c.models) == 2
-    if c.null is None:
-        exclusive = "“only A” and “only B”" if two else "“only A”, “only A and B” and the like"
-        made = "No model was compared with a copy of itself on these rows with these settings"
-        return f"{made}, so the false-positive rate of {exclusive} is unknown."
-    own = "one model's own" if two else "lacking in some model"
-    return (
-        f"That makes {units.percent(c.exclusive_share)} {own}; of a model compared with itself, where none "
-        f"should be, it is {units.percent(c.null.exclusive_share)}."
-    )
-
-
-def _stack(counts: Counter[str]) -> Html:
-    total = sum(counts.values())
-    live = (total - counts["dead"]) or 1
-    shown = [(label, counts[label]) for label in words.ordered_labels(counts)]
-    bars = [
-        tag("span", class_=f"bar {words.label_class(label)}", style=f"flex-grow:{n}", title=f"{label}: {n}")
-        for label, n in shown
-        if n
-    ]
-    items = [
-        tag(
-            "li",
-            chip(label),
-            tag("b", units.count(n)),
-            tag("small", f"of {units.count(total)}" if label == "dead" else units.percent(n / live)),
-            title=f"{_label_help(label)}; percent of the live features",
-        )
-        for label, n in shown
-    ]
-    return tag("div", tag("div", bars, class_="stack", aria_hidden="true"), tag("ul", items, class_="counts"))
-
-
-def _label_help(label: str) -> str:
-    return _LABEL_HELP[label] if label in _LABEL_HELP else f"only {words.owners(label)} has it"
-
-
-def _tile(name: str, value: str, meaning: str) -> Html:
-    return tag("div", tag("span", name, class_="name"), tag("b", value), tag("small", meaning), class_="tile")
-
-
-def _per_model(values: Sequence[int | float] | None) -> list[tuple[str, int | float]]:
-    return [(words.letter(m), v) for m, v in enumerate(values or [])]
 
 
 def _store(made: Artifact, store: Store, *, alone: bool) -> Html:

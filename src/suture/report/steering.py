@@ -1,6 +1,8 @@
 """The report's section on steering: per feature curves, controls at equal KL, tokens, texts and agreement."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 
 from suture import units
 from suture.interventions.settings import ControlKind
@@ -28,12 +30,13 @@ KINDS: dict[str, str] = {
 """What each kind of control is called."""
 
 
-def steering(effects: Sequence[Effect]) -> Html | None:
-    """All steered features; None where nothing was steered."""
-    cards = [_card(effect, i) for i, effect in enumerate(effects)]
+def steering(effects: Sequence[tuple[Effect, int | None]]) -> Html | None:
+    """All steered features, each with the number of the table it stands in; None where nothing was steered."""
+    cards = [_card(effect, i, table_number) for i, (effect, table_number) in enumerate(effects)]
     if not cards:
         return None
-    return section("steering", "Steering every model", [tag("p", note) for note in _notes(effects)], cards)
+    notes = [tag("p", note) for note in _notes([effect for effect, _ in effects])]
+    return section("steering", "Steering every model", notes, cards)
 
 
 def _notes(effects: Sequence[Effect]) -> Iterator[str]:
@@ -56,6 +59,10 @@ def _notes(effects: Sequence[Effect]) -> Iterator[str]:
             "length, with their standard deviation: no fair control where few coordinates hold most of the variance, "
             "since they can cost far more than the feature. Steer again for controls that are."
         )
+    yield (
+        "Beside every continuation stands what its strength costs on neutral text: KL in nats per token, between "
+        "measured strengths along a line on log axes."
+    )
     if any(e.settings.kl for e in effects):
         yield (
             "Strengths found for KL budgets bring every direction in every model to the same KL on neutral text; where "
@@ -69,7 +76,7 @@ _LINES = (
 )
 
 
-def _card(effect: Effect, number: int) -> Html:
+def _card(effect: Effect, number: int, table_number: int | None) -> Html:
     figures = []
     skipped = "kl_neutral" if effect.settings.kl else "strength"
     for measure, title, unit, meaning in _MEASURES:
@@ -77,7 +84,8 @@ def _card(effect: Effect, number: int) -> Html:
         if spec is not None:
             figures.append(figure(spec, f"effect-{number}-{measure}", title=title, caption=meaning, height=240))
     names = short_labels([m.model for m in effect.models])
-    go = tag("button", "show in the table", type="button", class_="quiet", data_go_feature=effect.feature)
+    link = tag("a", "its page", class_="quiet", data_feature_link=effect.feature, data_table=table_number)
+    go = link if table_number is not None else None
     return tag(
         "article",
         tag("h3", f"Feature {effect.feature} ", go),
@@ -86,23 +94,60 @@ def _card(effect: Effect, number: int) -> Html:
         _compared(effect),
         _agreement(effect.agreement),
         tag("div", [_tokens(m, names[i], i) for i, m in enumerate(effect.models)], class_="sides"),
-        _generations([m.generations for m in effect.models], title="Continuations, side by side", is_open=True),
+        _generations(
+            [m.generations for m in effect.models],
+            [_costs(m, m.strengths, m.kl_neutral, effect) for m in effect.models],
+            title="Continuations, side by side",
+            is_open=True,
+        ),
         [
-            _generations(texts, title=f"The same with {title}", is_open=False)
-            for title, texts in _control_texts(effect.models)
+            # of a control the mean over all its directions is known, not the KL of the one whose texts are shown
+            _generations(texts, costs, title=f"The same with {title}", is_open=False, of=", mean of such directions")
+            for title, texts, costs in _control_texts(effect)
         ],
         _prompts(effect.prompts),
         class_="card",
     )
 
 
-def _control_texts(models: Sequence[ModelEffect]) -> Iterator[tuple[str, Sequence[Sequence[Generation]]]]:
-    """(what the control is, its continuations in every model)."""
+Costs = Mapping[tuple[float, float], float | None]
+"""(KL budget or 0, strength or 0) -> KL on neutral text there."""
+
+
+def _control_texts(effect: Effect) -> Iterator[tuple[str, Sequence[Sequence[Generation]], Sequence[Costs]]]:
+    """(what the control is, its continuations in every model, what they cost)."""
+    models = effect.models
     for kind, title in _ONE.items():
-        own = [control.generations if (control := m.control(kind)) else () for m in models]
+        controls = [m.control(kind) for m in models]
+        own = [control.generations if control else () for control in controls]
+        costs: list[Costs] = [
+            _costs(m, c.strengths, c.kl_neutral, effect) if c else {} for m, c in zip(models, controls, strict=True)
+        ]
         if kind == "isotropic" and not any(own):
             own = [m.random.generations if m.random else () for m in models]
-        yield title, own
+        yield title, own, costs
+
+
+def _costs(
+    model: ModelEffect, strengths: Sequence[float | None], kl: Sequence[float | None], effect: Effect
+) -> dict[tuple[float, float], float | None]:
+    """The KL that was measured at every dose; with budgets, at what each came to."""
+    budgets = effect.settings.kl
+    if budgets:
+        return {(budget, 0.0): cost for budget, cost in zip(budgets, kl, strict=False)}
+    measured = {(0.0, float(s)): cost for s, cost in zip(strengths, kl, strict=False) if s is not None}
+    between = {(0.0, g.strength): _between(g.strength, strengths, kl) for g in model.generations}
+    return between | measured
+
+
+def _between(strength: float, strengths: Sequence[float | None], kl: Sequence[float | None]) -> float | None:
+    """The KL at a strength between two measured ones, along a line on log axes; None outside of them."""
+    known = sorted((s, cost) for s, cost in zip(strengths, kl, strict=False) if s and cost is not None and cost > 0)
+    for (low, a), (high, b) in pairwise(known):
+        if low <= strength <= high:
+            share = math.log(strength / low) / math.log(high / low)
+            return math.exp((1 - share) * math.log(a) + share * math.log(b))
+    return None
 
 
 _ONE: dict[ControlKind, str] = {
@@ -232,7 +277,9 @@ def _token_line(name: str, pairs: Weighted) -> Html | None:
     return tag("p", tag("span", name, class_="name"), " ", chips, class_="tokens")
 
 
-def _generations(per_model: Sequence[Sequence[Generation]], *, title: str, is_open: bool) -> Html | None:
+def _generations(
+    per_model: Sequence[Sequence[Generation]], costs: Sequence[Costs], *, title: str, is_open: bool, of: str = ""
+) -> Html | None:
     texts = [{_spot(g): g.text for g in own} for own in per_model]
     spots = sorted({spot for own in texts for spot in own})
     if not spots:
@@ -247,11 +294,23 @@ def _generations(per_model: Sequence[Sequence[Generation]], *, title: str, is_op
         if budget:
             name = f"KL {words.plain(budget)} nats per token on neutral text"
         sides = [
-            tag("p", badge(i), " ", tag("span", _text(own, (prompt, budget, strength)), class_="prose"), dir="auto")
+            tag(
+                "p",
+                badge(i),
+                " ",
+                tag("span", _text(own, (prompt, budget, strength)), class_="prose"),
+                _cost(costs[i].get((budget, strength)), of),
+                dir="auto",
+            )
             for i, own in enumerate(texts)
         ]
         blocks.append(tag("div", tag("h5", name), tag("div", sides, class_="sides"), class_="generation"))
     return tag("details", tag("summary", title), blocks, open=is_open)
+
+
+def _cost(kl: float | None, of: str) -> Html | None:
+    """What the strength of a continuation does to neutral text."""
+    return None if kl is None else tag("small", f"KL {units.number(kl)}{of}", class_="cost")
 
 
 def _spot(text: Generation) -> tuple[str, float, float]:
