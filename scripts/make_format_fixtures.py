@@ -15,6 +15,9 @@ Every fixture is a folder with the library's files, and `expected.safetensors` i
 right shape.
 """
 
+# the libraries are in environments of their own
+# pyright: reportMissingImports=false
+
 import json
 import os
 import shutil
@@ -283,7 +286,7 @@ def _gemma_scope() -> None:
         save_file(w | more, other / "params.safetensors")
     first = fresh("gemma", "gemma-scope-2b-pt-res", "layer_20", "width_16k", "average_l0_71")
     named = {{"w": "W", "b": "b", "t": "t"}[n[0]] + n[1:]: t.numpy() for n, t in w.items()}
-    np.savez(first / "params.npz", **named)
+    np.savez(first / "params.npz", **named)  # pyright: ignore[reportArgumentType]
     keep(first, x, codes, codes @ w["w_dec"] + w["b_dec"])
 
 
@@ -354,7 +357,7 @@ def _others() -> None:
     config = {"d_in": d, "dict_size": F, "model_name": "gemma-2-2b", "hook_point": "blocks.14.hook_resid_pre"}
     (folder / "cfg.json").write_text(json.dumps(config))
     both, scale = rows(ROWS, 2, d), torch.tensor([0.3, 0.2])
-    codes = torch.stack([sum((scale[m] * row[m]) @ W["W_enc"][m] for m in range(2)) for row in both])
+    codes = torch.stack([(scale[:, None] * row).flatten() @ W["W_enc"].flatten(0, 1) for row in both])
     codes = (codes + W["b_enc"]).relu()
     decoded = torch.einsum("nf,fmd->nmd", codes, W["W_dec"]) + W["b_dec"]
     keep(folder, both.reshape(ROWS, -1), codes, (decoded / scale[:, None]).reshape(ROWS, -1))

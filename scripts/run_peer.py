@@ -1,10 +1,13 @@
-"""Let another library encode and decode rows with a dictionary that suture exported; run in that library's environment.
+"""Let another library encode and decode rows with dictionaries that suture exported; run in that library's environment.
 
-    PEER/bin/python scripts/run_peer.py saelens|sparsify|dictionary-learning|crosscoders FOLDER ROWS.safetensors OUT
+    PEER/bin/python scripts/run_peer.py saelens|sparsify|dictionary-learning|crosscoders FOLDER ROWS.safetensors OUT ..
 
-ROWS holds `x` [row, d], a crosscoder's [row, spaces, d]; OUT gets `codes` and `decoded`. tests/formats/test_peers.py
-calls it where it finds the environments.
+Any number of dictionaries, three words for each. ROWS holds `x` [row, d], a crosscoder's [row, spaces, d]; OUT gets
+`codes` and `decoded`. tests/formats/test_peers.py calls it where it finds the environments.
 """
+
+# the libraries are in environments of their own
+# pyright: reportMissingImports=false
 
 import json
 import os
@@ -65,7 +68,8 @@ PEERS = {
 }
 
 if __name__ == "__main__":
-    library, folder, rows, out = sys.argv[1:]
-    with torch.no_grad():
-        codes, decoded = PEERS[library](Path(folder), load_file(rows)["x"])
-    save_file({"codes": codes.float().contiguous(), "decoded": decoded.float().contiguous()}, out)
+    library, *words = sys.argv[1:]
+    for folder, rows, out in zip(words[::3], words[1::3], words[2::3], strict=True):
+        with torch.no_grad():
+            codes, decoded = PEERS[library](Path(folder), load_file(rows)["x"])
+        save_file({"codes": codes.float().contiguous(), "decoded": decoded.float().contiguous()}, out)

@@ -23,27 +23,25 @@ from suture.formats.settings import ExportSettings, WrittenFormat
 __all__ = ["_seed", "store"]
 PEERS = Path(os.environ.get("SUTURE_PEERS", "/tmp/peers"))
 RUN = Path(__file__).resolve().parents[2] / "scripts" / "run_peer.py"
-SINGLE = [
-    *(("saelens", "saelens", kind) for kind in ("topk", "batchtopk", "relu+l1", "jumprelu", "gated")),
-    ("sparsify", "sparsify", "topk"),
-    *(("dictionary-learning", "dl", kind) for kind in ("topk", "batchtopk", "relu+l1", "jumprelu", "gated")),
-]
+KINDS = ("topk", "batchtopk", "relu+l1", "jumprelu", "gated")
+EXPORTED: dict[str, tuple[WrittenFormat, str, str, tuple[str, ...]]] = {
+    "saelens": ("saelens", "saelens", "sae", KINDS),
+    "sparsify": ("sparsify", "sparsify", "sae", ("topk",)),
+    "dictionary-learning": ("dictionary-learning", "dl", "sae", KINDS),
+    "crosscoders": ("dictionary-learning", "dl", "crosscoder", ("batchtopk", "relu+l1")),
+}
+"""Library -> format, environment, design, kinds of sparsity."""
 
 
-def peer(name: str, library: str, folder: Path, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Codes and reconstruction by the library itself."""
+def environment(library: str, name: str) -> tuple[Path, dict[str, str]]:
+    """Its Python, and what that is to know."""
     python = PEERS / name / "bin" / "python"
     if not python.exists():
         pytest.skip(f"no environment with {library} at {PEERS / name}; see scripts/make_format_fixtures.py")
-    rows, out = folder.parent / "rows.safetensors", folder.parent / "peer.safetensors"
-    save_file({"x": x.contiguous()}, rows)
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    environment |= {"PYTHONPATH": str(PEERS / "fork")} if library == "crosscoders" else {}
-    words = [str(python), str(RUN), library, str(folder), str(rows), str(out)]
-    done = subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    found = load_file(out)
-    return found["codes"], found["decoded"]
+    if library == "crosscoders" and not (PEERS / "fork").is_dir():
+        pytest.skip(f"no sources of the fork at {PEERS / 'fork'}")
+    kept = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    return python, kept | ({"PYTHONPATH": str(PEERS / "fork")} if library == "crosscoders" else {})
 
 
 def shaped(store: Store, kind: str, design: str = "sae") -> Dictionary:
@@ -63,28 +61,24 @@ def rows_for(one: Dictionary) -> list[torch.Tensor]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("format", "name", "kind"), SINGLE)
-def test_the_library_gives_the_same_codes(
-    format: WrittenFormat, name: str, kind: str, store: Store, tmp_path: Path
-) -> None:
-    one = shaped(store, kind)
-    (x,) = rows_for(one)
-    folder = export_dictionary(tmp_path / "out", one, ExportSettings(format=format)).path
-    codes, decoded = peer(name, format, folder, x)
-    own = one.encode_raw([x])
-    torch.testing.assert_close(codes, own.dense(), rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(decoded, one.decode_raw(own)[0], rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["batchtopk", "relu+l1"])
-def test_the_fork_gives_the_same_codes_of_crosscoders(kind: str, store: Store, tmp_path: Path) -> None:
-    if not (PEERS / "fork").is_dir():
-        pytest.skip(f"no sources of the fork at {PEERS / 'fork'}")
-    one = shaped(store, kind, "crosscoder")
-    x = rows_for(one)
-    folder = export_dictionary(tmp_path / "out", one, ExportSettings(format="dictionary-learning")).path
-    codes, decoded = peer("dl", "crosscoders", folder, torch.stack(x, dim=1))
-    own = one.encode_raw(x)
-    torch.testing.assert_close(codes, own.dense(), rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(decoded, torch.stack(one.decode_raw(own), dim=1), rtol=1e-5, atol=1e-5)
+@pytest.mark.parametrize("library", EXPORTED)
+def test_the_library_gives_the_same_codes(library: str, store: Store, tmp_path: Path) -> None:
+    format, name, design, kinds = EXPORTED[library]
+    python, known = environment(library, name)
+    words, wanted = [str(python), str(RUN), library], {}
+    for kind in kinds:
+        one = shaped(store, kind, design)
+        x = rows_for(one)
+        folder = export_dictionary(tmp_path / kind, one, ExportSettings(format=format)).path
+        rows, out = tmp_path / f"rows {kind}.safetensors", tmp_path / f"peer {kind}.safetensors"
+        save_file({"x": torch.stack(x, dim=1) if design == "crosscoder" else x[0]}, rows)
+        words += [str(folder), str(rows), str(out)]
+        codes = one.encode_raw(x)
+        wanted[out] = codes.dense(), torch.stack(one.decode_raw(codes), dim=1)
+    done = subprocess.run(words, capture_output=True, text=True, env=known, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    for out, (codes, decoded) in wanted.items():
+        found = load_file(out)
+        assert (codes > 0).any()
+        torch.testing.assert_close(found["codes"], codes, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(found["decoded"].reshape(decoded.shape), decoded, rtol=1e-5, atol=1e-5)

@@ -74,7 +74,11 @@ def export_dictionary(
     written = _written(given, settings.format)
     out = Path(out)
     artifact.check_room(out, sum(t.nbytes for state in written.tensors.values() for t in state.values()), "make room")
-    record = {"suture": artifact.package_version(), "format": settings.format, "dictionary": str(given.path)}
+    record: dict[str, Any] = {
+        "suture": artifact.package_version(),
+        "format": settings.format,
+        "dictionary": str(given.path),
+    }
     record["places"] = [space.label for space in given.spaces]
     if given.path is not None:
         record["manifest_sha256"] = artifact.sha256_of(given.path / artifact.MANIFEST)

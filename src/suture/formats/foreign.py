@@ -69,7 +69,7 @@ class Foreign:
     def dictionary(self, spaces: Sequence[Space]) -> Dictionary:
         """The dictionary over these spaces, which name the places."""
         F, M = self.encoder.shape[0], len(self.places)
-        sparsity = Sparsity(kind=self.kind, **({} if self.k is None else {"k": self.k}))
+        sparsity = Sparsity(kind=self.kind) if self.k is None else Sparsity(kind=self.kind, k=self.k)
         made = Dictionary(
             spaces, Design(kind="sae" if M == 1 else "crosscoder", n_features=F, sparsity=sparsity)
         ).requires_grad_(requires_grad=False)
