@@ -362,6 +362,19 @@ def test_gemma_transcoders_that_only_their_configuration_or_tensors_name(copied:
     refused(tmp_path, where, "architecture = 'topk'")
 
 
+def test_only_the_folder_above_says_what_a_gemma_is(copied: Copied, tmp_path: Path) -> None:
+    where = copied(CROSSCODER)
+    clt = tmp_path / "source" / "clt" / "width_16_l0_medium_affine"
+    clt.parent.mkdir()
+    where.rename(clt)
+    (clt / "config.json").unlink()
+    refused(tmp_path, clt, "a cross-layer transcoder")
+    mine = tmp_path / "source" / "transcoder" / "gemma-scope-2-1b-it" / "mlp_out_all" / "layer_7_width_16_l0_big"
+    shutil.copytree(DATA / "gemma/gemma-scope-2-270m-pt/attn_out/layer_7_width_16k_l0_small", mine)
+    (space,) = import_dictionary(tmp_path / "out", mine).spaces
+    assert space.label == "google/gemma-3-1b-it @ model.layers.7.post_feedforward_layernorm"
+
+
 def test_gemma_names(tmp_path: Path) -> None:
     spaces = import_dictionary(tmp_path / "crosscoder", DATA / CROSSCODER).spaces
     assert [s.label for s in spaces] == [f"google/gemma-3-270m @ resid{n}.post" for n in (5, 9, 12, 15)]

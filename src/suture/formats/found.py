@@ -30,8 +30,10 @@ class Found:
 
     @property
     def whole_path(self) -> str:
-        """Source and folder, for what a name alone says."""
-        return f"{self.source}/{self.folder}".strip("/")
+        """Source and folder, for what names alone say."""
+        here = Path(self.source).expanduser()
+        source = here.resolve().as_posix() if here.exists() else self.source
+        return f"{source}/{self.folder}".rstrip("/")
 
     def scales(self, given: Sequence[float], n: int, why: str | None) -> tuple[float, ...]:
         """What activations of each space are multiplied by, where the file does not say it itself.
@@ -124,53 +126,44 @@ def candidates(names: Iterable[str]) -> list[Candidate]:
     ['saelens', 'gemma-scope']
     """
     known = set(names)
-    folders = sorted({str(parent) for name in known for parent in PurePosixPath(name).parents})
+    inside: dict[str, list[str]] = {str(parent): [] for name in known for parent in PurePosixPath(name).parents}
+    for name in sorted(known):
+        inside[str(PurePosixPath(name).parent)].append(PurePosixPath(name).name)
     found: list[Candidate] = []
     claimed: set[str] = set()
-    for folder in folders:
-        here = "" if folder == "." else folder
+    for folder in sorted(inside):
         for layout in LAYOUTS:
-            made = _fitting(layout, here, known, claimed)
-            if made:
-                found += made
-                claimed |= {path for one in made for path in one.files.values()}
+            made = _fitting(layout, folder, inside[folder], known, claimed)
+            found += made
+            claimed |= {path for one in made for path in one.files.values()}
     taken = {one.folder or "." for one in found}  # what else lies there or below is a training's, not a dictionary
-    singles = sorted(
-        name
-        for name in known - claimed
-        if PurePosixPath(name).suffix in SINGLE and not taken & {str(p) for p in PurePosixPath(name).parents}
-    )
-    for name in singles:
-        folder = str(PurePosixPath(name).parent)
-        found.append(Candidate(format="single", folder="" if folder == "." else folder, files={"weights": name}))
+    for name in sorted(known - claimed):
+        parents = {str(parent) for parent in PurePosixPath(name).parents}
+        if PurePosixPath(name).suffix in SINGLE and not taken & parents:
+            folder = str(PurePosixPath(name).parent)
+            found.append(Candidate(format="single", folder="" if folder == "." else folder, files={"weights": name}))
     return found
 
 
-def _fitting(layout: Layout, folder: str, known: set[str], claimed: set[str]) -> list[Candidate]:
-    prefix = f"{folder}/" if folder else ""
-    inside = {name.removeprefix(prefix): name for name in known if name.startswith(prefix)}
+def _fitting(layout: Layout, folder: str, inside: Sequence[str], known: set[str], claimed: set[str]) -> list[Candidate]:
+    """The dictionaries of a layout in a folder, which holds the files `inside` itself."""
+    prefix, place = ("", "") if folder == "." else (f"{folder}/", folder)
+    optional = _optional(layout, folder, known)
     if layout.layers is not None:
-        numbered = {int(m[1]): path for name, path in inside.items() if (m := re.fullmatch(layout.layers, name))}
-        if not numbered:
-            return []
+        numbered = {int(m[1]): prefix + name for name in inside if (m := re.fullmatch(layout.layers, name))}
         files = {f"layer {n}": numbered[n] for n in sorted(numbered)}
-        return [Candidate(format=layout.format, folder=folder, files=files | _optional(layout, folder, known))]
-    needed = {
-        role: [path for name, path in sorted(inside.items()) if path not in claimed and fnmatchcase(name, pattern)]
-        for role, pattern in layout.needs.items()
-    }
+        return [Candidate(format=layout.format, folder=place, files=files | optional)] if files else []
+    needed: dict[str, list[str]] = {}
+    for role, pattern in layout.needs.items():
+        paths = [prefix + name for name in inside if fnmatchcase(name, pattern)]
+        paths = [prefix + pattern] if "/" in pattern and prefix + pattern in known else paths
+        needed[role] = [path for path in paths if path not in claimed]
     if not all(needed.values()):
         return []
-    ways = needed["weights"] if layout.alone else [needed["weights"][0]]
     rest = {role: paths[0] for role, paths in needed.items() if role != "weights"}
     return [
-        Candidate(
-            format=layout.format,
-            folder=folder,
-            files=rest | {"weights": weights} | _optional(layout, folder, known),
-        )
-        for weights in ways
-        if "/" not in weights.removeprefix(prefix) or "/" in layout.needs["weights"]
+        Candidate(format=layout.format, folder=place, files=rest | {"weights": weights} | optional)
+        for weights in (needed["weights"] if layout.alone else needed["weights"][:1])
     ]
 
 

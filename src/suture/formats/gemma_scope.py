@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import torch
 from torch import Tensor
@@ -56,11 +56,9 @@ def read(found: Found, scales: Sequence[float]) -> Foreign:
 
 
 def _refuse_transcoders(found: Found, config: Config) -> None:
-    said = str(config.get("type") or "")
-    parts = re.split(r"[/_]", found.whole_path) if not said else [said]
-    for name, what in OTHERS.items():
-        if name in parts:
-            raise refused(_first(found), f"is {what}", "import an SAE or a crosscoder")
+    said = str(config.get("type") or _site(found))
+    if said in OTHERS:
+        raise refused(_first(found), f"is {OTHERS[said]}", "import an SAE or a crosscoder")
     reads, writes = config.get("hf_hook_point_in"), config.get("hf_hook_point_out")
     if isinstance(reads, str) and isinstance(writes, str) and reads != writes:
         raise refused(_first(found), f"reads {reads} and writes {writes}", "import an SAE or a crosscoder")
@@ -155,8 +153,13 @@ def _check_width(found: Found, total: int) -> None:
 def _named(found: Found) -> str | None:
     """The hookpoint, as the folder's name says it."""
     layer = re.search(r"layer_(\d+)(?:_|$)", found.folder_name)
-    site = next((site for site in SITES if site in found.whole_path), None)
-    return SITES[site].format(layer[1]) if layer and site else None
+    site = _site(found)
+    return SITES[site].format(layer[1]) if layer and site in SITES else None
+
+
+def _site(found: Found) -> str:
+    """What kind of dictionary this is, as the folder above says it: `resid_post`, `transcoder_all`, .."""
+    return PurePosixPath(found.whole_path).parent.name.removesuffix("_all")
 
 
 def _layers(found: Found) -> list[int]:
