@@ -24,21 +24,26 @@ def fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     """A hub that holds the fixtures; gets what is fetched."""
     asked: list[str] = []
     files = {f.relative_to(DATA).as_posix(): f.stat().st_size for f in DATA.rglob("*") if f.is_file()}
+    model = {"config.json": 700, "model.safetensors": 10**12}
 
     class Api:
         def model_info(self, name: str, *, revision: str | None, files_metadata: bool) -> Any:
             assert files_metadata
-            if name != "org/saes" or revision == "gone":
+            if name not in ("org/saes", "org/model") or revision == "gone":
                 raise OSError(f"404: no {name}\nat all")
-            siblings = [SimpleNamespace(rfilename=file, size=size) for file, size in files.items()]
+            held = files if name == "org/saes" else model
+            siblings = [SimpleNamespace(rfilename=file, size=size) for file, size in held.items()]
             return SimpleNamespace(sha=COMMIT, siblings=siblings)
 
     def snapshot(name: str, *, revision: str, allow_patterns: list[str]) -> str:
-        assert (name, revision) == ("org/saes", COMMIT)
+        assert revision == COMMIT
         for file in allow_patterns:
             asked.append(file)
             (tmp_path / "cache" / file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(DATA / file, tmp_path / "cache" / file)
+            if name == "org/model":
+                (tmp_path / "cache" / file).write_text('{"architectures": ["LlamaForCausalLM"]}')
+            else:
+                shutil.copy(DATA / file, tmp_path / "cache" / file)
         return str(tmp_path / "cache")
 
     monkeypatch.setattr(hub, "hub_answers", lambda: True)
@@ -49,7 +54,7 @@ def fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
 
 def test_only_the_files_of_one_dictionary_are_fetched(fetched: list[str], tmp_path: Path) -> None:
     dictionary = import_dictionary(tmp_path / "out", "org/saes", ImportSettings(file="gated"))
-    assert sorted(fetched) == ["gated/cfg.json", "gated/sae_weights.safetensors"]
+    assert set(fetched) == {"gated/cfg.json", "gated/sae_weights.safetensors"}
     assert dictionary.sparsity.kind == "gated"
     record = open_artifact(tmp_path / "out").settings["imported"]
     assert (record["source"], record["folder"], record["revision"]) == ("org/saes", "gated", COMMIT)
@@ -62,6 +67,12 @@ def test_nothing_is_fetched_before_it_is_known_what(fetched: list[str], tmp_path
         with pytest.raises(UserError, match=r"the hub does not give it: 404: no org/\w+; check"):
             import_dictionary(tmp_path / "out", "org/saes" if settings else "org/other", ImportSettings(**settings))  # pyright: ignore[reportArgumentType]
     assert fetched == []
+
+
+def test_of_a_language_model_its_configuration_alone_is_fetched(fetched: list[str], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is a language model, not a dictionary"):
+        import_dictionary(tmp_path / "out", "org/model")
+    assert fetched == ["config.json"]
 
 
 def test_what_would_not_fit_is_not_fetched(fetched: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

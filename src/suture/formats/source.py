@@ -14,8 +14,11 @@ from pathlib import Path
 from suture.errors import UserError
 from suture.formats.found import SINGLE, Candidate, Found, candidates, chosen
 from suture.formats.settings import ImportSettings
+from suture.formats.tensors import Config
 from suture.lm import hub
 
+SMALL = ("config", "run", "trainer")
+"""What is fetched first."""
 MOST_FILES = 100_000
 """A folder of more is not one of dictionaries."""
 
@@ -41,6 +44,8 @@ def find(source: str | Path, settings: ImportSettings) -> Source:
     if path.is_dir() and name:
         one = chosen(candidates(_names(path)), settings.file, name)
         files = {role: path / file for role, file in one.files.items()}
+        if "config" in files:
+            _refuse_language_model(files["config"], name)
         # a run's own config.json lies above the folder of one hookpoint
         above = path.resolve().parent / "config.json"
         if one.format == "sparsify" and not one.folder and above.is_file():
@@ -52,9 +57,23 @@ def find(source: str | Path, settings: ImportSettings) -> Source:
         )
     listing = hub.listing(name, revision=settings.revision, offline=settings.offline)
     one = chosen(candidates(listing.n_bytes), settings.file, name)
+    first = [file for role, file in one.files.items() if role in SMALL]
+    if first:
+        folder = hub.fetch(listing, first)
+        _refuse_language_model(folder / first[0], name)
     folder = hub.fetch(listing, list(one.files.values()))
     files = {role: folder / file for role, file in one.files.items()}
     return Source(found=_found(one, name, files, settings), revision=listing.commit)
+
+
+def _refuse_language_model(file: Path, source: str) -> None:
+    """A language model has files of the same names as a crosscoder, and more to fetch.
+
+    Raises:
+        UserError: the configuration is a language model's.
+    """
+    if "architectures" in Config.load(file).values:
+        raise UserError("source", source, "is a language model, not a dictionary", "name a dictionary's repository")
 
 
 def _found(one: Candidate, source: str, files: dict[str, Path], settings: ImportSettings) -> Found:
