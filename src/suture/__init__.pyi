@@ -12,6 +12,9 @@ from .estimate.estimate import Estimate, estimate
 from .features.describe import features
 from .features.settings import FeatureSettings
 from .features.table import FeatureTable
+from .formats.exporting import export_dictionary
+from .formats.importing import import_dictionary
+from .formats.settings import ExportSettings, ImportSettings
 from .interventions.causal import causal
 from .interventions.settings import CausalSettings, SpliceSettings, SteerSettings
 from .interventions.splice import splice
@@ -40,8 +43,10 @@ __all__ = [  # grouped as they are used
     "Dictionary",
     "Effect",
     "Estimate",
+    "ExportSettings",
     "FeatureSettings",
     "FeatureTable",
+    "ImportSettings",
     "LanguageModel",
     "LayerSettings",
     "Layers",
@@ -63,8 +68,10 @@ __all__ = [  # grouped as they are used
     "collect",
     "demo",
     "estimate",
+    "export_dictionary",
     "features",
     "grid",
+    "import_dictionary",
     "layers",
     "load_model",
     "match",

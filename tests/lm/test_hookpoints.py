@@ -76,6 +76,17 @@ def test_a_module_path_means_its_output(tiny: Tiny, family: str) -> None:
     assert torch.equal(by_path, by_name)
 
 
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_a_module_path_with_input_behind_it_means_what_goes_in(tiny: Tiny, family: str) -> None:
+    lm = tiny(family)
+    heads, attention = record(lm, IDS, ["model.layers.1.self_attn.o_proj.input", "attn1.out"])
+    torch.testing.assert_close(lm.model.get_submodule("model.layers.1.self_attn.o_proj")(heads), attention)
+    block, before = record(lm, IDS, ["model.layers.1.input", "resid1.pre"])
+    assert torch.equal(block, before)
+    with pytest.raises(UserError, match="no such place"):
+        resolve(lm.model, "model.layers.1.nothing.input")
+
+
 def test_widths_inside_an_mlp_are_its_own(tiny: Tiny) -> None:
     assert width_of(tiny("llama"), "model.layers.0.mlp.up_proj") == 32
     assert width_of(tiny("gpt2"), "transformer.h.1.attn.c_attn") == 3 * WIDTH

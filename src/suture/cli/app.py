@@ -12,6 +12,7 @@ from suture.cli.collect import Collect
 from suture.cli.console import answer, emit, said_once
 from suture.cli.estimate import EstimateStudy
 from suture.cli.features import Features
+from suture.cli.formats import Export, Import
 from suture.cli.interventions import CausalCheck, SpliceCheck, Steer
 from suture.cli.match import Match
 from suture.cli.options import Command
@@ -35,6 +36,8 @@ COMMANDS: Mapping[str, type[Command]] = {
     "steer": Steer,
     "splice": SpliceCheck,
     "causal": CausalCheck,
+    "import": Import,
+    "export": Export,
     "sweep": Sweep,
     "report": Report,
     "verify": Verify,

@@ -1,7 +1,8 @@
 """Name the places inside a language model where activations are read or edited.
 
 A hookpoint is written `embed.out`, `residN.pre`, `residN.post`, `attnN.in`, `attnN.out`, `mlpN.in`, `mlpN.out`
-(N counts blocks from 0), or as the path of any module, `transformer.h.3.mlp`, which means that module's output.
+(N counts blocks from 0), or as the path of any module, `transformer.h.3.mlp`, which means that module's output, or with
+`.input` behind it what goes in: `model.layers.3.self_attn.o_proj.input` is all heads side by side.
 
 | name          | activation                                                                        |
 |---------------|-----------------------------------------------------------------------------------|
@@ -38,6 +39,7 @@ from suture.lm.load import LanguageModel
 _SHORT = re.compile(r"(?:(?P<embed>embed\.out)|(?P<stream>resid|attn|mlp)(?P<layer>\d+)\.(?P<end>pre|post|in|out))")
 _LAYERS = r"\*|\[(?P<layers>\d+(?:-\d+)?(?:,\d+(?:-\d+)?)*)\]"
 _PATTERN = re.compile(rf"(?P<stream>resid|attn|mlp)(?:{_LAYERS})\.(?P<end>pre|post|in|out)")
+INPUT = ".input"
 BLOCK_SITES = ("resid.pre", "attn.in", "attn.out", "mlp.in", "mlp.out", "resid.post")
 
 
@@ -167,6 +169,8 @@ def resolve(model: nn.Module, name: str) -> ResolvedHookpoint:
             return ResolvedHookpoint(name, path, modules[path], side)
     elif name and name in modules:
         return ResolvedHookpoint(name, name, modules[name], "output")
+    elif (path := name.removesuffix(INPUT)) != name and path in modules:
+        return ResolvedHookpoint(name, path, modules[path], "input")
     raise UserError("hookpoint", name, "the model has no such place", _what_there_is(model, name, modules))
 
 

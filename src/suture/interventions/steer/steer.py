@@ -85,6 +85,9 @@ def heldout_documents(dictionary: Dictionary | str | Path) -> Iterator[str]:
     """
     made = artifact.open_artifact(Dictionary.folder_of(dictionary), stage=DICTIONARY, setting="dictionary")
     training = made.settings
+    if "store" not in training or "heldout" not in training:
+        problem = "the dictionary was not trained here, so that none of its documents are known"
+        raise UserError("corpus", "none", problem, "name neutral text with --corpus")
     if not artifact.is_made_from(made, training["store"]):
         problem = f"the dictionary's own store is not at {training['store']} any more"
         raise UserError("corpus", "none", problem, "name neutral text with --corpus")
