@@ -18,6 +18,8 @@ from suture.matching.settings import MatchSettings
 from suture.planted.generator import PlantedModels
 from suture.planted.settings import PlantedSettings
 from suture.planted.store import planted_store
+from suture.report.matching import coverage_figure
+from suture.report.page import report
 
 PLANTED = PlantedSettings(widths=(48, 64), n_concepts=40, mean_active=3.0, rows_per_document=20, seed=3)
 
@@ -128,3 +130,19 @@ def test_what_does_not_fit_is_said_in_one_line_and_nothing_is_left(store: Store,
         Matching.load(paths["a"])
     assert not (folder / "no").exists()
     assert not (folder / "no.partial").exists()
+
+
+def test_the_report_shows_it_beside_its_ceilings(found: Matching, tmp_path: Path) -> None:
+    assert found.path is not None
+    page = report(tmp_path / "r.html", [found.path]).read_text()
+    assert 'id="matching"' in page
+    for shares in (found.summary.a, found.summary.b, *found.summary.ceilings):
+        assert shares.against in page
+    curve = coverage_figure(found)
+    assert curve is not None
+    for trace, features in zip(curve["data"], (found.features_a, found.features_b), strict=True):
+        asked = features["kind"] != "silent"
+        assert trace["x"][-1] == 1
+        assert sorted(trace["y"], reverse=True) == trace["y"]
+        half = next(y for x, y in zip(trace["x"], trace["y"], strict=True) if x >= 0.5)
+        assert (features["r"][asked] >= half - 1e-3).mean() == pytest.approx(0.5, abs=0.06)

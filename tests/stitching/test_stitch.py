@@ -29,6 +29,8 @@ from suture.pipeline import artifact
 from suture.planted.generator import PlantedModels
 from suture.planted.settings import PlantedSettings
 from suture.planted.store import planted_store
+from suture.report.page import report
+from suture.report.stitching import delta_figure, path_figure
 from suture.stitching.latents import LABELS
 from suture.stitching.settings import StitchSettings
 from suture.stitching.stitch import Stitching, path_dictionary, stitch
@@ -335,3 +337,22 @@ def test_the_command_line_says_what_came_out(grounds: dict[str, Ground], capsys:
     assert run(["refit", str(out), "--store", store, "--out", str(out) + "-2", "--l0", "1.5"]) == 0
     assert "L0 1.5" in capsys.readouterr().out
     assert Dictionary.load(str(out) + "-2").n_features == Dictionary.load(out).n_features
+
+
+def test_the_report_draws_the_path_and_what_adding_each_feature_does(stitched: Stitching, tmp_path: Path) -> None:
+    assert stitched.path is not None
+    page = report(tmp_path / "r.html", [stitched.path]).read_text()
+    assert 'id="stitching"' in page
+    assert "stitched, before the refit" in page
+    path = path_figure(stitched)
+    drawn = {x: y for trace in path["data"] for x, y in zip(trace["x"], trace["y"], strict=True)}
+    fvu = stitched.steps["fvu"].mean(1)
+    assert sorted(drawn) == list(range(len(fvu)))
+    assert all(y == pytest.approx(fvu[x], rel=1e-3) for x, y in drawn.items())
+    scatter = delta_figure(stitched)
+    assert scatter is not None
+    for trace in scatter["data"]:
+        for feature, change in zip(trace["text"], trace["y"], strict=True):
+            assert stitched.latents["label"][int(feature)] == trace["name"]
+            assert change == pytest.approx(stitched.latents["delta"][int(feature)], rel=1e-3)
+            assert trace["name"] != "novel" or change < 0

@@ -23,6 +23,8 @@ from suture.interventions.splice import Splice
 from suture.interventions.steer.effect import Effect
 from suture.labels import is_exclusive
 from suture.matching.layers import Layers
+from suture.matching.match import STAGE as MATCH
+from suture.matching.match import Matching
 from suture.pipeline.artifact import MANIFEST, Manifest, Opened, folder_of, open_artifact, sha256_of
 from suture.pipeline.result import typed
 from suture.report.nulls import Recipe, copies_one_of, recipe
@@ -35,7 +37,7 @@ DESIGN_ORDER = ("crosscoder", "pooled", "universal", "sae")
 """Designs in the order in which a report shows them; the first one with features answers the question."""
 
 
-Result = Store | TrainResult | FeatureTable | Effect | Splice | Causal | Study | Sweep | Layers
+Result = Store | TrainResult | FeatureTable | Effect | Splice | Causal | Study | Sweep | Layers | Matching
 READERS: Mapping[str, Callable[[Path], Result]] = {
     "store": Store.open,
     "dictionary": TrainResult.load,
@@ -46,6 +48,7 @@ READERS: Mapping[str, Callable[[Path], Result]] = {
     "study": Study.load,
     "sweep": Sweep.load,
     "layers": Layers.load,
+    MATCH: Matching.load,
 }
 """Stage -> what opens its result; of others a report shows the manifest alone."""
 T = TypeVar("T")

@@ -14,6 +14,7 @@ from pathlib import Path
 from suture.errors import UserError
 from suture.interventions.steer.effect import Effect
 from suture.matching.layers import Layers
+from suture.matching.match import Matching
 from suture.pipeline.artifact import Opened, package_version
 from suture.pipeline.files import whole_file
 from suture.report.answer import answer
@@ -22,15 +23,18 @@ from suture.report.explorer import described, explorer
 from suture.report.gather import Artifact, Gathered, find_artifacts, gather, parent_of
 from suture.report.html import Html, clean, tag
 from suture.report.layers import layers_section
+from suture.report.matching import matching_section
 from suture.report.payload import Limits
 from suture.report.pieces import Beside
 from suture.report.provenance import provenance
 from suture.report.sections import compared, designs, missing_models, shares
 from suture.report.steering import steering
+from suture.report.stitching import stitching_section
 from suture.report.study import study_section
 from suture.report.study_answer import study_answer
 from suture.report.study_numbers import Study
 from suture.report.sweep import Sweep, sweep_section
+from suture.stitching.stitch import Stitching, is_stitched
 
 __all__ = ["find_artifacts", "report"]
 
@@ -102,7 +106,9 @@ def _page(
         behaviour(gathered),
         *([] if alone else of_studies),
         *(sweep_section(found) for _, found in gathered.results(Sweep)),
+        matching_section([(a.name, found) for a, found in gathered.results(Matching)]),
         layers_section([found for _, found in gathered.results(Layers)]),
+        stitching_section([(a.name, Stitching.load(a.folder)) for a in gathered.artifacts if is_stitched(a.folder)]),
         provenance(gathered, commands=commands, versions=versions),
     ]
     present = [s for s in sections if s is not None]
@@ -141,7 +147,9 @@ def _contents(sections: Sequence[Html]) -> Html:
     short = {
         "study": "Study",
         "sweep": "Sweep",
+        "matching": "Matching",
         "layers": "Layers",
+        "stitching": "Stitching",
         "compared": "Compared",
         "designs": "Dictionaries",
         "missing": "R²",

@@ -148,7 +148,7 @@ class Stitching(Tabular):
         """
         path = Path(path)
         artifact.open_artifact(path, stage=STAGE, setting="stitching")
-        if not (path / SUMMARY).is_file():
+        if not is_stitched(path):
             raise ArtifactError("stitching", path, "is a dictionary that was not stitched", "name a stitched one")
         tables = {name: Table.load(path / file) for name, file in TABLES.items()}
         summary = read_typed(path / SUMMARY, StitchSummary, setting="stitching")
@@ -210,6 +210,11 @@ def stitch(
         found.write(draft.folder)
         write_evaluated(draft.folder, result, where.view, where.judge, heldout=True)
     return Stitching.load(out)
+
+
+def is_stitched(folder: str | Path) -> bool:
+    """Whether a dictionary's folder is a stitching's."""
+    return (Path(folder) / SUMMARY).is_file()
 
 
 def path_dictionary(
