@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -208,7 +209,8 @@ def shown_page(page: webdriver.Chrome, feature: int) -> WebElement:
             and bool(d.find_elements(By.CSS_SELECTOR, "#feature .numbers"))
         )
 
-    WebDriverWait(page, SECONDS).until(there)
+    # a page that is drawn anew takes its elements with it
+    WebDriverWait(page, SECONDS, ignored_exceptions=(StaleElementReferenceException,)).until(there)
     return page.find_element(By.ID, "feature")
 
 

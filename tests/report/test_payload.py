@@ -240,7 +240,7 @@ def test_a_large_dictionary_has_its_pieces_beside_the_page_and_old_ones_go(folde
         detail = json.loads(script[script.index("detail:") + 7 : script.rindex("}")])
         assert detail[0] == name
         unpacked(detail[1])
-    kept = folder / "r-pieces" / "mine.js"
+    kept = folder / "r-pieces" / "theirs.js"
     kept.write_text("not ours")
     stale = folder / "r-pieces" / "t0-b9-0123456789ab.js"
     stale.write_text("ours, of an earlier page")

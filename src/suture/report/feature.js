@@ -43,7 +43,7 @@ async function featurePage(root, at) {
   const all = { ...about, block, record, examples, texts };
   const part = (name, nodes) => make("div", { class: name }, ...nodes);
   root.replaceChildren(...heading(about), ownNotes(about),
-    make("div", { class: "parts" }, part("part-models", [...modelByModel(all), ...promotes(all)]), part("part-examples", exampleSections(all)), part("part-near", neighbours(all))), numbers(all),
+    make("div", { class: "parts" }, part("part-examples", exampleSections(all)), part("part-models", [...modelByModel(all), ...promotes(all)]), part("part-near", neighbours(all))), numbers(all),
     ...index.missing.map((text) => make("p", { class: "quiet-note", text })));
   for (const [box, spec] of drawings) { drawFigure(box, spec); redraw.observe(box); }
   drawings.length = 0;
@@ -104,7 +104,7 @@ function ownNotes({ index, feature, noted, root }) {
 
 function countBars(counts, { ticks, hover: said, role, title }) {
   const height = Math.log10(1 + Math.max(1, ...counts));
-  const marks = [0, 1, 10, 100, 1e3, 1e4, 1e5, 1e6].filter((n) => Math.log10(1 + n) <= height * 1.05);
+  const marks = [1, 10, 100, 1e3, 1e4, 1e5, 1e6].filter((n) => Math.log10(1 + n) <= height * 1.05);
   return {
     alt: title,
     data: [{ type: "bar", x: counts.map((_, i) => i), y: counts.map((n) => Math.log10(1 + n)), customdata: counts.map(said), meta: { role }, hovertemplate: "%{customdata}" }],
