@@ -1,6 +1,9 @@
 from .activations.collect import collect
 from .activations.store import Store
 from .activations.stream import Stream
+from .bridges.bridge import Bridge, bridge
+from .bridges.crossing import Carried, carry
+from .bridges.settings import BridgeSettings, CarrySettings
 from .dictionary.activation import Sparsity
 from .dictionary.codes import Codes
 from .dictionary.design import Design
@@ -36,6 +39,10 @@ from .training.settings import Objective, TrainSettings
 from .training.train import train, train_many
 
 __all__ = [  # grouped as they are used
+    "Bridge",
+    "BridgeSettings",
+    "Carried",
+    "CarrySettings",
     "CausalSettings",
     "Codes",
     "Design",
@@ -64,6 +71,8 @@ __all__ = [  # grouped as they are used
     "Study",
     "TrainSettings",
     "UserError",
+    "bridge",
+    "carry",
     "causal",
     "collect",
     "demo",

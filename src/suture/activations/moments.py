@@ -130,3 +130,19 @@ class Moments:
         offset = offset - (self.mean(source) - fitted.source_mean.to(spread)) @ P
         error = spread - 2 * (P * cross).sum() + ((self.covariance(source, source) @ P) * P).sum() + offset @ offset
         return float(1 - error / spread)
+
+
+def chosen_affine(
+    fit: Moments, check: Moments, source: int | Sequence[int], target: int | Sequence[int], penalties: Sequence[float]
+) -> tuple[AffineMap, float]:
+    """The ridge map fitted on some documents whose penalty explains most of others, and that penalty.
+
+    Args:
+        fit: moments that maps are fitted to.
+        check: those of other documents.
+        source: the space, or the spaces, mapped from.
+        target: those mapped to.
+        penalties: tried, as parts of the mean variance of a source coordinate.
+    """
+    tried = [(fit.affine(source, target, penalty=penalty), penalty) for penalty in penalties]
+    return max(tried, key=lambda one: check.explained(one[0], source, target))

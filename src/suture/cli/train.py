@@ -12,10 +12,12 @@ from suture.cli.options import Argument, ResumableOutput
 from suture.errors import UserError
 from suture.pipeline.folder import PARTIAL, REPLACED
 from suture.pipeline.settings import Count, Given, from_flat, read_toml
+from suture.stitching.joint_settings import JointSettings
 from suture.training.settings import TrainSettings
 
 if TYPE_CHECKING:
     from suture.activations.stream import Stream
+    from suture.training.start import Start
 
 HARMLESS = {"offline", "trust-remote-code"}
 """Settings of a stream that say nothing where there is a store."""
@@ -28,7 +30,9 @@ class Train:
     An SAE, a crosscoder, a pooled or a universal dictionary, on a store or (--stream) with no store at all. Ctrl-C
     keeps what was reached for --resume. Several processes: torchrun --nproc-per-node N -m suture train ... Several
     dictionaries in one pass over the rows: --each FILE, whose tables hold these options by name; what a table leaves
-    out is taken from the command line, and those with one --data-seed see the same batches.
+    out is taken from the command line, and those with one --data-seed see the same batches. --start DICT goes on with a
+    dictionary, perhaps on other activations; --start DICT_A --start DICT_B begins a crosscoder with two dictionaries of
+    one space each.
     """
 
     dictionary: Annotated[Path, Argument(metavar="DICT", raised=("out",))]
@@ -41,7 +45,12 @@ class Train:
     """TOML file with a [name] table per dictionary: DICT/name is trained with its settings."""
     feature_ranks: Count = 1
     """Under torchrun: split the features over so many processes, the rows over the rest."""
+    start: tuple[Path, ...] = ()
+    """A dictionary to begin with, in place of random weights; two of one space each become a crosscoder. Its design,
+    size and k are kept where none are given; one alone is trained at a tenth of the usual learning rate, two at a
+    third."""
     settings: Given[TrainSettings]
+    joint: Given[JointSettings]
     source: Given[StreamSettings]
     output: ResumableOutput = field(default_factory=ResumableOutput)
 
@@ -54,13 +63,14 @@ class Train:
 
         with said_once():
             wanted = self._wanted()
+            start = self._start(wanted)
         device = next(iter(wanted.values())).device
         with grid(feature_ranks=self.feature_ranks, device=local_device(device)) as place:
             with self._rows(device) as rows, progress() as advance:
                 context = Context(
                     resume=self.output.resume, overwrite=self.output.overwrite, command=command_line(), tell=advance
                 )
-                make([train_many_job("steps", self.dictionary, wanted, rows, grid=place)], context)
+                make([train_many_job("steps", self.dictionary, wanted, rows, start=start, grid=place)], context)
             if place.world.leads:
                 _emit(list(wanted), several=self.each is not None, as_json=self.output.json)
 
@@ -68,9 +78,11 @@ class Train:
         """Every dictionary's folder and settings: the one of the options, or one per table of the file."""
         from suture.sweep.stages import placed
 
-        base = self.settings.over()
+        base = self._base()
         if self.each is None:
             return {self.dictionary: placed(base)}
+        if self.start:
+            raise UserError("start", self.start[0], "and --each exclude each other", "start one dictionary at a time")
         tables = read_toml(self.each, "each")
         if not tables or not all(isinstance(table, dict) for table in tables.values()):
             raise UserError("each", self.each, "does not hold one [table] per dictionary", "see suture train --help")
@@ -81,6 +93,37 @@ class Train:
             self.dictionary / name: placed(from_flat(TrainSettings, table, base=base, where=f"[{name}] "))
             for name, table in tables.items()
         }
+
+    def _base(self) -> TrainSettings:
+        """What the options say, over the defaults or over what suits the dictionaries that it begins with."""
+        if not self.start:
+            return self.settings.over()
+        from suture.dictionary.dictionary import Description
+        from suture.pipeline.artifact import open_artifact
+        from suture.stitching.joint import GENTLE, joint_settings
+        from suture.training.start import FINE, at_part, fine_tuning
+
+        for path in self.start:
+            open_artifact(path, stage="dictionary", setting="start")
+        designs = [Description.load(path).design for path in self.start]
+        if len(designs) == 1:
+            return at_part(self.settings.over(fine_tuning(designs[0])), FINE)
+        return at_part(self.settings.over(joint_settings(designs)), GENTLE)
+
+    def _start(self, wanted: dict[Path, TrainSettings]) -> "Start | None":
+        """What the training begins with."""
+        from suture.stitching.joint import joint_start
+        from suture.training.start import start_from
+
+        if len(self.start) != 2 and self.joint.values:
+            name, value = next(iter(self.joint.values.items()))
+            raise UserError(name, value, "is for two dictionaries of one space each", "name both with --start")
+        if not self.start:
+            return None
+        if len(self.start) == 1:
+            return start_from(self.start[0])
+        (settings,) = wanted.values()
+        return joint_start(self.start, settings.design.n_features, self.joint.over())
 
     @contextmanager
     def _rows(self, device: str) -> "Iterator[Path | Stream]":

@@ -21,7 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from suture.activations.moments import AffineMap, Moments
+from suture.activations.moments import AffineMap, Moments, chosen_affine
 from suture.activations.store import Store
 from suture.uncertainty import hashed_rank
 
@@ -64,10 +64,7 @@ class Imputation:
         """From the spaces present to the others, side by side (2)."""
         key = tuple(present)
         if key not in self._maps:
-            others = self._others(key)
-            tried = (self.fit.affine(key, others, penalty=penalty) for penalty in PENALTIES)
-            best = max(tried, key=lambda fitted: self.check.explained(fitted, key, others))
-            self._maps[key] = best
+            self._maps[key], _ = chosen_affine(self.fit, self.check, key, self._others(key), PENALTIES)
         return self._maps[key]
 
     def explained(self, present: Sequence[int], target: int) -> float:

@@ -14,6 +14,9 @@ from suture.dictionary.dictionary import Dictionary
 from suture.errors import UserError
 from suture.uncertainty import hashed_rank
 
+LEAST_DOCUMENTS = 20
+"""Ten a half: fewer say nothing about how sure a correlation is."""
+
 
 def matching_view(dictionary: Dictionary, store: Store) -> Store:
     """The store's spaces that the dictionary was trained on, in its order.

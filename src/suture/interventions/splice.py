@@ -125,7 +125,7 @@ def spliced_losses(
     text = PairedText(dictionary, lms, chosen, block=settings.block)
     tell = on_progress or (lambda *_: None)
     means = mean_rows(text, lambda done: tell(done, 2 * text.n_batches))  # 1
-    sums = [_Sums(text.n_documents) for _ in lms]
+    sums = [LossSums(text.n_documents) for _ in lms]
     for done, batch in enumerate(text.batches(), start=text.n_batches + 1):  # 2
         for m, own in enumerate(sums):
             own.add(text, batch, m, _stand_ins(text, batch, m, means[m]))
@@ -203,7 +203,7 @@ def _stand_ins(text: PairedText, batch: PairedBatch, model: int, mean: Tensor) -
     return found
 
 
-class _Sums:
+class LossSums:
     """One model's losses summed by document."""
 
     def __init__(self, n_documents: int) -> None:
@@ -212,6 +212,7 @@ class _Sums:
         self.count = torch.zeros(n_documents, dtype=torch.float64)
 
     def add(self, text: PairedText, batch: PairedBatch, model: int, stand_ins: Mapping[str, Tensor | None]) -> None:
+        """Add a batch's losses, each of these in place of the model's rows; None leaves them as they are."""
         document = scored_documents(batch, model)
         self.count.index_add_(0, document, torch.ones(len(document)).double())
         for name, rows in stand_ins.items():
@@ -220,18 +221,20 @@ class _Sums:
             total.index_add_(0, document, surprise)
 
     def result(self, label: str, n_spaces: int, replaced: float) -> SplicedModel:
+        """All of them, for a dictionary over so many spaces."""
         alone = [f"alone {m}" for m in range(n_spaces)]
         return SplicedModel(
             model=label,
-            clean=self._loss(CLEAN),
-            spliced=self._loss(SPLICED),
-            mean=self._loss(MEAN),
-            alone=[self._loss(name) for name in alone if name in self.total],
+            clean=self.loss(CLEAN),
+            spliced=self.loss(SPLICED),
+            mean=self.loss(MEAN),
+            alone=[self.loss(name) for name in alone if name in self.total],
             n_predictions=int(self.count.sum()),
             replaced=replaced,
         )
 
-    def _loss(self, name: str) -> Loss:
+    def loss(self, name: str) -> Loss:
+        """With what is called so in place of the rows; the standard error is over documents."""
         read = self.count > 0
         ratio = Ratio(self.total[name][read, None], self.count[read, None])
         return Loss(ce=float(ratio.value), se=float(ratio.spread) if int(read.sum()) > 1 else None)

@@ -26,14 +26,12 @@ from suture.activations.view import seen
 from suture.dictionary.codes import Codes
 from suture.dictionary.dictionary import Dictionary
 from suture.dictionary.pieces import as_sparse
-from suture.dictionary.rows import matching_view, order_seed, whole_documents
+from suture.dictionary.rows import LEAST_DOCUMENTS, matching_view, order_seed, whole_documents
 from suture.errors import UserError
 from suture.pipeline import artifact
 from suture.uncertainty import deal_groups
 
 BATCH_ROWS = 4096
-LEAST_DOCUMENTS = 20
-"""Ten a half: fewer say nothing about how sure a correlation is."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

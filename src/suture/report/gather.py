@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from suture.activations.space import Space, are_null
 from suture.activations.store import Store
+from suture.bridges.bridge import Bridge
 from suture.errors import UserError
 from suture.features.clusters import TwoClusters
 from suture.features.table import FeatureSummary, FeatureTable
@@ -37,7 +38,7 @@ DESIGN_ORDER = ("crosscoder", "pooled", "universal", "sae")
 """Designs in the order in which a report shows them; the first one with features answers the question."""
 
 
-Result = Store | TrainResult | FeatureTable | Effect | Splice | Causal | Study | Sweep | Layers | Matching
+Result = Store | TrainResult | FeatureTable | Effect | Splice | Causal | Study | Sweep | Layers | Matching | Bridge
 READERS: Mapping[str, Callable[[Path], Result]] = {
     "store": Store.open,
     "dictionary": TrainResult.load,
@@ -49,6 +50,7 @@ READERS: Mapping[str, Callable[[Path], Result]] = {
     "sweep": Sweep.load,
     "layers": Layers.load,
     MATCH: Matching.load,
+    "bridge": Bridge.load,
 }
 """Stage -> what opens its result; of others a report shows the manifest alone."""
 T = TypeVar("T")

@@ -19,6 +19,7 @@ from suture.pipeline.artifact import Opened, package_version
 from suture.pipeline.files import whole_file
 from suture.report.answer import answer
 from suture.report.behaviour import behaviour
+from suture.report.bridges import bridges
 from suture.report.explorer import described, explorer
 from suture.report.gather import Artifact, Gathered, find_artifacts, gather, parent_of
 from suture.report.html import Html, clean, tag
@@ -104,6 +105,7 @@ def _page(
         features,
         steering([(effect, _table_of(artifact, gathered)) for artifact, effect in gathered.results(Effect)]),
         behaviour(gathered),
+        bridges(gathered),
         *([] if alone else of_studies),
         *(sweep_section(found) for _, found in gathered.results(Sweep)),
         matching_section([(a.name, found) for a, found in gathered.results(Matching)]),
@@ -157,6 +159,7 @@ def _contents(sections: Sequence[Html]) -> Html:
         "features": "Features",
         "steering": "Steering",
         "behaviour": "Behaviour",
+        "bridges": "Bridges",
         "provenance": "Provenance",
     }
     links = [tag("a", name, href=f"#{id_}") for id_, name in short.items() if any(f'id="{id_}"' in s for s in sections)]

@@ -32,9 +32,8 @@ from suture.dictionary.dictionary import Dictionary
 from suture.dictionary.parts import as_kind, portable
 from suture.dictionary.refit import check_l0, refitted, to_l0
 from suture.dictionary.refit_settings import RefitSettings
-from suture.dictionary.rows import matching_view, order_seed, whole_documents
+from suture.dictionary.rows import LEAST_DOCUMENTS, matching_view, order_seed, whole_documents
 from suture.errors import UserError
-from suture.matching.read import LEAST_DOCUMENTS
 from suture.pipeline import artifact
 
 DEALT = 0.5

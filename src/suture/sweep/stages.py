@@ -34,6 +34,7 @@ from suture.stitching.settings import StitchSettings
 from suture.stitching.stitch import stitch
 from suture.training.run import TrainProgress
 from suture.training.settings import TrainSettings
+from suture.training.start import Start
 from suture.training.train import train_many
 
 
@@ -67,21 +68,25 @@ def train_many_job(
     wanted: Mapping[Path, TrainSettings],
     rows: Path | Job | Stream,
     *,
+    start: Start | None = None,
     grid: Grid = ALONE,
 ) -> Job:
-    """Train dictionaries in one pass over rows; with a stream, or in a grid of processes, only in this process.
+    """Train dictionaries in one pass over rows; with a stream, a start or a grid of processes, only in this process.
 
     `out` is what tells the job from others: the folder of the dictionaries, or the one dictionary.
     """
+    begun_with = {} if start is None else {f"start {i}": path for i, path in enumerate(start.parents)}
     return Job(
         name=name,
         stage=DICTIONARY,
-        work=partial(_train, stream=rows if isinstance(rows, Stream) else None, grid=grid),
+        work=partial(_train, stream=rows if isinstance(rows, Stream) else None, start=start, grid=grid),
         out=out,
         settings=dict(wanted),
-        inputs={} if isinstance(rows, Stream) else {"store": rows},
+        inputs=({} if isinstance(rows, Stream) else {"store": rows}) | begun_with,
         results={
-            path: asdict(own) | ({"stream": rows.settings} if isinstance(rows, Stream) else {})
+            path: asdict(own)
+            | ({"stream": rows.settings} if isinstance(rows, Stream) else {})
+            | ({} if start is None else start.recorded)
             for path, own in wanted.items()
         },
         device=next(iter(wanted.values())).device,
@@ -195,7 +200,7 @@ def _plant(job: Job, context: Context) -> None:
     planted_store(job.out, settings, n_rows, overwrite=context.overwrite)
 
 
-def _train(job: Job, context: Context, *, stream: Stream | None, grid: Grid) -> None:
+def _train(job: Job, context: Context, *, stream: Stream | None, start: Start | None, grid: Grid) -> None:
     def show(out: Path, p: TrainProgress) -> None:
         fvu = " ".join(f"{v:.3f}" for v in p.fvu or p.training_fvu)
         note = f"{p.rows_per_second:,.0f} rows/s  FVU {fvu}  L0 {p.l0:.1f}  dead {100 * p.dead:.1f} %"
@@ -204,6 +209,7 @@ def _train(job: Job, context: Context, *, stream: Stream | None, grid: Grid) -> 
     train_many(
         {out: placed(own) for out, own in job.settings.items()},
         stream or Store.open(job.input("store")),
+        start=start,
         grid=grid,
         on_progress=show,
         resume=context.resume,

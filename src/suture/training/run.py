@@ -46,7 +46,7 @@ from suture.training.checkpoint import (
 )
 from suture.training.feed import POSITIONS, Feed
 from suture.training.settings import TrainSettings
-from suture.training.start import data_statistics, new_dictionary
+from suture.training.start import Start, begin_with, data_statistics, new_dictionary
 from suture.training.step import StepResult, TrainingState
 from suture.training.tracking import METRICS, Tracker
 
@@ -93,6 +93,7 @@ class Run:
         *,
         made_from: dict[str, Any],
         parents: tuple[Path, ...] = (),
+        start: Start | None = None,
         grid: Grid = ALONE,
         resume: bool = False,
         overwrite: bool = False,
@@ -106,7 +107,8 @@ class Run:
             settings: how it is trained.
             feed: its rows.
             made_from: what the rows are, for the records.
-            parents: artifacts that the rows come from.
+            parents: artifacts that the rows, and the weights it starts with, come from.
+            start: weights to start with in place of random ones.
             grid: this process's place.
             resume: go on with an unfinished run of the same settings.
             overwrite: replace a finished dictionary.
@@ -141,6 +143,8 @@ class Run:
             dictionary = new_dictionary(
                 feed.reference, settings.design, statistics, seed=settings.seed, lock=settings.lock, grid=grid
             )
+            if start is not None and saved is None:
+                begin_with(dictionary, start.make(feed.reference, rows))
             dictionary.precision = recorded["precision"]
             self.dictionary = dictionary.to(self.device)
             self.state = TrainingState(dictionary, settings.objective, statistics.variance, lock=settings.lock)
@@ -330,10 +334,20 @@ def recorded_settings(
     return asdict(settings) | {"precision": precision} | made_from
 
 
-def is_finished(out: Path, settings: TrainSettings, feed: Feed) -> bool:
-    """Whether `out` is the finished dictionary of these settings and rows."""
-    wanted = asdict(settings) | feed.made_from
-    return artifact.is_made(out, stage=STAGE, settings=wanted, parents=feed.parents)
+def is_finished(out: Path, settings: TrainSettings, feed: Feed, start: Start | None = None) -> bool:
+    """Whether `out` is the finished dictionary of these settings, rows and weights to start with."""
+    wanted = asdict(settings) | made_from(feed, start)
+    return artifact.is_made(out, stage=STAGE, settings=wanted, parents=parents_of(feed, start))
+
+
+def made_from(feed: Feed, start: Start | None) -> dict[str, Any]:
+    """What the rows and the weights at the start are, for the records."""
+    return feed.made_from | ({} if start is None else start.recorded)
+
+
+def parents_of(feed: Feed, start: Start | None) -> tuple[Path, ...]:
+    """The artifacts behind both."""
+    return feed.parents + (() if start is None else start.parents)
 
 
 def available_models(settings: TrainSettings, n_spaces: int, step: int) -> Bool[Tensor, "row space"] | None:

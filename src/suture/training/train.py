@@ -18,8 +18,9 @@ from suture.dictionary.dictionary import Dictionary
 from suture.errors import UserError
 from suture.parallel import ALONE, Grid, local_device
 from suture.training.feed import Feed, feed_key, feed_of
-from suture.training.run import OnProgress, Run, TrainProgress, check_fit, is_finished
+from suture.training.run import OnProgress, Run, TrainProgress, check_fit, is_finished, made_from, parents_of
 from suture.training.settings import TrainSettings
+from suture.training.start import Start
 
 
 def train(
@@ -27,6 +28,7 @@ def train(
     store: Store | Stream | str | Path,
     settings: TrainSettings | None = None,
     *,
+    start: Start | None = None,
     grid: Grid = ALONE,
     on_progress: OnProgress | None = None,
     resume: bool = False,
@@ -35,8 +37,9 @@ def train(
 ) -> Dictionary:
     """Train a dictionary on the spaces of a store or a stream and write it to `out`, with its metrics and evaluation.
 
-    With `resume` an interrupted run goes on from its newest checkpoint. Inside `suture.parallel.grid` all processes
-    call this alike, and each passes its place.
+    With `start` it begins with the weights of other dictionaries (`training.start`, `stitching.joint`). With `resume`
+    an interrupted run goes on from its newest checkpoint. Inside `suture.parallel.grid` all processes call this alike,
+    and each passes its place.
 
     Raises:
         UserError: settings that do not fit the store or the unfinished run.
@@ -48,6 +51,7 @@ def train(
     trained = train_many(
         {out: settings or TrainSettings()},
         store,
+        start=start,
         grid=grid,
         on_progress=report,
         resume=resume,
@@ -61,6 +65,7 @@ def train_many(
     wanted: Mapping[str | Path, TrainSettings] | Mapping[Path, TrainSettings],
     store: Store | Stream | str | Path,
     *,
+    start: Start | None = None,
     grid: Grid = ALONE,
     on_progress: Callable[[Path, TrainProgress], None] | None = None,
     resume: bool = False,
@@ -72,6 +77,7 @@ def train_many(
     Args:
         wanted: each dictionary's folder and settings. With one `data_seed` their own seeds may differ.
         store: the rows, on disk or computed while they are trained on.
+        start: weights that each of them begins with in place of random ones.
         grid: this process's place among several.
         on_progress: told (folder, line of metrics).
         resume: unfinished ones go on from their newest checkpoints; finished ones of the same settings stay.
@@ -103,8 +109,9 @@ def train_many(
                         out,
                         settings[out],
                         feed,
-                        made_from=feed.made_from,
-                        parents=feed.parents,
+                        made_from=made_from(feed, start),
+                        parents=parents_of(feed, start),
+                        start=start,
                         grid=grid,
                         resume=resume,
                         overwrite=overwrite,
@@ -113,7 +120,7 @@ def train_many(
                     )
                 )
                 for out in outs
-                if not (resume and is_finished(out, settings[out], feed))
+                if not (resume and is_finished(out, settings[out], feed, start))
             ]
             feed.keep_position_in([run.folder for run in runs])
             started.append((feed, runs))
