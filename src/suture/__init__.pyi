@@ -13,6 +13,11 @@ from .features.describe import features
 from .features.settings import FeatureSettings
 from .features.table import FeatureTable
 from .interventions.causal import causal
+from .interventions.graft.graft import Graft
+from .interventions.graft.make import Grafting, graft
+from .interventions.graft.settings import GraftSettings
+from .interventions.organisms.organism import Organism, organism
+from .interventions.organisms.settings import OrganismSettings
 from .interventions.settings import CausalSettings, SpliceSettings, SteerSettings
 from .interventions.splice import splice
 from .interventions.steer.effect import Effect
@@ -41,10 +46,15 @@ __all__ = [  # grouped as they are used
     "Estimate",
     "FeatureSettings",
     "FeatureTable",
+    "Graft",
+    "GraftSettings",
+    "Grafting",
     "LanguageModel",
     "MatchSettings",
     "Matching",
     "Objective",
+    "Organism",
+    "OrganismSettings",
     "RefitSettings",
     "Sparsity",
     "SpliceSettings",
@@ -61,10 +71,12 @@ __all__ = [  # grouped as they are used
     "demo",
     "estimate",
     "features",
+    "graft",
     "grid",
     "load_model",
     "match",
     "open_corpus",
+    "organism",
     "read_study",
     "refit",
     "report",

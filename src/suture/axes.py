@@ -18,6 +18,7 @@
 | `top`, `example` | one of a feature's strongest examples |
 | `quantile` | one of several quantiles |
 | `step` | one step of a path from one dictionary to another |
+| `way`, `rank`, `rows` | one way of writing features; one direction of a subspace; one row of a matrix |
 | `label`, `question` | one label; one thing asked of a feature |
 | `concept`, `common`, `found` | one planted ground-truth direction; one that two models have; one that was found |
 | `document`, `group`, `unit`, `half` | one document; one set of them; what a bootstrap draws; the rows of one half |

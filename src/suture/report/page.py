@@ -21,6 +21,7 @@ from suture.pipeline.artifact import Opened, package_version
 from suture.pipeline.files import whole_file
 from suture.report.behaviour import behaviour
 from suture.report.gather import Gathered, find_artifacts, gather
+from suture.report.grafting import grafts
 from suture.report.html import Html, clean, embedded_json, join, tag
 from suture.report.parts import section
 from suture.report.payload import Limits, explorer_payload
@@ -91,6 +92,7 @@ def _page(gathered: Gathered, *, title: str | None, commands: Sequence[str], lim
         _explorer(gathered, limits),
         steering([effect for _, effect in gathered.results(Effect)]),
         behaviour(gathered),
+        grafts(gathered),
         *([] if alone else of_studies),
         *(sweep_section(found) for _, found in gathered.results(Sweep)),
         provenance(gathered, commands=commands, versions=versions),
@@ -131,6 +133,7 @@ def _contents(sections: Sequence[Html]) -> Html:
         "features": "Features",
         "steering": "Steering",
         "behaviour": "Behaviour",
+        "graft": "Grafts",
         "provenance": "Provenance",
     }
     links = [tag("a", name, href=f"#{id_}") for id_, name in short.items() if any(f'id="{id_}"' in s for s in sections)]
