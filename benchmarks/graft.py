@@ -61,7 +61,7 @@ def dictionaries(folder: Path, options: argparse.Namespace, seed: int, kind: str
             sources = [(lm, hookpoint) for lm in models]
             collect(store, sources=sources, corpus=corpus, n_rows=options.tokens, dtype="float32")
         design = Design(kind=kind, n_features=options.features, sparsity=Sparsity(k=options.k))  # pyright: ignore
-        view = View(space=1) if kind == "sae" else View()
+        view = View(spaces=(1,)) if kind == "sae" else View()
         settings = TrainSettings(design=design, view=view, n_rows=options.rows, seed=seed)
         made(out, lambda out=out, store=store, settings=settings: train(out, store, settings))
         found.append(out)

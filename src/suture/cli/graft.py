@@ -104,7 +104,7 @@ class MakeGraft:
                 command=command_line(),
             )
         names = list(found.outcomes.coordinates["intervention"])
-        outcomes = {name: {k: _plain(v) for k, v in found.of(name).items()} for name in names}
+        outcomes = {name: found.of(name) for name in names}
         emit(
             {"out": str(self.out), **asdict(found.summary), "outcomes": outcomes},
             as_json=self.output.json,
@@ -152,12 +152,6 @@ class MakeGraft:
             result["fold"] = str(self.fold)
             lines.append(f"model: {self.fold}")
         emit(result, as_json=self.output.json, text="\n".join(lines))
-
-
-def _plain(value: object) -> object:
-    """A number or text of a table as JSON has it."""
-    item = getattr(value, "item", None)
-    return item() if callable(item) else value
 
 
 def _text(found: "Grafting") -> str:

@@ -42,8 +42,7 @@ def beside(lm: LanguageModel, other: LanguageModel, hookpoints: Sequence[str]) -
     @torch.no_grad()
     def read_along(_module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         own = {n: v for n, v in kwargs.items() if n != argument}
-        goes_on = argument is not None and kwargs.get(argument) is not None
-        if goes_on:
+        if argument is not None and kwargs.get(argument) is not None:
             own[argument] = kept["cache"]
         output = other.model(*args, **own)
         kept["cache"] = output.get(argument) if argument is not None and kwargs.get("use_cache") else None

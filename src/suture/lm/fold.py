@@ -27,7 +27,11 @@ def linear_write(lm: LanguageModel, hookpoint: str) -> nn.Linear | Conv1D:
     point = resolve(lm.model, hookpoint)
     inside = [m for m in point.module.modules() if isinstance(m, nn.Linear | Conv1D)] if point.side == "output" else []
     seen: dict[int, Tensor] = {}
-    handles = [m.register_forward_hook(lambda m, _args, out: seen.__setitem__(id(m), out)) for m in inside]
+
+    def keep(module: nn.Module, _args: object, out: Tensor) -> None:
+        seen[id(module)] = out
+
+    handles = [module.register_forward_hook(keep) for module in inside]  # pyright: ignore[reportArgumentType]
     wanted: list[Tensor] = []
     handles.append(point.attach(lambda activation: wanted.append(activation)))
     try:

@@ -77,8 +77,8 @@ class Positions:
         cache = next((kwargs[name] for name in CACHE_NAMES if kwargs.get(name) is not None), None)
         if cache is None:
             return 0
-        length = getattr(cache, "get_seq_length", None)
-        return int(length()) if callable(length) else self._end
+        length: Any = getattr(cache, "get_seq_length", None)
+        return self._end if length is None else int(length())
 
 
 CACHE_NAMES = ("past_key_values", "cache", "cache_params", "state")

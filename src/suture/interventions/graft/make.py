@@ -117,7 +117,7 @@ class Grafting(Tabular):
         if name not in names:
             raise UserError("intervention", name, "was not measured", f"use one of {', '.join(names)}")
         row = names.index(name)
-        return {column.name: self.outcomes[column.name][row] for column in self.outcomes.columns}
+        return {column.name: self.outcomes[column.name].tolist()[row] for column in self.outcomes.columns}
 
     def __repr__(self) -> str:
         s, own, before = self.summary, self.of(GRAFT), self.of("as it is")

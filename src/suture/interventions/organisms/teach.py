@@ -155,7 +155,7 @@ def _trained(lm: LanguageModel, settings: OrganismSettings) -> list[nn.Parameter
     else:
         parameters = list(lm.model.parameters())
     for parameter in parameters:
-        parameter.requires_grad_(requires_grad=True)
+        parameter.requires_grad_()
     return parameters
 
 
