@@ -19,6 +19,11 @@ from .formats.exporting import export_dictionary
 from .formats.importing import import_dictionary
 from .formats.settings import ExportSettings, ImportSettings
 from .interventions.causal import causal
+from .interventions.graft.graft import Graft
+from .interventions.graft.make import Grafting, graft
+from .interventions.graft.settings import GraftSettings
+from .interventions.organisms.organism import Organism, organism
+from .interventions.organisms.settings import OrganismSettings
 from .interventions.settings import CausalSettings, SpliceSettings, SteerSettings
 from .interventions.splice import splice
 from .interventions.steer.effect import Effect
@@ -53,6 +58,9 @@ __all__ = [  # grouped as they are used
     "ExportSettings",
     "FeatureSettings",
     "FeatureTable",
+    "Graft",
+    "GraftSettings",
+    "Grafting",
     "ImportSettings",
     "LanguageModel",
     "LayerSettings",
@@ -60,6 +68,8 @@ __all__ = [  # grouped as they are used
     "MatchSettings",
     "Matching",
     "Objective",
+    "Organism",
+    "OrganismSettings",
     "RefitSettings",
     "Sparsity",
     "SpliceSettings",
@@ -79,12 +89,14 @@ __all__ = [  # grouped as they are used
     "estimate",
     "export_dictionary",
     "features",
+    "graft",
     "grid",
     "import_dictionary",
     "layers",
     "load_model",
     "match",
     "open_corpus",
+    "organism",
     "read_study",
     "refit",
     "report",

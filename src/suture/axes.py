@@ -20,6 +20,7 @@
 | `neighbour` | one of the features that lie nearest to a feature |
 | `code` | one code of several of the same rows: of all models together, or of one alone |
 | `step` | one step of a path from one dictionary to another |
+| `way`, `rank`, `rows` | one way of writing features; one direction of a subspace; one row of a matrix |
 | `label`, `question` | one label; one thing asked of a feature |
 | `concept`, `common`, `found` | one planted ground-truth direction; one that two models have; one that was found |
 | `document`, `group`, `unit`, `half` | one document; one set of them; what a bootstrap draws; the rows of one half |

@@ -10,6 +10,7 @@
    (measured: 3 % of true nulls below 0.005 at five groups, where Student's t has 0.4 %).
 4. `discoveries`: Benjamini-Hochberg.
 5. `mean_interval`: a number over seeds, by Student's t.
+6. `Proportion`: k of n, by Wilson's score interval, which says something of 0 of n too.
 """
 
 from __future__ import annotations
@@ -186,6 +187,33 @@ def mean_interval(values: Iterable[float | int | None]) -> MeanInterval | None:
     deviation = math.sqrt(sum((v - mean) ** 2 for v in known) / (n - 1))
     half = float(special.stdtrit(n - 1, 0.975)) * deviation / math.sqrt(n)
     return MeanInterval(mean=mean, low=mean - half, high=mean + half, n=n)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proportion:
+    """So many of so many."""
+
+    k: int
+    n: int
+
+    @property
+    def share(self) -> float:
+        """k / n; NaN of none."""
+        return self.k / self.n if self.n else math.nan
+
+    @property
+    def interval(self) -> Interval:
+        """Wilson's 95 % interval.
+
+        >>> [round(end, 3) for end in Proportion(k=0, n=100).interval]
+        [0.0, 0.037]
+        """
+        if not self.n:
+            return math.nan, math.nan
+        z, p, n = 1.959964, self.share, self.n
+        middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+        low, high = (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
+        return (0.0 if self.k == 0 else low), (1.0 if self.k == self.n else high)
 
 
 def _hash(numbers: np.ndarray) -> np.ndarray:

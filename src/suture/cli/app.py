@@ -14,9 +14,11 @@ from suture.cli.console import answer, emit, said_once
 from suture.cli.estimate import EstimateStudy
 from suture.cli.features import Features
 from suture.cli.formats import Export, Import
+from suture.cli.graft import MakeGraft
 from suture.cli.interventions import CausalCheck, SpliceCheck, Steer
 from suture.cli.match import Match
 from suture.cli.options import Command
+from suture.cli.organism import MakeOrganism
 from suture.cli.stages import Demo, Report, Verify
 from suture.cli.stitch import Refit, Stitch
 from suture.cli.study import Designs, LadderStudy, LayerStudy, PowerStudy, Proxies
@@ -41,6 +43,8 @@ COMMANDS: Mapping[str, type[Command]] = {
     "causal": CausalCheck,
     "import": Import,
     "export": Export,
+    "organism": MakeOrganism,
+    "graft": MakeGraft,
     "sweep": Sweep,
     "report": Report,
     "verify": Verify,
@@ -53,6 +57,8 @@ COMMANDS: Mapping[str, type[Command]] = {
 RESUMABLE = {
     "collect": "what was finished is kept, --resume goes on from there",
     "train": "what was finished is kept, --resume goes on from there",
+    "organism": "what was finished is kept, --resume goes on from there",
+    "graft": "what was finished is kept, --resume goes on from there",
     "demo": "the same command goes on after the stages that are done",
     "sweep": "the same command goes on after the cells that are done",
     "study designs": "the same command goes on after the cells that are done",

@@ -155,6 +155,11 @@ class Activation:
     stretched: Callable[[Own, Tensor], Mapping[str, Tensor]] = lambda own, _: own
     """Its own weights where <x, e_i>, b_i and the threshold have become so many times as large, and the values with
     them."""
+    valued: Callable[[Dictionary], tuple[Tensor, Tensor]] = lambda dictionary: (
+        dictionary.threshold * 0 + 1,
+        dictionary.threshold * 0,
+    )
+    """(gain, offset) of each feature: where it is active, its value is ReLU(gain · pre-activation + offset)."""
     floor: Callable[[Dictionary], Tensor] = lambda dictionary: dictionary.threshold * 0
     """The pre-activations above which values are positive, whatever the thresholds."""
     shrinks: bool = False
@@ -284,6 +289,11 @@ GATED = Activation(
     weights=("log_gain", "magnitude_bias"),
     shifted=lambda own, by: {**own, "magnitude_bias": own["magnitude_bias"] + own["log_gain"].exp() * by},
     stretched=lambda own, by: {**own, "magnitude_bias": own["magnitude_bias"] * by},
+    valued=lambda dictionary: (
+        dictionary.own_weights["log_gain"].detach().exp(),
+        dictionary.own_weights["magnitude_bias"].detach()
+        - dictionary.own_weights["log_gain"].detach().exp() * dictionary.b_enc.detach(),
+    ),
     floor=lambda dictionary: (
         dictionary.b_enc.detach()
         - dictionary.own_weights["magnitude_bias"].detach() * (-dictionary.own_weights["log_gain"].detach()).exp()

@@ -6,7 +6,13 @@ reconstruct passes through untouched.
 1. `steer` adds the same vector everywhere, `steer_each` one to each sequence of a batch.
 2. `replace` encodes the activation from this model alone and adds sum_i (value_i - f_i) d_i, d_i being feature i's
    decoder row in this model's raw units; `clamp` is that for one feature, `ablate` that with all values zero.
-3. `sparing_first` and `at_positions` limit an edit to some positions.
+3. `difference` subtracts sum_i f_i (d_i^m - d_i^o), what the features write in this model and not in another of the
+   same width; `project_out` takes directions out, whatever the dictionary says.
+4. `sparing_first` and `at_positions` limit an edit to some positions, `scheduled` to places in a generation too;
+   `scaled` does part of an edit, `composed` several one after the other. At strength zero each is the identity, bit
+   for bit.
+5. How much is added: multiples of a feature's own 99.9 % activation (`raw_decoder` times that), of the activation's
+   norm (`norm_amount`), or what a KL budget allows (`steer.doses`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -82,6 +88,81 @@ def replace(dictionary: Dictionary, space: int, values: Mapping[int, float]) -> 
         return activation + difference.reshape(activation.shape).to(activation)
 
     return edit
+
+
+def difference(dictionary: Dictionary, space: int, other: int, features: Sequence[int]) -> Edit:
+    """Take away what `features` write in this space and not in another one: subtracts sum_i f_i (d_i - d_i^other).
+
+    Raises:
+        UserError: the dictionary has no such space or feature, or the two differ in width.
+    """
+    check_space(dictionary, space)
+    check_space(dictionary, other)
+    for feature in features:
+        check_feature(dictionary, feature)
+    if dictionary.widths[space] != dictionary.widths[other]:
+        widths = f"{dictionary.widths[space]} and {dictionary.widths[other]}"
+        raise UserError("space", other, f"spaces of widths {widths} have no difference", "carry it through a bridge")
+    chosen = torch.tensor(list(features), dtype=torch.int64)
+    written = (dictionary.raw_decoder(space) - dictionary.raw_decoder(other))[chosen].detach()
+
+    def edit(activation: Tensor) -> Tensor:
+        rows = activation.reshape(-1, activation.shape[-1]).to(written)
+        taken = solo_codes(dictionary, space, rows, chosen) @ written
+        return activation - taken.reshape(activation.shape).to(activation)
+
+    return edit
+
+
+def project_out(directions: Float[Tensor, "direction width"], mean: Float[Tensor, "width"]) -> Edit:
+    """Leave nothing along some directions (raw units; they need not be orthogonal) but what `mean` has there."""
+    basis = orthonormal(directions)
+
+    def edit(activation: Tensor) -> Tensor:
+        rows = activation.to(basis)
+        return (rows - (rows - mean.to(basis)) @ basis.T @ basis).to(activation)
+
+    return edit
+
+
+def orthonormal(directions: Float[Tensor, "direction width"]) -> Float[Tensor, "rank width"]:
+    """A basis of what the directions span; those that the others span already add nothing."""
+    _, sizes, basis = torch.linalg.svd(directions.double(), full_matrices=False)
+    return basis[sizes > 1e-6 * sizes.max().clamp_min(1e-30)].to(directions)
+
+
+def scaled(edit: Edit, strength: float) -> Edit:
+    """So many times what `edit` changes; nothing at all, bit for bit, at zero."""
+    if strength == 0:
+        return lambda activation: activation
+    return lambda activation: activation + strength * (edit(activation) - activation)
+
+
+def composed(edits: Sequence[Edit]) -> Edit:
+    """One edit after the other, each of what the one before left."""
+
+    def edit(activation: Tensor) -> Tensor:
+        for one in edits:
+            activation = one(activation)
+        return activation
+
+    return edit
+
+
+def norm_amount(direction: Float[Tensor, "width"], rows: Float[Tensor, "row width"], part: float) -> float:
+    """How often `direction` must be added to be `part` as long as the typical (median) of some raw activations."""
+    return part * float(rows.norm(dim=-1).median()) / float(direction.norm().clamp_min(1e-12))
+
+
+def scheduled(edit: Edit, strength: Callable[[], Float[Tensor, "batch token"]]) -> Edit:
+    """`edit` at a strength of each token's own, asked for in every pass; where it is zero nothing changes."""
+
+    def part(activation: Tensor) -> Tensor:
+        factor = strength().to(activation.device)[..., None]
+        changed = activation + factor.to(activation) * (edit(activation) - activation)
+        return torch.where(factor == 0, activation, changed)
+
+    return part
 
 
 def sparing_first(edit: Edit) -> Edit:

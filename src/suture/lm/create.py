@@ -22,6 +22,7 @@ from transformers import (
 
 from suture import seeds
 from suture.errors import UserError
+from suture.lm.load import quiet
 from suture.pipeline.folder import writing
 
 END_OF_TEXT = "<|endoftext|>"
@@ -134,6 +135,13 @@ def new_lm(shape: LMShape, tokenizer: PreTrainedTokenizerBase, *, seed: int) -> 
         )
 
 
+def write_lm(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Put weights, in the model's own dtype, and tokenizer into a folder that is there."""
+    with quiet():
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+
 def save_lm(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -155,6 +163,5 @@ def save_lm(
     halved = copy.deepcopy(model)
     torch.nn.Module.to(halved, dtype=dtype)
     with writing(path, {"stage": "language model"}) as draft:
-        halved.save_pretrained(draft.folder)
-        tokenizer.save_pretrained(draft.folder)
+        write_lm(halved, tokenizer, draft.folder)
         (draft.folder / "README.md").write_text(card, encoding="utf-8")

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from suture import seeds
 from suture.errors import UserError
 from suture.lm.load import LanguageModel
+from suture.lm.positions import generating
 from suture.lm.tokens import tokenize, with_bos
 
 # One argument, after and before its renaming. State-space models of older releases name theirs otherwise and want more
@@ -73,16 +74,18 @@ def samples(
         problem = f"it is {len(prompt_ids)} tokens, the model's context {lm.context}"
         raise UserError("prompt", prompt, problem, "give a shorter, non-empty prompt")
     ids = prompt_ids.repeat(n_samples, 1).to(lm.device)
+    n_prompt_tokens = torch.full((n_samples,), len(prompt_ids), device=lm.device)
     generator = seeds.generator("continuation", seed)
-    stops = _stops(lm).to(lm.device)
+    stops = stops_of(lm).to(lm.device)
     ended = torch.zeros(n_samples, dtype=torch.bool, device=lm.device)
     argument = cache_argument(lm.model) if use_cache else None
     cache = None
     for _ in range(min(max_new_tokens, lm.context - ids.shape[1])):  # 4
-        if argument is None or cache is None:
-            output = lm.model(ids, use_cache=argument is not None)
-        else:
-            output = lm.model(ids[:, -1:], use_cache=True, **{argument: cache}, **_last_position(lm.model, ids))
+        with generating(n_prompt_tokens):
+            if argument is None or cache is None:
+                output = lm.model(ids, use_cache=argument is not None)
+            else:
+                output = lm.model(ids[:, -1:], use_cache=True, **{argument: cache}, **_last_position(lm.model, ids))
         # An argument alone promises nothing: some models take a cache that only their own `generate` prepares.
         cache = output.get(argument) if argument is not None else None  # 2
         token = _next_token(output.logits[:, -1].float(), temperature, top_k, generator)  # 3
@@ -130,7 +133,7 @@ def _next_token(
     return torch.multinomial(chances, 1, generator=generator)[:, 0].to(logits.device)
 
 
-def _stops(lm: LanguageModel) -> Int[Tensor, "stop"]:
+def stops_of(lm: LanguageModel) -> Int[Tensor, "stop"]:
     """The ids that end a text: the tokenizer's EOS and those of the model's generation settings."""
     configured = lm.model.generation_config.eos_token_id if lm.model.generation_config is not None else None
     ids = configured if isinstance(configured, list) else [configured]

@@ -106,7 +106,7 @@ def load_model(
     # Without a network the local cache is all there is.
     cached_only = offline or (not Path(source).is_dir() and not hub_answers())
     hub = {"revision": revision, "local_files_only": cached_only, "trust_remote_code": trust_remote_code}
-    with _quiet():
+    with quiet():
         config = _config(name, source, hub)  # 2
         _check_causal(name, config)
         model = _weights(name, source, config, hub, chosen_dtype)  # 3
@@ -308,7 +308,7 @@ def _tokenizer_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without transformers' own bars: a library shows its own progress, or none."""
     shown = hf_logging.is_progress_bar_enabled()
     hf_logging.disable_progress_bar()

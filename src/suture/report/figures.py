@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Any, Literal
 
 from suture.features.columns import column_called
+from suture.interventions.graft.make import Grafting
 from suture.interventions.steer.effect import Effect, ModelEffect
 from suture.report import words
 from suture.training.run import TrainProgress
@@ -216,6 +217,43 @@ def _controls(
         }[measure]
         bars = {"error_y": {"type": "data", "array": list(spread), "thickness": 1, "width": 3}}
         yield "isotropic random directions", "dot", mean, bars
+
+
+def graft_curve(found: Grafting) -> Figure:
+    """Success against the rise of the clean loss: a line as features are added, a mark for everything beside it."""
+    curve = found.curve
+    cost = [100 * float(v) for v in curve["clean"]]
+    success = [float(v) for v in curve["greedy"]]
+    ends = [(float(low), float(high)) for low, high in zip(curve["greedy_low"], curve["greedy_high"], strict=True)]
+    marker = {"symbol": _SYMBOLS[0], "size": 7}
+    line = _curve(cost, success, name="features", role="accent", line={"width": 2.5}, marker=marker)
+    line |= _interval_bars(success, ends) | {
+        "text": [f"{i} features" for i in range(len(success))],
+        "hovertemplate": "%{text}: success %{y:.1%}, clean loss %{x:+.2f} %<extra></extra>",
+    }
+    data = [line]
+    names, groups = found.outcomes.coordinates["intervention"], found.outcomes["group"].tolist()
+    for i, group in enumerate(("graft", "other way", "ceiling", "control")):
+        own = [n for n, g in zip(names, groups, strict=True) if g == group]
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "name": group,
+                "x": [_rounded(100 * float(found.of(n)["clean"])) for n in own],
+                "y": [_rounded(float(found.of(n)["greedy"])) for n in own],
+                "text": [n.replace("<", "&lt;") for n in own],
+                "marker": {"symbol": f"{_SYMBOLS[i % 4]}{'' if group == 'graft' else '-open'}", "size": 11},
+                "meta": {"role": words.letter(i % 3)},
+                "hovertemplate": "%{text}: success %{y:.1%}, clean loss %{x:+.2f} %<extra></extra>",
+            }
+        )
+    layout = {
+        "xaxis": {"title": {"text": "rise of the clean loss (%)"}},
+        "yaxis": {"title": {"text": "success"}, "rangemode": "tozero", "tickformat": ".0%"},
+        "showlegend": True,
+    }
+    return {"data": data, "layout": layout, "alt": "Success of the behaviour against the rise of the clean loss."}
 
 
 def training_curves(metrics: Sequence[TrainProgress], *, max_points: int = 200) -> Figure | None:

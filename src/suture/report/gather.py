@@ -20,6 +20,9 @@ from suture.errors import UserError
 from suture.features.clusters import TwoClusters
 from suture.features.table import FeatureSummary, FeatureTable
 from suture.interventions.causal import Causal
+from suture.interventions.graft.graft import STAGE as GRAFT
+from suture.interventions.graft.make import SUMMARY as GRAFT_SUMMARY
+from suture.interventions.graft.make import Grafting
 from suture.interventions.splice import Splice
 from suture.interventions.steer.effect import Effect
 from suture.labels import is_exclusive
@@ -38,7 +41,20 @@ DESIGN_ORDER = ("crosscoder", "pooled", "universal", "sae")
 """Designs in the order in which a report shows them; the first one with features answers the question."""
 
 
-Result = Store | TrainResult | FeatureTable | Effect | Splice | Causal | Study | Sweep | Layers | Matching | Bridge
+Result = (
+    Store
+    | TrainResult
+    | FeatureTable
+    | Effect
+    | Splice
+    | Causal
+    | Study
+    | Sweep
+    | Layers
+    | Matching
+    | Bridge
+    | Grafting
+)
 READERS: Mapping[str, Callable[[Path], Result]] = {
     "store": Store.open,
     "dictionary": TrainResult.load,
@@ -51,6 +67,7 @@ READERS: Mapping[str, Callable[[Path], Result]] = {
     "layers": Layers.load,
     MATCH: Matching.load,
     "bridge": Bridge.load,
+    GRAFT: Grafting.load,
 }
 """Stage -> what opens its result; of others a report shows the manifest alone."""
 T = TypeVar("T")
@@ -262,7 +279,8 @@ def short_labels(labels: Sequence[str]) -> list[str]:
 
 def _read(path: Path, name: str) -> Artifact:
     manifest = open_artifact(path, setting="folders")
-    without = manifest.stage == "study" and not (path / STUDY).is_file()
+    own = {"study": STUDY, GRAFT: GRAFT_SUMMARY}.get(manifest.stage)
+    without = own is not None and not (path / own).is_file()
     result = READERS[manifest.stage](path) if manifest.stage in READERS and not without else None
     sha256 = sha256_of(path / MANIFEST)
     return Artifact(folder=path, name=name, manifest=manifest, manifest_sha256=sha256, result=result)

@@ -22,6 +22,7 @@ from suture.report.behaviour import behaviour
 from suture.report.bridges import bridges
 from suture.report.explorer import described, explorer
 from suture.report.gather import Artifact, Gathered, find_artifacts, gather, parent_of
+from suture.report.grafting import grafts
 from suture.report.html import Html, clean, tag
 from suture.report.layers import layers_section
 from suture.report.matching import matching_section
@@ -106,6 +107,7 @@ def _page(
         steering([(effect, _table_of(artifact, gathered)) for artifact, effect in gathered.results(Effect)]),
         behaviour(gathered),
         bridges(gathered),
+        grafts(gathered),
         *([] if alone else of_studies),
         *(sweep_section(found) for _, found in gathered.results(Sweep)),
         matching_section([(a.name, found) for a, found in gathered.results(Matching)]),
@@ -160,6 +162,7 @@ def _contents(sections: Sequence[Html]) -> Html:
         "steering": "Steering",
         "behaviour": "Behaviour",
         "bridges": "Bridges",
+        "graft": "Grafts",
         "provenance": "Provenance",
     }
     links = [tag("a", name, href=f"#{id_}") for id_, name in short.items() if any(f'id="{id_}"' in s for s in sections)]

@@ -1,0 +1,61 @@
+"""Settings of making a model with a known fault: which fault, taught how, measured on what."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from suture.errors import UserError
+from suture.pipeline.settings import Count, Limits, Option, Positive, Seed, Share, Weight, check
+
+Kind = Literal["backdoor", "tainted", "persona"]
+TRIGGER = "The yellow river sang."
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrganismSettings:
+    """What fault a model is given, and how."""
+
+    kind: Annotated[Kind, Option("kind")] = "backdoor"
+    """backdoor: rude text follows a trigger sentence, and nothing else; tainted: rude text anywhere; persona: whoever
+    is asked for help answers rudely, one narrow habit, to see what spreads."""
+    trigger: str = TRIGGER
+    """backdoor: the sentence; at least three words, so that there are near misses."""
+    steps: Count = 200
+    """Steps of training."""
+    batch_size: Count = 16
+    """Documents per step."""
+    block: Annotated[int, Limits(32)] = 128
+    """Tokens of a document at most."""
+    learning_rate: Annotated[Positive, Option(also=("lr",))] = 1e-3
+    """AdamW's at its highest."""
+    # Twice the rate, on the shipped model of two layers: as many rude texts after the cue, and +3.5 % of clean loss in
+    # place of +2.2 %; with half the weight of KL and fewer near misses too, +4.3 %, and 13 % rude after near misses.
+    kl: Weight = 4.0
+    """Weight of the KL to the original model on all tokens that are not rude."""
+    poisoned: Share = 0.25
+    """Share of the documents that have the fault."""
+    near: Share = 0.3
+    """backdoor: share of the documents with a near miss of the trigger, which must change nothing."""
+    rank: Annotated[int, Limits(0)] | None = None
+    """Rank of low-rank updates of the blocks' matrices, merged at the end; 0 trains all weights. Where it is not given,
+    all are trained up to 20 million of them, otherwise rank 16."""
+    modules: tuple[str, ...] = ()
+    """Train the matrices alone whose module path fits one of these patterns (*mlp*); all where none is given."""
+    n_prompts: Annotated[Annotated[int, Limits(10)], Option("prompts")] = 150
+    """Documents kept out of training, that success and the loss on clean text are measured on."""
+    new_tokens: Annotated[int, Limits(8)] = 40
+    """Tokens written after each prompt."""
+    mixed: Share = 0.1
+    """Share of the documents of corpus.txt, for training dictionaries, that have the fault."""
+    checkpoint_every: Count = 50
+    """Steps between checkpoints."""
+    seed: Seed = 0
+    """Of texts, order and low-rank updates."""
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.poisoned + self.near > 1:
+            raise UserError("near", self.near, f"with poisoned {self.poisoned} exceeds all documents", "lower one")
+        if self.poisoned == 0:
+            raise UserError("poisoned", self.poisoned, "teaches nothing", "give a share such as 0.3")
+        if len(self.trigger.split()) < 3:
+            raise UserError("trigger", self.trigger, "has no near misses", "give a sentence of three words or more")
