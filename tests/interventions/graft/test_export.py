@@ -93,7 +93,7 @@ def test_folded_weights_give_what_the_projections_give(tmp_path, family, mean):
     torch.testing.assert_close(logits(found, IDS), wanted, atol=1e-4, rtol=1e-4)
     assert (wanted - plain).abs().max() > 1e-2
     assert torch.equal(logits(lm, IDS), plain), "the model given stays as it is"
-    with pytest.raises(ArtifactError, match="exist"):
+    with pytest.raises(ArtifactError, match="overwrite"):
         fold_into(made, lm, tmp_path / "folded")
 
 

@@ -104,7 +104,7 @@ def fine_tuned(lm: LanguageModel, documents: Sequence[str], *, steps: int, block
     for step in range(steps):
         draw = seeds.numpy_generator("fine-tuning", seed, step)
         chosen = draw.integers(len(documents), size=TUNING_BATCH)
-        rows = [with_bos(lm, tokenize(lm, documents[i]).ids)[:block] for i in chosen.tolist()]
+        rows = [with_bos(lm, tokenize(lm, documents[i]).ids)[:block] for i in map(int, chosen)]
         ids, own = (t.to(lm.device) for t in padded_right(rows))
         own[:, 0] = False
         loss = surprise(tuned, ids)[own].mean()
