@@ -25,7 +25,7 @@ from suture.activations.settings import View
 from suture.activations.store import Store
 from suture.bridges.bridge import Bridge, bridge
 from suture.bridges.crossing import Carried, carry
-from suture.bridges.settings import KINDS, BridgeSettings
+from suture.bridges.settings import KINDS, BridgeSettings, Kind
 from suture.dictionary.activation import Sparsity
 from suture.dictionary.design import Design
 from suture.dictionary.dictionary import Dictionary
@@ -130,7 +130,7 @@ def measured(folder: Path, store: Store, recipe: Recipe, *, k_start: float, relu
     try:
         found = Bridge.load(folder / "bridge")
     except ArtifactError:
-        kinds = tuple(kind for kind in KINDS if relu_rows or kind != "relu")
+        kinds: tuple[Kind, ...] = tuple(kind for kind in KINDS if relu_rows or kind != "relu")
         found = bridge(
             folder / "bridge", store, BridgeSettings(relu_rows=relu_rows or 1, kinds=kinds), on_progress=print
         )
