@@ -492,8 +492,8 @@ def test_a_dead_feature_is_not_steered(suture: Suture, desk: Path, made: Made) -
     manifest = json.loads(Path("table/manifest.json").read_text())
     for entry in manifest["files"]:
         file = Path("table") / entry["name"]
-        if file.suffix == ".safetensors":
-            columns = load_file(file)
+        columns = load_file(file) if file.suffix == ".safetensors" else {}
+        if "q999" in columns:
             columns["q999"][5] = 0
             save_file(columns, file)
             entry |= {"n_bytes": file.stat().st_size, "sha256": sha256_of(file)}

@@ -41,7 +41,7 @@ def test_without_graded_concepts_nothing_changes() -> None:
 
 @pytest.mark.parametrize(
     ("wrong", "word"),
-    [({"graded": 0.9}, "graded"), ({"graded": -0.1}, "graded"), ({"graded_share": (0.3, 0.2)}, "graded_share")],
+    [({"graded": 0.9}, "graded"), ({"graded": -0.1}, "graded"), ({"graded_share": (0.3, 0.2)}, "graded-share")],
 )
 def test_impossible_grades_are_refused(wrong: dict[str, object], word: str) -> None:
     with pytest.raises(UserError, match=word):

@@ -71,7 +71,9 @@ def continuations(
 def pads(lm: LanguageModel) -> bool:
     """Whether padding on the left, behind a mask, leaves the model's logits what they are (1)."""
     # A state that is carried over padding, or edited there, is not told apart by a mask: only attention is.
-    if "attention_mask" not in inspect.signature(lm.model.forward).parameters or cache_argument(lm.model) is None:
+    if "attention_mask" not in inspect.signature(lm.model.forward).parameters:
+        return False
+    if cache_argument(lm.model) != "past_key_values":  # none, or a state's
         return False
     long, short = torch.arange(1, 7) % lm.vocab_size, torch.arange(3, 6) % lm.vocab_size
     try:
