@@ -36,7 +36,7 @@ def drawn(activated: "Activated", console: "Console") -> str:
         for own in activated.features:
             console.print(Text(visible(activated.title(own)), style="bold"))
             for m, values in enumerate(own.alone):
-                line = Text(f"  {LETTERS[m]} ", style="bold")
+                line = Text.assemble((f"  {LETTERS[m]} ", "bold"))
                 line.append_text(shaded(activated.tokens, values, own.strongest, INKS[m % len(INKS)], own.differs))
                 console.print(line)
     return captured.get().rstrip("\n")

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from string import ascii_uppercase
@@ -144,7 +143,7 @@ class Activated(Tabular):
         """Models that read the text."""
         return len(self.models)
 
-    @cached_property
+    @property
     def table(self) -> Table:
         """A row for every feature shown and position at which some code has it."""
         found = [

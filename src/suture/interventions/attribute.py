@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
@@ -134,7 +133,7 @@ class Attribution(Tabular):
         every = [{own.feature for own in model.features} for model in self.models]
         return tuple(own.feature for own in self.models[0].features if all(own.feature in one for one in every))
 
-    @cached_property
+    @property
     def table(self) -> Table:
         """A row for every model and feature listed."""
         rows = [(ascii_uppercase[m], own) for m, model in enumerate(self.models) for own in model.features]
@@ -178,6 +177,14 @@ class Attribution(Tabular):
                 lines.append(
                     f"  {own.feature:>8} {own.integrated:>10.3f} {own.ablated:>8.3f} {own.together:>8.3f} "
                     f"{own.first_order:>9.3f}  {own.token!r} {units.number(own.value)}{both}{known}"
+                )
+            if model.features:
+                listed, alone, naive = (
+                    sum(getattr(own, name) for own in model.features)
+                    for name in ("integrated", "ablated", "first_order")
+                )
+                lines.append(
+                    f"  {'sum':>8} {listed:>10.3f} {alone:>8.3f} {model.features[-1].together:>8.3f} {naive:>9.3f}"
                 )
             lines.append(
                 f"  correlation with ablation: integrated {units.correlation(model.correlation)}, "

@@ -39,7 +39,7 @@ def mean_gradient(
     """
     total = torch.zeros_like(rows, dtype=torch.float64)
     for point in points:
-        here = (rows - point * removed).detach().requires_grad_(requires_grad=True)
+        here = (rows - point * removed).detach().requires_grad_()
         with torch.enable_grad():
             (gradient,) = torch.autograd.grad(answer(here), here)
         total += gradient.double()

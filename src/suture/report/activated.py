@@ -54,8 +54,10 @@ def _body(title: str, activated: Activated) -> Html:
     )
     shading = [
         "Shading: ",
-        [[badge(m), f" {place} of a token's height"] for m, place in _places(activated.n_models)],
-        ". Underlined: the models differ. Point at a token for its values." if activated.n_models > 1 else ".",
+        [[badge(m), f" {place} "] for m, place in _places(activated.n_models)],
+        "of a token's height. ",
+        "Underlined: the models differ. " if activated.n_models > 1 else None,
+        "Point at a token for its values.",
     ]
     features = section(
         "features",
@@ -75,8 +77,7 @@ def _places(n_models: int) -> list[tuple[int, str]]:
     """Which part of a token's height each model has."""
     if n_models == 1:
         return [(0, "all")]
-    middle = [(m, ", between") for m in range(1, n_models - 1)]
-    return [(0, "upper part"), *middle, (n_models - 1, ", lower part")]
+    return [(0, "upper"), *((m, "middle") for m in range(1, n_models - 1)), (n_models - 1, "lower part")]
 
 
 def _feature(activated: Activated, own: OnText) -> Html:
@@ -93,13 +94,15 @@ def _feature(activated: Activated, own: OnText) -> Html:
         for m, tokens in enumerate(known.promoted)
         if tokens
     ]
-    differs = f" · the models differ at {len(own.differs)} positions" if own.differs else ""
+    differs = (
+        f" · the models differ at {len(own.differs)} position{'s' * (len(own.differs) > 1)}" if own.differs else ""
+    )
     strongest = max(own.strongest, 1e-12)
     shaded = [_token(activated, own, i, strongest) for i in range(len(activated.tokens))]
     return tag(
         "article",
         tag("h3", f"Feature {own.feature} ", chip(known.label) if known.label else None),
-        tag("p", f"strongest {units.number(own.strongest)}{differs}", class_="where"),
+        tag("p", f"strongest {units.number(own.strongest)}{differs}", class_="note"),
         tag("p", shaded, activated.tail, class_="text", dir="auto"),
         promoted,
         id=f"feature-{own.feature}",
@@ -118,7 +121,7 @@ def _token(activated: Activated, own: OnText, i: int, strongest: float) -> Child
         stripes.append(f"{ink} {100 * m / n:.0f}% {100 * (m + 1) / n:.0f}%")
     style = f"background:linear-gradient({','.join(stripes)})"
     if i in own.differs:
-        style += ";text-decoration:underline"
+        style += ";text-decoration:underline;text-underline-offset:.25em"
     said = [f"{words.letter(m)} alone {units.number(v)}" for m, v in enumerate(values)]
     said += [f"all together {units.number(own.together[i])}"] if n > 1 else []
     return tag("span", activated.tokens[i], class_="on", title=", ".join(said), style=style)
@@ -133,9 +136,9 @@ def _positions(activated: Activated) -> Html:
         cells: list[Child] = []
         for feature, value in found[:AT_POSITION]:
             name = tag("a", str(feature), href=f"#feature-{feature}") if feature in shown else str(feature)
-            cells += [name, tag("small", f" {units.number(value)}"), "  "]
+            cells.append(tag("span", name, " ", tag("small", units.number(value)), "  "))
         if len(found) > AT_POSITION:
-            cells.append(tag("small", f"and {len(found) - AT_POSITION} more"))
+            cells.append(f"and {len(found) - AT_POSITION} more")
         rows.append([tag("span", token, class_="token"), cells])
     head = ["token", "features of all models' code" if activated.n_models > 1 else "features"]
     return section("positions", "Position by position", table(head, rows, label="Features by position", numeric=False))
