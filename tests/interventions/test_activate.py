@@ -19,6 +19,7 @@ from suture.dictionary.clipping import Clipping
 from suture.dictionary.codes import Codes
 from suture.dictionary.design import Design
 from suture.dictionary.dictionary import Dictionary
+from suture.dictionary.imputation import Imputation
 from suture.errors import ArtifactError, UserError
 from suture.features.table import FeatureTable
 from suture.interventions.activate import activate, sorted_features
@@ -120,6 +121,7 @@ def made(folder: Path, lms: list[LanguageModel], view: View) -> tuple[Dictionary
     with torch.no_grad():
         for weight in (dictionary.W_enc, dictionary.W_dec, dictionary.center, dictionary.b_enc):
             weight.copy_(torch.randn(weight.shape, generator=draw) * 0.3)
+    dictionary.imputation = Imputation.of_rows(own, torch.arange(len(own)))
     settings = {"store": str(store.path), "view": asdict(view)}
     with artifact.create(folder / "dictionary", stage="dictionary", settings=settings, parents=(store.path,)) as draft:
         dictionary.write(draft.folder)
@@ -140,6 +142,8 @@ def test_codes_are_those_of_a_store_of_the_same_text(foreign: list[LanguageModel
         assert torch.allclose(found.joint.dense(), dictionary.encode(x).dense(), atol=1e-5)
         for m in range(2):
             assert torch.allclose(found.alone[m].dense(), dictionary.encode_alone(x, m).dense(), atol=1e-5)
+            left_out = dictionary.encode_alone(x, m, missing="zero").dense()
+            assert not torch.allclose(found.alone[m].dense(), left_out, atol=1e-2)  # the other model is imputed
         drawn_in += any("drawn in, as in training" in note for note in found.notes)
     assert bool(drawn_in) == (view.outlier_multiple < 2)
 

@@ -1,14 +1,18 @@
 """Which features carry a logit: removals are those of a plain hook, words become the right tokens, refusals."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from interventions.conftest import SENTENCES, known_dictionary
+from interventions.test_activate import made
+from suture.activations.settings import View
 from suture.dictionary.dictionary import Dictionary
 from suture.errors import UserError
 from suture.features.table import FeatureTable
+from suture.interventions.activate import activate
 from suture.interventions.attribute import attribute
 from suture.interventions.edits import ablate, sparing_first
 from suture.interventions.settings import AttributeSettings
@@ -77,8 +81,28 @@ def test_a_word_becomes_the_token_that_the_model_finds_likelier(
     cut = attribute(dictionary, PROMPT, "kitchenware", models, AttributeSettings(top=1))
     assert "'kitchenware' is" in cut.notes[0]
     assert cut.models[0].token in " kitchenware"
-    dots = attribute(dictionary, PROMPT, ".", models, AttributeSettings(top=1))
-    assert dots.models[0].token == "."
+    chosen = set()
+    for letter in "abhst":
+        one = attribute(dictionary, PROMPT, letter, models, AttributeSettings(top=1, path_points=1))
+        for lm, own in zip(models, one.models, strict=True):
+            likelier = max((letter, f" {letter}"), key=lambda w, lm=lm: answer(lm, PROMPT, [w]))
+            assert own.token == likelier
+            chosen.add(own.token == letter)
+    assert chosen == {True, False}
+
+
+def test_values_are_those_of_the_text_read_alone(models: list[LanguageModel], tmp_path: Path) -> None:
+    """Outlier rows are drawn in and the other model imputed, as for `activate`."""
+    dictionary, _, _ = made(tmp_path, models, View(outlier_multiple=1.05))
+    read = activate(dictionary, PROMPT, models)
+    assert "drawn in, as in training" in read.notes[0]
+    found = attribute(dictionary, PROMPT, "dog", models, AttributeSettings(top=40))
+    for m, own in enumerate(found.models):
+        assert {c.feature for c in own.features} == set(read.alone[m].feature.tolist())
+        for carrier in own.features:
+            column = read.alone[m].column(carrier.feature)
+            assert carrier.value == pytest.approx(float(column.max()), abs=1e-4)
+            assert carrier.token == read.tokens[int(column.argmax())]
 
 
 def test_ways_out(models: list[LanguageModel], dictionary: Dictionary) -> None:
@@ -96,7 +120,7 @@ def test_ways_out(models: list[LanguageModel], dictionary: Dictionary) -> None:
     assert "'dog' against 'cake'" in repr(found)
 
 
-def test_labels_of_a_table_stand_beside(models: list[LanguageModel], dictionary: Dictionary, tmp_path) -> None:
+def test_labels_of_a_table_stand_beside(models: list[LanguageModel], dictionary: Dictionary, tmp_path: Path) -> None:
     dictionary.save(tmp_path / "dictionary")
     n = dictionary.n_features
     table = FeatureTable(
@@ -106,15 +130,11 @@ def test_labels_of_a_table_stand_beside(models: list[LanguageModel], dictionary:
     )  # fmt: skip
     table.save(tmp_path / "table")
     found = attribute(
-        tmp_path / "dictionary", PROMPT, "dog", models, AttributeSettings(top=2), table=table_of(tmp_path)
+        tmp_path / "dictionary", PROMPT, "dog", models, AttributeSettings(top=2), table=tmp_path / "table"
     )
     own = found.models[1].features[0]
     assert own.known.label == "shared"
     assert f"shared; B promotes 'b{own.feature}'" in found.text()
-
-
-def table_of(folder) -> FeatureTable:
-    return FeatureTable.load(folder / "table")
 
 
 def test_what_cannot_be_asked_is_refused(models: list[LanguageModel], dictionary: Dictionary) -> None:
