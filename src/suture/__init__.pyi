@@ -18,13 +18,15 @@ from .features.table import FeatureTable
 from .formats.exporting import export_dictionary
 from .formats.importing import import_dictionary
 from .formats.settings import ExportSettings, ImportSettings
+from .interventions.activate import Activated, activate
+from .interventions.attribute import Attribution, attribute
 from .interventions.causal import causal
 from .interventions.graft.graft import Graft
 from .interventions.graft.make import Grafting, graft
 from .interventions.graft.settings import GraftSettings
 from .interventions.organisms.organism import Organism, organism
 from .interventions.organisms.settings import OrganismSettings
-from .interventions.settings import CausalSettings, SpliceSettings, SteerSettings
+from .interventions.settings import ActivateSettings, AttributeSettings, CausalSettings, SpliceSettings, SteerSettings
 from .interventions.splice import splice
 from .interventions.steer.effect import Effect
 from .interventions.steer.steer import steer
@@ -44,6 +46,10 @@ from .training.settings import Objective, TrainSettings
 from .training.train import train, train_many
 
 __all__ = [  # grouped as they are used
+    "ActivateSettings",
+    "Activated",
+    "AttributeSettings",
+    "Attribution",
     "Bridge",
     "BridgeSettings",
     "Carried",
@@ -81,6 +87,8 @@ __all__ = [  # grouped as they are used
     "Study",
     "TrainSettings",
     "UserError",
+    "activate",
+    "attribute",
     "bridge",
     "carry",
     "causal",

@@ -8,6 +8,7 @@ Heavy imports stand inside functions, in the command line's files alone, so that
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 
+from suture.cli.activate import Activate, Attribute
 from suture.cli.bridge import Bridge, Carry
 from suture.cli.collect import Collect
 from suture.cli.console import answer, emit, said_once
@@ -33,6 +34,8 @@ COMMANDS: Mapping[str, type[Command]] = {
     "collect": Collect,
     "train": Train,
     "features": Features,
+    "activate": Activate,
+    "attribute": Attribute,
     "match": Match,
     "refit": Refit,
     "stitch": Stitch,

@@ -123,3 +123,34 @@ class SteerSettings:
             raise UserError("kl", written, "repeats one", "give each budget once")
         if self.kl and self.reference not in (*self.kl, USUAL_REFERENCE):
             raise UserError("reference", self.reference, f"is none of the KL budgets {written}", "add it to --kl")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActivateSettings:
+    """What is shown of the features that fire on a text."""
+
+    feature: tuple[Number, ...] = ()
+    """Number of a feature to show; repeat for more. Without, those on which the models differ most come first, then the
+    strongest."""
+    top: Count = 10
+    """Features shown at most where none are named."""
+    block: Count = 128
+    """Longest text, in tokens, that is read; the rest is left out, and that is said."""
+
+    def __post_init__(self) -> None:
+        check(self)
+        if len(set(self.feature)) < len(self.feature):
+            raise UserError("feature", self.feature, "names one twice", "give each feature once")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttributeSettings:
+    """How a logit is attributed to features."""
+
+    top: Count = 10
+    """Features per model that are listed, and taken out one by one to check their attribution."""
+    path_points: Count = 16
+    """Points of the path from the model as it is to the model without the features, at which gradients are taken."""
+
+    def __post_init__(self) -> None:
+        check(self)

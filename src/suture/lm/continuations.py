@@ -70,19 +70,26 @@ def continuations(
 @torch.no_grad()
 def pads(lm: LanguageModel) -> bool:
     """Whether padding on the left, behind a mask, leaves the model's logits what they are (1)."""
-    # A state that is carried over padding, or edited there, is not told apart by a mask: only attention is.
-    if "attention_mask" not in inspect.signature(lm.model.forward).parameters:
-        return False
-    if cache_argument(lm.model) != "past_key_values":  # none, or a state's
+    # A state that is carried over padding is not told apart by a mask, be it at once or with the next token.
+    if "attention_mask" not in inspect.signature(lm.model.forward).parameters or cache_argument(lm.model) is None:
         return False
     long, short = torch.arange(1, 7) % lm.vocab_size, torch.arange(3, 6) % lm.vocab_size
     try:
-        ids, mask = padded_left([long, short])
-        both = lm.model(ids.to(lm.device), use_cache=False, **_told(lm, mask.to(lm.device))).logits[1, -3:].float()
-        alone = lm.model(short[None].to(lm.device), use_cache=False).logits[0].float()
+        both, alone = _two_passes(lm, [long, short])[-1], _two_passes(lm, [short])[-1]
     except (RuntimeError, ValueError, TypeError, IndexError):
         return False
     return bool((both - alone).abs().max() <= CLOSE * alone.std().clamp_min(1e-6))
+
+
+def _two_passes(lm: LanguageModel, rows: Sequence[Int[Tensor, "_"]]) -> Float[Tensor, "batch two vocab"]:
+    """Logits at the last token, and at one more that is read with the cache."""
+    ids, mask = (t.to(lm.device) for t in padded_left(rows))
+    name = cache_argument(lm.model)
+    first = lm.model(ids, use_cache=True, **_told(lm, mask))
+    more = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+    held = {} if name is None else {name: first[name]}
+    second = lm.model(ids[:, -1:], use_cache=True, **held, **_told(lm, more, 1))
+    return torch.stack([first.logits[:, -1], second.logits[:, -1]], dim=1).float()
 
 
 def padded_left(rows: Sequence[Int[Tensor, "_"]]) -> Told:

@@ -85,6 +85,15 @@ class Partial:
 
         `before` is what `before` gave for these tokens; with None every block is computed.
         """
+        return self.traced(ids, where, before)
+
+    def traced(
+        self,
+        ids: Int[Tensor, "sequence token"],
+        where: Bool[Tensor, "sequence token"],
+        before: Float[Tensor, "sequence token width"] | None,
+    ) -> Float[Tensor, "chosen vocab"]:
+        """`logits` through which a gradient goes back to what edits put in, where gradients are enabled."""
         ids, where = ids.to(self.lm.device), where.to(self.lm.device)
         with ExitStack() as kept:
             if before is not None:

@@ -8,7 +8,6 @@
 """
 
 from collections.abc import Iterable, Sequence
-from importlib.resources import files
 from pathlib import Path
 
 from suture.errors import UserError
@@ -30,6 +29,7 @@ from suture.report.payload import Limits
 from suture.report.pieces import Beside
 from suture.report.provenance import provenance
 from suture.report.sections import compared, designs, missing_models, shares
+from suture.report.shell import asset, document
 from suture.report.steering import steering
 from suture.report.stitching import stitching_section
 from suture.report.study import study_section
@@ -45,8 +45,6 @@ TITLE = "What {} language models share"
 
 _NUMBERS = {3: "three", 4: "four", 5: "five", 6: "six"}
 
-POLICY = "default-src 'none'; script-src 'unsafe-inline'{}; style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'"  # noqa: E501
-"""What the page may do: run what is inside it. It can fetch nothing and send nothing."""
 PIECES = " 'self' file:"
 """What a page with pieces beside it may do too: load scripts from where it lies."""
 SCRIPTS = ("base", "charts", "notes", "explorer", "feature", "study", "start")
@@ -122,20 +120,9 @@ def _page(
         tag("a", "Skip to the answer", href="#answer", class_="skip"),
         tag("header", tag("p", "suture report", class_="kicker"), tag("h1", title), _contents(present)),
         tag("main", tag("div", hero, id="answer", tabindex=-1), present),
-        _script("\n".join(_asset(f"{name}.js") for name in SCRIPTS)),
+        _script("\n".join(asset(f"{name}.js") for name in SCRIPTS)),
     )
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", http_equiv="Content-Security-Policy", content=POLICY.format(PIECES if beside.files else "")),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", name="color-scheme", content="light dark"),
-        tag("meta", name="referrer", content="no-referrer"),
-        tag("link", rel="icon", href="data:,"),
-        tag("title", title),
-        Html(f"<style>{_asset('report.css')}</style>"),
-    )
-    return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n", beside
+    return document(title, body, also_from=PIECES if beside.files else ""), beside
 
 
 def _table_of(effect: Artifact, gathered: Gathered) -> int | None:
@@ -172,7 +159,3 @@ def _contents(sections: Sequence[Html]) -> Html:
 def _script(text: str) -> Html:
     assert "</script" not in text.lower()
     return Html(f'<script>(() => {{\n"use strict";\n{text}\n}})();</script>')
-
-
-def _asset(name: str) -> str:
-    return files("suture.report").joinpath(name).read_text(encoding="utf-8")
