@@ -81,7 +81,7 @@ def pads(lm: LanguageModel) -> bool:
     return bool((both - alone).abs().max() <= CLOSE * alone.std().clamp_min(1e-6))
 
 
-def _two_passes(lm: LanguageModel, rows: Sequence[Int[Tensor, "_"]]) -> Float[Tensor, "batch two vocab"]:
+def _two_passes(lm: LanguageModel, rows: Sequence[Int[Tensor, "_"]]) -> Float[Tensor, "batch _ vocab"]:
     """Logits at the last token, and at one more that is read with the cache."""
     ids, mask = (t.to(lm.device) for t in padded_left(rows))
     name = cache_argument(lm.model)
