@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import sys
 import tomllib
 from pathlib import Path
 
@@ -47,3 +49,20 @@ def test_a_direct_dependency_states_a_lower_bound(needed: Requirement) -> None:
 def test_the_pins_are_built_on_the_torch_that_was_chosen() -> None:
     for name, versions in pins("constraints-torch.txt").items():
         assert pins("constraints.txt")[name] == versions
+
+
+IMPORTED_AS = {"scikit-learn": "sklearn"}
+"""Distributions whose module has another name."""
+
+
+def test_what_is_imported_is_declared() -> None:
+    """Another package's dependency is not ours: it may be gone with that package's next version."""
+    known = {"suture", *sys.stdlib_module_names}
+    known |= {IMPORTED_AS.get(needed.name, needed.name.replace("-", "_")) for needed in direct()}
+    for file in sorted((ROOT / "src").rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.level == 0:
+                names.append(node.module or "")
+            unknown = {name.partition(".")[0] for name in names} - known
+            assert not unknown, f"{file} imports what pyproject.toml does not name: {unknown}"

@@ -12,13 +12,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
 import huggingface_hub.constants
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from suture.errors import UserError
 from suture.pipeline.artifact import check_room
+
+CLIENT_ERROR = next(kind for kind in HfHubHTTPError.__mro__ if kind.__name__ == "HTTPError")
+"""What the HTTP library under huggingface_hub raises, a broken connection too; which library that is changes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +48,7 @@ def listing(name: str, *, revision: str | None = None, offline: bool = False) ->
         return Listing(name=name, commit=folder.name, n_bytes=sizes, cached=folder)
     try:
         info = HfApi().model_info(name, revision=revision, files_metadata=True)
-    except (HfHubHTTPError, HFValidationError, httpx.HTTPError, OSError) as error:
+    except (HfHubHTTPError, HFValidationError, CLIENT_ERROR, OSError) as error:
         raise _refusal(name, error) from None
     sizes = {sibling.rfilename: sibling.size or 0 for sibling in info.siblings or ()}
     return Listing(name=name, commit=info.sha, n_bytes=sizes, cached=None)
@@ -67,7 +69,7 @@ def fetch(listing: Listing, files: Sequence[str]) -> Path:
         return Path(
             snapshot_download(listing.name, revision=listing.commit, allow_patterns=[_literal(f) for f in files])
         )
-    except (HfHubHTTPError, LocalEntryNotFoundError, httpx.HTTPError, OSError) as error:
+    except (HfHubHTTPError, LocalEntryNotFoundError, CLIENT_ERROR, OSError) as error:
         raise _refusal(listing.name, error) from None
 
 
