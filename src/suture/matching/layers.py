@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,7 @@ class Best:
         more = f" and {n - 3} more" if n > 3 else ""
         apart = f"{n} of {self.n_cells - 1} other pairs are not told apart from it ({others}{more})"
         return (
-            f"{TITLES[self.measure]}: {self.one} and {self.other} are most alike, {units.fvu(self.value)} "
+            f"{self.one} and {self.other} are most alike, {units.fvu(self.value)} "
             f"({', '.join(parts)}); {apart if n else 'every other pair is surely less alike'}"
         )
 
@@ -89,7 +89,7 @@ class Layers(Tabular):
     @property
     def sentences(self) -> tuple[str, ...]:
         """One for each measure."""
-        return tuple(best.sentence for best in self.best)
+        return tuple(f"{TITLES[best.measure]}: {best.sentence}" for best in self.best)
 
     def __repr__(self) -> str:
         where = "" if self.path is None else f"{self.path}: "
@@ -155,41 +155,41 @@ def layers(
     """
     settings = settings or LayerSettings()
     store = as_store(store)
-    whole = seen(store, View(spaces=settings.space))
-    sides = _sides(whole)
-    models = (whole.spaces[sides[0][0]].model, whole.spaces[sides[1][0]].model)
-    rows = chosen_rows(whole.documents, settings)  # 1
-    names = [[whole.spaces[m].hookpoint for m in side] for side in sides]
-    given = _Rows.read(whole, rows, sides)
-    other = None
-    if random is not None:
-        random = as_store(random)
-        other = _Rows.read(seen(random, View(spaces=settings.space)), rows, sides)
-    n_steps = len(settings.measures) * (1 if other is None else 2)
-    grids: dict[MeasureName, Grid] = {}
-    chance: dict[MeasureName, Grid] = {}
-    for i, name in enumerate(settings.measures):  # 2
-        tell("comparing layers", i, n_steps, TITLES[name])
-        grids[name] = given.grid(name, settings)
-    for i, name in enumerate(settings.measures if other is not None else ()):  # 3
-        assert other is not None
-        tell("comparing layers", len(grids) + i, n_steps, f"{TITLES[name]}, random weights")
-        chance[name] = other.grid(name, settings, n_draws=1, n_halves=2)
-    found = Layers(  # 4
-        models=models,
-        n_rows=len(rows),
-        n_documents=int(given.documents.unique().numel()),
-        best=tuple(_best(name, own, chance.get(name), names) for name, own in grids.items()),
-        cells=_table(grids, chance, names),
-        path=Path(out),
-    )
-    parents = [s.path for s in (store, random) if s is not None]
+    given = store if random is None else as_store(random)
+    both = [seen(own, View(spaces=settings.space)) for own in dict.fromkeys((store, given))]
+    sides, rows = _sides(both[0]), chosen_rows(both[0].documents, settings)  # 1
+    parents = [own.path for own in dict.fromkeys((store, given))]
     with artifact.create(
         out, stage=STAGE, settings=asdict(settings), parents=parents, overwrite=overwrite, command=command
     ) as draft:
+        found = _compared(both, sides, rows, settings, tell)
         found.cells.save(draft.folder / TABLE)
         artifact.write_json(draft.folder / SUMMARY, artifact.as_json(found.to_json()))
-    return found
+    return replace(found, path=Path(out))
+
+
+def _compared(
+    stores: Sequence[Store], sides: tuple[list[int], list[int]], rows: Tensor, settings: LayerSettings, tell: Tell
+) -> Layers:
+    """2 to 4, of the store and, where there is one, that of random weights."""
+    whole = stores[0]
+    names = [[whole.spaces[m].hookpoint for m in side] for side in sides]
+    read = [_Rows.read(own, rows, sides) for own in stores]
+    n_steps = len(settings.measures) * len(stores)
+    grids: dict[MeasureName, Grid] = {}
+    chance: dict[MeasureName, Grid] = {}
+    for name in settings.measures:
+        tell("comparing layers", len(grids) + len(chance), n_steps, TITLES[name])
+        grids[name] = read[0].grid(name, settings)  # 2
+        if len(read) > 1:
+            chance[name] = read[1].grid(name, settings, n_draws=1, n_halves=2)  # 3
+    return Layers(  # 4
+        models=(whole.spaces[sides[0][0]].model, whole.spaces[sides[1][0]].model),
+        n_rows=len(rows),
+        n_documents=int(read[0].documents.unique().numel()),
+        best=tuple(_best(name, own, chance.get(name), names) for name, own in grids.items()),
+        cells=_table(grids, chance, names),
+    )
 
 
 def chosen_rows(documents: Int[Tensor, "row"], settings: LayerSettings) -> Int[Tensor, "chosen"]:

@@ -23,7 +23,7 @@ def layers_section(found: Sequence[Layers]) -> Html | None:
 
 
 def _of(found: Layers) -> Html:
-    one, other = found.models
+    one, other = (model.rstrip("/").rpartition("/")[2] for model in found.models)
     counted = f"{units.count(found.n_rows)} rows of {units.count(found.n_documents)} documents"
     return join(
         [tag("h3", f"{one} and {other}"), tag("p", counted, class_="note"), *(_map(found, b) for b in found.best)]
