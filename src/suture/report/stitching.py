@@ -29,8 +29,8 @@ def _of(name: str, found: Stitching, number: int) -> Html:
     share = "" if s.novel_share is None else f" ({units.percent(s.novel_share)} of the decided ones)"
     counts = ", ".join(f"{units.count(n)} {label}" for label, n in s.labels.items())
     said = (
-        f"Features of {_name(s.parts[1])} to {_name(s.parts[0])}: {counts}; novel ones surely lower its error when they "
-        f"are added{share}. Judged on {units.count(s.n_rows)} rows of {units.count(s.n_documents)} documents."
+        f"Features of {_name(s.parts[1])} to {_name(s.parts[0])}: {counts}; novel ones surely lower its error when "
+        f"they are added{share}. Judged on {units.count(s.n_rows)} rows of {units.count(s.n_documents)} documents."
     )
     parts: list[Any] = [
         tag("h3", name),
