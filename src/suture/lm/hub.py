@@ -19,7 +19,9 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from suture.errors import UserError
 from suture.pipeline.artifact import check_room
 
-CLIENT_ERROR = next(kind for kind in HfHubHTTPError.__mro__ if kind.__name__ == "HTTPError")
+CLIENT_ERROR: type[Exception] = next(
+    kind for kind in HfHubHTTPError.__mro__ if kind.__name__ == "HTTPError" and issubclass(kind, Exception)
+)
 """What the HTTP library under huggingface_hub raises, a broken connection too; which library that is changes."""
 
 
