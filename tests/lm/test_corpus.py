@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import hashlib
 import io
 import json
 from pathlib import Path
@@ -108,6 +109,32 @@ def test_the_checksum_tells_files_written_anew_from_the_same_files_elsewhere(
         large.write_text(text, "utf-8")
         found.append(open_corpus(large).checksum)
     assert len(set(found)) == 4
+
+
+def test_of_many_files_the_checksum_reads_little_of_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for i in range(8):
+        (tmp_path / f"{i}.txt").write_text("x" * 50_000, "utf-8")
+    monkeypatch.setattr("suture.lm.corpus.MOST_SUMMED", 2**16)
+    read: list[int] = []
+    real = hashlib.sha256
+
+    class Counting:
+        def __init__(self) -> None:
+            self.inner = real()
+
+        def update(self, part: bytes) -> None:
+            read.append(len(part))
+            self.inner.update(part)
+
+        def hexdigest(self) -> str:
+            return self.inner.hexdigest()
+
+    some = open_corpus(tmp_path)
+    monkeypatch.setattr("suture.lm.corpus.hashlib.sha256", Counting)
+    before = some.checksum
+    assert 2**15 < sum(read) <= 2**16 + 100
+    (tmp_path / "5.txt").write_text("x" * 49_999 + "y", "utf-8")
+    assert some.checksum != before
 
 
 def test_another_column(tmp_path: Path) -> None:

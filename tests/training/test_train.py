@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from planted_fixtures import PLANTED
-from suture.activations.batches import batches, split_rows
+from suture.activations.batches import Batch, batches, split_rows
 from suture.activations.settings import View
 from suture.activations.space import Copy, are_null
 from suture.activations.store import Store
@@ -24,11 +24,14 @@ from suture.dictionary.dictionary import Dictionary
 from suture.dictionary.evaluate import evaluate
 from suture.errors import NumericalError, UserError
 from suture.pipeline import artifact
+from suture.pipeline.settings import from_flat
 from suture.planted import scores
 from suture.planted.generator import PlantedModels
 from suture.training.checkpoint import load_checkpoint
 from suture.training.run import TrainProgress, available_models
 from suture.training.settings import Objective, TrainSettings
+from suture.training.start import start_from
+from suture.training.step import StepResult, TrainingState
 from suture.training.train import train
 
 
@@ -130,6 +133,34 @@ def test_model_dropout_makes_a_missing_model_recoverable(store: Store, out: Path
     r2 = [evaluate(d, store, heldout, missing="zero").r2 for d in (plain, masked)]
     assert r2[1][0][1] > r2[0][0][1] + 0.1
     assert r2[1][1][0] > r2[0][1][0] + 0.1
+
+
+def test_lock_holds_features_in_one_model_for_half_of_the_steps(
+    store: Store, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[bool, bool]] = []
+    real = TrainingState.step
+
+    def watched(self: TrainingState, batch: Batch, **options: Any) -> StepResult:
+        result = real(self, batch, **options)
+        quarter, first = self.dictionary.n_features // 4, self.dictionary.widths[0]
+        W = torch.cat([self.dictionary.W_dec[:quarter, first:], self.dictionary.W_enc[:quarter, first:]]).detach()
+        seen.append((options["locked"], bool((W == 0).all())))
+        return result
+
+    monkeypatch.setattr(TrainingState, "step", watched)
+    options = {"features": 40, "k": 4, "rows": 2_560, "batch_size": 256, "lock": 0.5}
+    train(out, store, from_flat(TrainSettings, options))
+    assert seen == [(True, True)] * 5 + [(False, False)] * 5
+    with pytest.raises(UserError, match=r"lock = 0\.5: holds features .*; leave out --lock, or --start"):
+        train(out.with_name("again"), store, from_flat(TrainSettings, options), start=start_from(out))
+    assert not out.with_name("again").exists()
+
+
+def test_cross_needs_models_of_one_width(unequal_store: Store, out: Path) -> None:
+    with pytest.raises(UserError, match=r"cross = -0\.9: needs equal widths"):
+        train(out, unequal_store, from_flat(TrainSettings, {"features": 40, "k": 4, "rows": 2_560, "cross": -0.9}))
+    assert not out.exists()
 
 
 def test_masks_hide_each_model_as_often_as_asked_and_never_all() -> None:

@@ -152,7 +152,7 @@ class Stream:
             for space, units in zip(self.plan.spaces, position["units"], strict=True)
         )
         known = [(units.get("extremes"), units.get("centre")) for units in position["units"]]
-        if all(extremes is not None for extremes, _ in known):  # positions of suture 0.1 have none
+        if all(extremes is not None for extremes, _ in known):  # those of a corpus of the hub may be older
             self._extremes = tuple(
                 Extremes.from_json(extremes, torch.tensor(centre, dtype=torch.float32)) for extremes, centre in known
             )

@@ -63,8 +63,9 @@ MOST_CHARACTERS = 2**26
 """A longer document is none: tokenizing it would take some ten times its size of memory."""
 STRETCH = 2**20
 """Bytes decoded at a time."""
-MOST_SUMMED = 2**28
-"""Bytes that a corpus' checksum reads: of larger ones stretches at equal distances, so that a second is enough."""
+MOST_SUMMED, LEAST_SUMMED = 2**28, 2**12
+"""Bytes that a corpus' checksum reads of all files, so that a second is enough, and of each stretch at least: of large
+files, and of many, stretches at equal distances."""
 
 
 @dataclass(frozen=True)
@@ -182,15 +183,16 @@ def _named(
 
 def _checksum(files: Sequence[Path]) -> str:
     each = MOST_SUMMED // len(files)
+    stretch = min(STRETCH, max(each // 2, LEAST_SUMMED))
     digest = hashlib.sha256()
     for file in files:
         size = file.stat().st_size
         digest.update(f"{size};".encode())
-        n = min(-(-size // STRETCH), max(each // STRETCH, 2))
+        n = min(-(-size // stretch), max(each // stretch, 2))
         with file.open("rb") as stream:
             for i in range(n):
-                stream.seek(i * max(size - STRETCH, 0) // max(n - 1, 1))
-                digest.update(stream.read(STRETCH))
+                stream.seek(i * max(size - stretch, 0) // max(n - 1, 1))
+                digest.update(stream.read(stretch))
     return digest.hexdigest()
 
 

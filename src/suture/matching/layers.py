@@ -99,11 +99,8 @@ class Layers(Tabular):
 
     def to_json(self) -> dict[str, Any]:
         """For `--json`, and for the folder."""
-        flat = self.cells.flat()
-        rows = zip(*(values.tolist() for _, values in flat), strict=True)
-        plain = [{n: _plain(v) for (n, _), v in zip(flat, row, strict=True)} for row in rows]
         kept = {name: getattr(self, name) for name in ("models", "n_rows", "n_documents")}
-        return kept | {"best": [asdict(b) | {"sentence": b.sentence} for b in self.best], "cells": plain}
+        return kept | {"best": [asdict(b) | {"sentence": b.sentence} for b in self.best], "cells": self.cells.records()}
 
     @staticmethod
     def load(path: str | Path) -> Layers:
@@ -301,7 +298,3 @@ def _columns(name: MeasureName, own: Grid, chance: Grid | None) -> Iterator[tupl
 
 def _pairs(record: dict[str, Any]) -> tuple[tuple[str, str], ...]:
     return tuple((one, other) for one, other in record["not_told_apart"])
-
-
-def _plain(value: Any) -> Any:
-    return value if not isinstance(value, float) or np.isfinite(value) else None

@@ -188,6 +188,18 @@ class Table(Tabular):
             found += [(f"{column.name}{end}", values[:, i]) for i, (end, _) in enumerate(further)]
         return found
 
+    def records(self) -> list[dict[str, Any]]:
+        """Its rows as `flat` lays them out, plain values; what is no number is None."""
+        flat = self.flat()
+        rows = zip(*(values.tolist() for _, values in flat), strict=True)
+        return [
+            {
+                n: None if isinstance(v, float) and not math.isfinite(v) else v
+                for (n, _), v in zip(flat, row, strict=True)
+            }
+            for row in rows
+        ]
+
     def flat_columns(self) -> list[Column]:
         """The columns as `flat` lays them out, the axes' own left out."""
         return [

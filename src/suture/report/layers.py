@@ -1,6 +1,7 @@
 """The report's section on layers: a heat map of every measure, the cells not told apart from the best one marked."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from suture import units
 from suture.matching.calibrate import TOLD_APART
@@ -23,7 +24,7 @@ def layers_section(found: Sequence[Layers]) -> Html | None:
 
 
 def _of(found: Layers) -> Html:
-    one, other = (model.rstrip("/").rpartition("/")[2] for model in found.models)
+    one, other = (Path(model).name for model in found.models)
     counted = f"{units.count(found.n_rows)} rows of {units.count(found.n_documents)} documents"
     return join(
         [tag("h3", f"{one} and {other}"), tag("p", counted, class_="note"), *(_map(found, b) for b in found.best)]

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,8 +29,9 @@ def _of(name: str, found: Stitching, number: int) -> Html:
     s = found.summary
     share = "" if s.novel_share is None else f" ({units.percent(s.novel_share)} of the decided ones)"
     counts = ", ".join(f"{units.count(n)} {label}" for label, n in s.labels.items())
+    small, large = (Path(part).name for part in s.parts[:2])
     said = (
-        f"Features of {_name(s.parts[1])} to {_name(s.parts[0])}: {counts}; novel ones surely lower its error when "
+        f"Features of {large} to {small}: {counts}; novel ones surely lower its error when "
         f"they are added{share}. Judged on {units.count(s.n_rows)} rows of {units.count(s.n_documents)} documents."
     )
     parts: list[Any] = [
@@ -63,7 +65,7 @@ def path_figure(found: Stitching) -> Figure:
     for name, chosen, role in parts:
         if chosen.sum() > 1:
             data.append(_line(name, steps[chosen], fvu[chosen], role))
-    for name, at in ((_name(found.summary.parts[0]), 0), (_name(found.summary.parts[1]), len(fvu) - 1)):
+    for name, at in ((Path(found.summary.parts[0]).name, 0), (Path(found.summary.parts[1]).name, len(fvu) - 1)):
         data.append(_mark(name, at, float(fvu[at])))
     layout = {"xaxis": {"title": {"text": "step"}}, "yaxis": {"title": {"text": "FVU"}}}
     return {"data": data, "layout": layout, "alt": "FVU at every step from the small to the large dictionary."}
@@ -127,7 +129,7 @@ def _components(found: Stitching) -> Html | None:
 
 def _fits(found: Stitching) -> Html:
     rows = [
-        [_name(fit.name), units.count(fit.n_features), f"{fit.l0:.1f}", ", ".join(units.fvu(v) for v in fit.fvu)]
+        [Path(fit.name).name, units.count(fit.n_features), f"{fit.l0:.1f}", ", ".join(units.fvu(v) for v in fit.fvu)]
         for fit in found.summary.fits
     ]
     return table(["Dictionary", "Features", "L0", "FVU"], rows, label="How well each dictionary does")
@@ -161,8 +163,3 @@ def _mark(name: str, x: int, y: float) -> dict[str, Any]:
 
 def _short(value: float) -> float:
     return float(f"{value:.4g}")
-
-
-def _name(part: str) -> str:
-    """The last of a path's names."""
-    return part.rstrip("/").rpartition("/")[2]

@@ -14,7 +14,6 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
-from suture.activations.settings import View
 from suture.features.settings import FeatureSettings, StatsSettings
 from suture.features.table import FeatureTable
 from suture.pipeline import artifact
@@ -176,13 +175,9 @@ def _train_separate(cell: Cell, folder: Path, settings: TrainSettings, rows: Row
     """One dictionary per model; each reads its own space of the same rows."""
     n_models = len(rows.widths)
     folders = [folder / f"sae-{ascii_uppercase[m]}" for m in range(n_models)]
-    if rows.view == View():
-        own = {path: replace(settings, view=View(spaces=(m,))) for m, path in enumerate(folders)}
-        make([train_many_job(_called(cell, folder), folder, own, rows.store)], Context(tell=tell))
-        return folders
-    sides = [replace(rows.view, side=m) for m in range(n_models)]
-    views = {path: replace(settings, view=side) for path, side in zip(folders, sides, strict=True)}
-    make([train_job(_called(cell, folder), path, rows.store, own) for path, own in views.items()], Context(tell=tell))
+    views = [replace(rows.view, **({"side": m} if rows.view.null else {"spaces": (m,)})) for m in range(n_models)]
+    own = {path: replace(settings, view=view) for path, view in zip(folders, views, strict=True)}
+    make([train_many_job(_called(cell, folder), folder, own, rows.store)], Context(tell=tell))
     return folders
 
 

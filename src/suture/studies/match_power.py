@@ -143,16 +143,7 @@ def _called(
     folder: Path, known: RelatedStore, settings: TrainSettings, matching: MatchSettings, tell: Tell
 ) -> tuple[str, ...]:
     """2."""
-    alone = replace(settings.design, kind="sae", flag=False, pad="native", dedicated=(), tied=0.0)
-    base = replace(
-        settings,
-        design=alone,
-        model_dropout=0.0,
-        lock=0.0,
-        objective=replace(settings.objective, cross=0.0),
-        heldout=max(settings.heldout, LEAST_HELDOUT),
-        data_seed=settings.order_seed,
-    )
+    base = settings.of_one_space(least_heldout=LEAST_HELDOUT)
     jobs = [
         train_job(f"dictionary {letter}", folder / letter, known.store.path, replace(base, view=View(spaces=(m,))))
         for m, letter in enumerate("ab")

@@ -91,7 +91,7 @@ class StitchingStudy(Tabular):
 
     def to_json(self) -> dict[str, Any]:
         """For `--json`."""
-        return {"sentences": list(self.sentences), "pairs": _rows(self.pairs), "fits": _rows(self.fits)}
+        return {"sentences": list(self.sentences), "pairs": self.pairs.records(), "fits": self.fits.records()}
 
     @staticmethod
     def load(path: str | Path) -> StitchingStudy:
@@ -132,15 +132,7 @@ def stitching_study(
         UserError: settings that do not fit the store, or a result of other settings in `out`.
     """
     store, out, sizes = as_store(store), Path(out), (ladder or LadderSettings()).ladder
-    base = replace(
-        settings,
-        design=replace(settings.design, kind="sae", flag=False, pad="native", dedicated=(), tied=0.0),
-        model_dropout=0.0,
-        lock=0.0,
-        objective=replace(settings.objective, cross=0.0),
-        heldout=max(settings.heldout, LEAST_HELDOUT),
-        data_seed=settings.order_seed,
-    )
+    base = settings.of_one_space(least_heldout=LEAST_HELDOUT)
     context = Context(tell=tell, overwrite=overwrite, command=command)
     rungs = {size: out / "ladder" / str(size) for size in sizes}
     wanted = {path: _sized(base, size) for size, path in rungs.items()}
@@ -251,12 +243,3 @@ def _sentences(pairs: Table, fits: Table) -> Iterator[str]:
     yield "At one L0: " + ", ".join(
         f"{name} {units.fvu(float(fvu))} ({n:,.0f} features, L0 {l0:.1f})" for name, fvu, l0, n in compared
     )
-
-
-def _rows(table: Table) -> list[dict[str, Any]]:
-    flat = table.flat()
-    rows = zip(*(values.tolist() for _, values in flat), strict=True)
-    return [
-        {n: None if isinstance(v, float) and not np.isfinite(v) else v for (n, _), v in zip(flat, row, strict=True)}
-        for row in rows
-    ]

@@ -82,14 +82,10 @@ class SweepResult(Tabular):
 
     def to_json(self) -> dict[str, Any]:
         """For `--json`."""
-        flat = [] if self.cells is None else self.cells.flat()
         return {
             "out": str(self.out),
             "report": None if self.report is None else str(self.report),
-            "cells": [
-                dict(zip([n for n, _ in flat], row, strict=True))
-                for row in zip(*(values.tolist() for _, values in flat), strict=True)
-            ],
+            "cells": [] if self.cells is None else self.cells.records(),
             "columns": [] if self.cells is None else [column.to_json() for column in self.cells.columns],
             "jobs": {state: self.count(state) for state in STATES},
             "failed": [{"job": r.job.name, "state": r.state, "error": in_words(r.error)} for r in self.failed],

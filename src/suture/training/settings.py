@@ -1,7 +1,7 @@
 """Training settings: everything that decides a dictionary besides the rows, and the schedules that follow from it."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
 from suture.activations.settings import View
@@ -113,6 +113,18 @@ class TrainSettings:
         if self.lock and (self.design.dedicated or self.design.tied):
             problem = "cannot go with features that are dedicated or tied for good"
             raise UserError("lock", self.lock, problem, "leave one of them out")
+
+    def of_one_space(self, *, least_heldout: float) -> "TrainSettings":
+        """The same recipe for one of several dictionaries of a single space, that keep back the same documents."""
+        return replace(
+            self,
+            design=replace(self.design, kind="sae", flag=False, pad="native", dedicated=(), tied=0.0),
+            objective=replace(self.objective, cross=0.0),
+            model_dropout=0.0,
+            lock=0.0,
+            heldout=max(self.heldout, least_heldout),
+            data_seed=self.order_seed,
+        )
 
     @property
     def order_seed(self) -> int:

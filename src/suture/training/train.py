@@ -99,6 +99,9 @@ def train_many(
     for key, outs in groups.items():
         for out in outs:
             check_fit(settings[out], feeds[key], grid)
+            if start is not None and settings[out].lock:
+                problem = "holds features that begin in one model alone, and these begin as others ended"
+                raise UserError("lock", settings[out].lock, problem, "leave out --lock, or --start")
     with ExitStack() as opened:
         started = []
         for key, outs in groups.items():

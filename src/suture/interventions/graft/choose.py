@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from suture import seeds
+from suture.interventions.attribution import parts
 from suture.interventions.edits import Edit
 from suture.interventions.graft.graft import editing_all
 from suture.interventions.graft.part import Removal
@@ -138,8 +139,9 @@ def worth(
             gradients = torch.autograd.grad(loss, [added for added, _ in kept])
             for own, sums, gradient, (_, values) in zip(ways, total, gradients, kept, strict=True):
                 for i, way in enumerate(own):
-                    along = gradient.float() @ way.write.T.to(gradient.device)
-                    sums[i] -= (values * along).flatten(0, 1).sum(0).double().cpu() / len(points)
+                    write = way.write.to(gradient.device)
+                    own_parts = parts(values.flatten(0, 1), write, gradient.float().flatten(0, 1))
+                    sums[i] -= own_parts.cpu() / len(points)
     return [sums / max(n_tokens, 1) for sums in total]
 
 
