@@ -14,11 +14,13 @@
 
 import argparse
 import json
+import math
 import os
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -289,16 +291,34 @@ def run_rows(runs: Sequence[Mapping]) -> list[list[str]]:
     ]  # fmt: skip
 
 
+def rows_from_scratch(fvu: float, runs: Sequence[Mapping]) -> float:
+    """Rows after which a run from scratch has this FVU, between those that were made; infinite beyond the longest.
+
+    Between two runs FVU goes evenly with the logarithm of the rows. Above the shortest one's it is 0: not known.
+    """
+    scratch = sorted((run["n_rows"], run["mean_fvu"]) for run in runs if run["begun"] == SCRATCH)
+    if fvu > scratch[0][1]:
+        return 0.0
+    for (n, worse), (more, better) in pairwise(scratch):
+        if better <= fvu <= worse:
+            return n * (more / n) ** ((worse - fvu) / max(worse - better, 1e-12))
+    return scratch[0][0] if fvu == scratch[0][1] else math.inf
+
+
 def sentence(runs: Sequence[Mapping]) -> str:
-    """How many times fewer rows: for every started run, the scratch runs that it is as good as."""
-    scratch = [run for run in runs if run["begun"] == SCRATCH]
+    """How many rows from scratch every started run is worth."""
+    scratch = [run["n_rows"] for run in runs if run["begun"] == SCRATCH]
     said = []
     for run in runs:
         if run["begun"] != SCRATCH:
-            beaten = [one["n_rows"] for one in scratch if one["mean_fvu"] >= run["mean_fvu"]]
-            words = f"{max(beaten) / run['n_rows']:.3g} times as many rows" if beaten else "none of these runs"
-            said.append(f"{run['n_rows']:,} rows from {run['begun']} do at least what {words} from scratch do")
-    return "; ".join(said) + "."
+            n = rows_from_scratch(run["mean_fvu"], runs)
+            words = f"as good as {n:,.0f} from scratch ({n / run['n_rows']:.1f} times as many)"
+            if n == 0:
+                words = f"worse than {min(scratch):,} from scratch"
+            elif n == math.inf:
+                words = f"better than {max(scratch):,} from scratch"
+            said.append(f"{run['n_rows']:,} rows from {run['begun']}: {words}")
+    return "Between the runs from scratch, by the logarithm of their rows: " + "; ".join(said) + "."
 
 
 def main() -> None:
