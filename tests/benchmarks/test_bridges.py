@@ -2,8 +2,9 @@
 
 import math
 
-import bridges
 import pytest
+
+import bridges
 
 RUNS = [
     {"begun": bridges.SCRATCH, "n_rows": n, "mean_fvu": fvu}
