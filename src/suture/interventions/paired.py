@@ -173,9 +173,14 @@ class PairedText:
             return [dictionary.encode(x)] * dictionary.n_spaces
         return [dictionary.encode_alone(x, m) for m in range(dictionary.n_spaces)]
 
-    def raw_reconstruction(self, codes: Codes, model: int) -> Float[Tensor, "row width"]:
-        """A model's activations as codes stand for them, raw units."""
-        return self.dictionary.decode_raw(codes)[model]
+    def reconstruction(self, batch: PairedBatch, codes: Codes, model: int) -> Float[Tensor, "row width"]:
+        """A model's activations as codes stand for them, raw units, with what of outlier rows no dictionary sees."""
+        return self.dictionary.decode_raw(codes)[model] + self.excess(batch, model)
+
+    def excess(self, batch: PairedBatch, model: int) -> Float[Tensor, "row width"]:
+        """What of a model's rows lies beyond what the dictionary draws in: no replacement is to touch it."""
+        rows = batch.rows(model).to(self.dictionary.W_dec.device)
+        return self.dictionary.clipping.excess(rows, model)
 
     def log_probs(
         self,

@@ -3,7 +3,8 @@
 1. A first pass over the documents gives each model's mean activation at the shared positions.
 2. A second pass gives every model's next-token cross-entropy on the same predictions (`paired`, 3): as it is; with the
    reconstruction from all models' code (pooled: from its own); from each model's code alone, joint designs; with the
-   mean in place of every row, which is what a dictionary that knows nothing would do.
+   mean in place of every row, which is what a dictionary that knows nothing would do. What of an outlier row training
+   never saw (`dictionary.clipping`, 2) stays in each of them.
 3. recovered = 1 - (spliced - clean) / (mean - clean): 1 loses nothing, 0 is no better than the mean. Standard errors
    have documents as their unit.
 """
@@ -182,11 +183,11 @@ def refuse_null(dictionary: Dictionary, path: str | Path) -> None:
 
 
 def mean_rows(text: PairedText, tell: Callable[[int], None]) -> list[Tensor]:
-    """1: each model's mean raw activation at the shared positions."""
+    """1: each model's mean raw activation at the shared positions, outlier rows drawn in as in training."""
     totals = [torch.zeros(space.width, dtype=torch.float64) for space in text.dictionary.spaces]
     for done, batch in enumerate(text.batches(), start=1):
         for m, total in enumerate(totals):
-            total += batch.rows(m).double().sum(0).cpu()
+            total += text.dictionary.clipping.rows(batch.rows(m), m).double().sum(0).cpu()
         tell(done)
     return [(total / text.n_rows).float() for total in totals]
 
@@ -194,12 +195,13 @@ def mean_rows(text: PairedText, tell: Callable[[int], None]) -> list[Tensor]:
 def _stand_ins(text: PairedText, batch: PairedBatch, model: int, mean: Tensor) -> Mapping[str, Tensor | None]:
     """2: what takes the rows' place, by name."""
     dictionary = text.dictionary
-    found: dict[str, Tensor | None] = {CLEAN: None, MEAN: mean.expand(batch.n_rows, -1)}
-    found[SPLICED] = text.raw_reconstruction(text.codes(batch)[model], model)
+    excess = text.excess(batch, model)
+    found: dict[str, Tensor | None] = {CLEAN: None, MEAN: mean.to(excess) + excess}
+    found[SPLICED] = text.reconstruction(batch, text.codes(batch)[model], model)
     if dictionary.design.joint and dictionary.n_spaces > 1:
         x = text.scaled_rows(batch)
         for source in range(dictionary.n_spaces):
-            found[f"alone {source}"] = text.raw_reconstruction(dictionary.encode_alone(x, source), model)
+            found[f"alone {source}"] = text.reconstruction(batch, dictionary.encode_alone(x, source), model)
     return found
 
 
