@@ -10,6 +10,7 @@ from scipy import stats
 from suture.uncertainty import (
     Draws,
     Ratio,
+    auroc_interval,
     by_unit,
     correlation,
     deal_groups,
@@ -147,3 +148,27 @@ def test_one_seed_has_no_interval_and_what_is_no_number_is_left_out() -> None:
     assert one is not None
     assert (one.mean, one.low, one.high, one.n) == (2.0, None, None, 1)
     assert mean_interval([None, float("nan")]) is None
+
+
+@pytest.mark.parametrize(("true", "n_positive", "n_negative"), [(0.6, 40, 60), (0.9, 20, 80), (0.97, 60, 30)])
+def test_the_interval_of_a_roc_auc_holds_the_true_one(true: float, n_positive: int, n_negative: int) -> None:
+    draw = np.random.default_rng(0)
+    apart = np.sqrt(2) * stats.norm.ppf(true)
+    held, n_draws = 0, 400
+    for _ in range(n_draws):
+        positive, negative = draw.normal(apart, size=n_positive), draw.normal(size=n_negative)
+        auc = stats.mannwhitneyu(positive, negative).statistic / (n_positive * n_negative)
+        low, high = auroc_interval(float(auc), n_positive, n_negative)
+        assert 0 <= low <= auc <= high <= 1
+        held += low <= true <= high
+    assert 0.92 <= held / n_draws <= 0.99
+
+
+def test_the_interval_of_a_roc_auc_at_its_ends_and_of_nothing() -> None:
+    low, high = auroc_interval(1.0, 30, 30)
+    assert high == 1
+    assert 0.9 < low < 0.95, "thirty of either kind told apart are not all there are"
+    assert auroc_interval(0.0, 30, 30) == pytest.approx((0, 1 - low))
+    assert np.isnan(auroc_interval(float("nan"), 0, 5)).all()
+    narrow, wide = (auroc_interval(0.8, n, n) for n in (1000, 10))
+    assert narrow[1] - narrow[0] < 0.25 * (wide[1] - wide[0])

@@ -11,6 +11,8 @@
 4. `discoveries`: Benjamini-Hochberg.
 5. `mean_interval`: a number over seeds, by Student's t.
 6. `Proportion`: k of n, by Wilson's score interval, which says something of 0 of n too.
+7. `auroc_interval`: of the chance that one kind scores above another, by Newcombe's score interval (2006, method 5):
+   the values whose own standard error, with as many of both kinds, is just large enough; of an AUC of 1 too.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from scipy import special
+from scipy import optimize, special
 from torch import Tensor
 
 from suture import seeds
@@ -214,6 +216,27 @@ class Proportion:
         middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
         low, high = (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
         return (0.0 if self.k == 0 else low), (1.0 if self.k == self.n else high)
+
+
+def auroc_interval(auc: float, n_positive: int, n_negative: int) -> Interval:
+    """95 % interval of a ROC-AUC that so many of either kind gave; NaN where one of the kinds is absent.
+
+    >>> [round(end, 3) for end in auroc_interval(0.9, 50, 50)], [round(end, 3) for end in auroc_interval(1.0, 20, 20)]
+    ([0.816, 0.946], [0.899, 1.0])
+    """
+    if math.isnan(auc) or not n_positive or not n_negative:
+        return math.nan, math.nan
+    pairs, spare = n_positive * n_negative, (n_positive + n_negative) / 2 - 1
+
+    def beyond(true: float) -> float:
+        """How far the AUC lies beyond what one of `true` gives by chance; 0 at an end."""
+        variance = true * (1 - true) * (1 + spare * ((1 - true) / (2 - true) + true / (1 + true))) / pairs
+        return (auc - true) ** 2 - 1.959964**2 * variance
+
+    inside = min(max(auc, 1e-9), 1 - 1e-9)  # at the very ends there is no variance, and nothing beyond it
+    low = 0.0 if auc <= 0 else float(optimize.brentq(beyond, 0.0, inside))
+    high = 1.0 if auc >= 1 else float(optimize.brentq(beyond, inside, 1.0))
+    return low, high
 
 
 def _hash(numbers: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ from suture.dictionary.pieces import cuts
 from suture.stitching.insert import changes, couplings, greedy, set_change
 from suture.stitching.latents import LABELS, Reading, intervals, labelled, latents, read
 from suture.stitching.proxies import average_precision, best_correlation, judged, mixture, nearest, proxies
-from suture.uncertainty import deal_groups
+from suture.uncertainty import auroc_interval, deal_groups
 
 KINDS = [kind for kind in get_args(SparsityKind) if kind != "topk+batchtopk"]
 ROWS = torch.arange(700)
@@ -150,6 +150,8 @@ def test_scores_of_stand_ins_are_those_of_scikit_learn() -> None:
         assert one.roc_auc == pytest.approx(roc_auc_score(positive[asked], score[asked]))
         assert one.pr_auc == pytest.approx(average_precision_score(positive[asked], score[asked]))
         assert (one.n_novel, one.n_decided) == (int(positive[asked].sum()), len(asked))
+        ends = auroc_interval(one.roc_auc, one.n_novel, len(asked) - one.n_novel)
+        assert (one.roc_low, one.roc_high) == ends
 
 
 def test_stand_ins_are_what_they_say(store: Store) -> None:

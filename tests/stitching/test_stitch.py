@@ -313,6 +313,14 @@ def test_what_cannot_be_stitched_is_said_in_one_line_and_nothing_is_left(
     assert "exceeds the 20 features" in said(small, large, store, "--l0", "21")
     assert "link-above = 0" in said(small, large, store, "--link-above", "0")
     assert "is what is read" in said(small, large, store, "--out", str(small), "--overwrite")
+    begun, given = other.add("half", range(0, N, 2)), Dictionary.load(alien)
+    moved = Dictionary([replace(given.spaces[0], hookpoint="resid9.post")], given.design)
+    moved.load_state_dict(given.state_dict())
+    elsewhere = other.folder / "elsewhere"
+    with artifact.create(elsewhere, stage="dictionary", settings={"heldout": 0.5, "seed": 0}) as draft:
+        moved.write(draft.folder)
+    line = said(begun, elsewhere, other.store.path)
+    assert "is over planted-A @ resid9.post (64 wide), the small one over planted-A @ planted (64 wide)" in line
     few = planted_store(ground.folder / "few-rows", PAIR, 100)
     assert "has 2 documents that no dictionary was trained on" in said(small, large, few.path)
     assert not list(ground.folder.glob("refused*"))
@@ -351,7 +359,13 @@ def test_the_report_draws_the_path_and_what_adding_each_feature_does(stitched: S
     assert all(y == pytest.approx(fvu[x], rel=1e-3) for x, y in drawn.items())
     scatter = delta_figure(stitched)
     assert scatter is not None
-    for trace in scatter["data"]:
+    *labelled, boundary = scatter["data"]
+    assert set(boundary["x"]) == {0.5**0.5}
+    every = [y for trace in labelled for y in trace["y"]]
+    assert boundary["y"] == [min(every), max(every)]
+    auc, low, high = (stitched.proxies[name][1] for name in ("roc_auc", "roc_low", "roc_high"))
+    assert f"ROC-AUC {auc:.3f} (95 % interval {low:.3f} to {high:.3f})" in page
+    for trace in labelled:
         for feature, change in zip(trace["text"], trace["y"], strict=True):
             assert stitched.latents["label"][int(feature)] == trace["name"]
             assert change == pytest.approx(stitched.latents["delta"][int(feature)], rel=1e-3)

@@ -155,6 +155,19 @@ def test_the_command_line_goes_on(sae: Path, store: Store, out: Path, capsys: py
     assert settings["k_start"] == 1
 
 
+@pytest.mark.parametrize(("made", "part"), [("stitch", 1.0), ("carry", 1 / 3), ("import", 0.1)])
+def test_what_was_put_together_and_never_trained_is_not_spared(
+    made: str, part: float, sae: Path, store: Store, out: Path, tmp_path: Path
+) -> None:
+    given = tmp_path / "given"
+    with artifact.create(given, stage="dictionary", settings={made: {}, "heldout": 0.1, "seed": 1}) as draft:
+        Dictionary.load(sae).write(draft.folder)
+    words = ["train", str(out), "--store", str(store.path), "--space", "0", "--start", str(given), "--rows", "2048"]
+    assert run(words) == 0
+    usual = TrainSettings(design=SAE).top_learning_rate
+    assert artifact.open_artifact(out).settings["learning_rate"] == pytest.approx(usual * part)
+
+
 def test_mistakes_are_one_line(
     sae: Path, store: Store, unequal_store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

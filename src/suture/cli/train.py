@@ -47,8 +47,8 @@ class Train:
     """Under torchrun: split the features over so many processes, the rows over the rest."""
     start: tuple[Path, ...] = ()
     """A dictionary to begin with, in place of random weights; two of one space each become a crosscoder. Its design,
-    size and k are kept where none are given; one alone is trained at a tenth of the usual learning rate, two at a
-    third."""
+    size and k are kept where none are given; one alone is trained at a tenth of the usual learning rate (a carried one
+    at a third, a stitched one at all of it), two at a third."""
     settings: Given[TrainSettings]
     joint: Given[JointSettings]
     source: Given[StreamSettings]
@@ -101,13 +101,13 @@ class Train:
         from suture.dictionary.dictionary import Description
         from suture.pipeline.artifact import open_artifact
         from suture.stitching.joint import GENTLE, joint_settings
-        from suture.training.start import FINE, at_part, fine_tuning
+        from suture.training.start import at_part, fine_tuning, usual_part
 
         for path in self.start:
             open_artifact(path, stage="dictionary", setting="start")
         designs = [Description.load(path).design for path in self.start]
         if len(designs) == 1:
-            return at_part(self.settings.over(fine_tuning(designs[0])), FINE)
+            return at_part(self.settings.over(fine_tuning(designs[0])), usual_part(self.start[0]))
         return at_part(self.settings.over(joint_settings(designs)), GENTLE)
 
     def _start(self, wanted: dict[Path, TrainSettings]) -> "Start | None":

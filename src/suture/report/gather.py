@@ -35,6 +35,8 @@ from suture.report.nulls import Recipe, copies_one_of, recipe
 from suture.report.study_numbers import FILE as STUDY
 from suture.report.study_numbers import Study
 from suture.report.sweep import Sweep
+from suture.stitching.ladder import STAGE as LADDER
+from suture.stitching.ladder import StitchingStudy
 from suture.training.result import TrainResult
 
 DESIGN_ORDER = ("crosscoder", "pooled", "universal", "sae")
@@ -54,6 +56,7 @@ Result = (
     | Matching
     | Bridge
     | Grafting
+    | StitchingStudy
 )
 READERS: Mapping[str, Callable[[Path], Result]] = {
     "store": Store.open,
@@ -68,6 +71,7 @@ READERS: Mapping[str, Callable[[Path], Result]] = {
     MATCH: Matching.load,
     "bridge": Bridge.load,
     GRAFT: Grafting.load,
+    LADDER: StitchingStudy.load,
 }
 """Stage -> what opens its result; of others a report shows the manifest alone."""
 T = TypeVar("T")

@@ -23,6 +23,7 @@ from suture.report.explorer import described, explorer
 from suture.report.gather import Artifact, Gathered, find_artifacts, gather, parent_of
 from suture.report.grafting import grafts
 from suture.report.html import Html, clean, tag
+from suture.report.ladder import ladder_section
 from suture.report.layers import layers_section
 from suture.report.matching import matching_section
 from suture.report.payload import Limits
@@ -36,6 +37,7 @@ from suture.report.study import study_section
 from suture.report.study_answer import study_answer
 from suture.report.study_numbers import Study
 from suture.report.sweep import Sweep, sweep_section
+from suture.stitching.ladder import StitchingStudy
 from suture.stitching.stitch import Stitching, is_stitched
 
 __all__ = ["find_artifacts", "report"]
@@ -110,6 +112,7 @@ def _page(
         *(sweep_section(found) for _, found in gathered.results(Sweep)),
         matching_section([(a.name, found) for a, found in gathered.results(Matching)]),
         layers_section([found for _, found in gathered.results(Layers)]),
+        ladder_section([(a.name, found) for a, found in gathered.results(StitchingStudy)]),
         stitching_section([(a.name, Stitching.load(a.folder)) for a in gathered.artifacts if is_stitched(a.folder)]),
         provenance(gathered, commands=commands, versions=versions),
     ]
@@ -140,6 +143,7 @@ def _contents(sections: Sequence[Html]) -> Html:
         "sweep": "Sweep",
         "matching": "Matching",
         "layers": "Layers",
+        "ladder": "Ladder",
         "stitching": "Stitching",
         "compared": "Compared",
         "designs": "Dictionaries",

@@ -14,6 +14,9 @@ from suture.report.parts import figure, section, table
 from suture.stitching.path import DROP, INSERT, SWAP
 from suture.stitching.stitch import Stitching
 
+BOUNDARY = 0.5**0.5
+"""Of a cosine: what remains of a concept that the small dictionary has at cosine c is 1 - c^2, and novel above 1/2."""
+DECODER_COSINE = "decoder_cosine"
 MOST_POINTS = 2000
 """Features drawn in a scatter, evenly spaced over all."""
 
@@ -46,12 +49,8 @@ def _of(name: str, found: Stitching, number: int) -> Html:
     ]
     scatter = delta_figure(found)
     if scatter is not None:
-        caption = (
-            "Each feature of the large dictionary: its largest cosine with one of the small, and what adding it does."
-        )
-        parts.append(
-            figure(scatter, f"delta-{number}", title="Does a cosine tell what adding a feature does?", caption=caption)
-        )
+        title = "Does a cosine tell what adding a feature does?"
+        parts.append(figure(scatter, f"delta-{number}", title=title, caption=_scatter_caption(found)))
     return join([*parts, _proxies(found), _components(found), _fits(found)])
 
 
@@ -72,7 +71,7 @@ def path_figure(found: Stitching) -> Figure:
 
 
 def delta_figure(found: Stitching) -> Figure | None:
-    """Change of MSE of adding a feature against its decoder cosine, coloured by label; None where nothing fires."""
+    """Change of MSE of adding a feature against its decoder cosine, by label, with the boundary; None of dead ones."""
     label, delta, cosine = (found.latents[name] for name in ("label", "delta", "decoder_cosine"))
     alive = np.flatnonzero((label != "dead") & np.isfinite(delta) & np.isfinite(cosine))
     if not len(alive):
@@ -95,8 +94,23 @@ def delta_figure(found: Stitching) -> Figure | None:
                     "hovertemplate": "feature %{text}: cosine %{x:.2f}, change %{y:.3g}<extra>" + name + "</extra>",
                 }
             )
+    ends = [_short(float(v)) for v in (delta[alive].min(), delta[alive].max())]
+    boundary = _line(f"cosine {BOUNDARY:.2f}", np.full(2, BOUNDARY), np.array(ends), "muted")
+    data.append(boundary)
     layout = {"xaxis": {"title": {"text": "largest decoder cosine"}}, "yaxis": {"title": {"text": "change of MSE"}}}
     return {"data": data, "layout": layout, "alt": "Change of the error when a feature is added, against its cosine."}
+
+
+def _scatter_caption(found: Stitching) -> str:
+    """What is drawn, where the boundary would lie, and how well the cosine tells."""
+    values = {c.name: c.write(found.proxies[c.name][list(found.proxies.coordinates["proxy"]).index(DECODER_COSINE)])
+              for c in found.proxies.columns}  # fmt: skip
+    ends = f" (95 % interval {values['roc_low']} to {values['roc_high']})" if "roc_low" in values else ""
+    return (
+        "Each feature of the large dictionary: its largest cosine with one of the small, and what adding it does; "
+        f"below 0 it lowers the error. What the small one has at cosine {BOUNDARY:.2f} is as good added as not: the "
+        f"line. On other documents the cosine tells novel features with ROC-AUC {values['roc_auc']}{ends}."
+    )
 
 
 def _path_caption(found: Stitching) -> str:

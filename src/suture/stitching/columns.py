@@ -77,6 +77,14 @@ PROXIES = (
         ),
     ),
     Column(
+        name="roc_low", title="ROC-AUC, lower end", format="share",
+        sentence="Lower end of its 95 % interval over features.",
+    ),
+    Column(
+        name="roc_high", title="ROC-AUC, upper end", format="share",
+        sentence="Upper end of its 95 % interval over features.",
+    ),
+    Column(
         name="pr_auc", title="PR-AUC", format="share", better="high",
         sentence=(
             "Mean precision over the novel features, from the least alike on; the share of novel ones for no "

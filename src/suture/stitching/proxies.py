@@ -3,7 +3,8 @@
 1. Activation correlation: the largest with a feature of the smaller dictionary, on the half of the documents that is
    not judged on. Decoder and encoder cosine: the largest. Decoder mixture: R2 of the decoder row as a non-negative
    mixture of the ten nearest. Beta: the best factor, on those other documents (on the same it is the label itself).
-2. Each is held against labels from the documents of the other half: ROC-AUC, PR-AUC for finding the novel ones.
+2. Each is held against labels from the documents of the other half: ROC-AUC with its interval, PR-AUC for finding the
+   novel ones.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from suture.dictionary.dictionary import Dictionary
 from suture.matching.correlate import top_correlations
 from suture.planted.scores import auroc
 from suture.stitching.latents import LABELS, NOVEL, RECONSTRUCTION, Reading, intervals, labelled
-from suture.uncertainty import deal_groups
+from suture.uncertainty import auroc_interval, deal_groups
 
 NEAREST = 10
 BLOCK = 1024
@@ -38,6 +39,9 @@ class Judged:
     """How well a stand-in finds the novel features."""
 
     roc_auc: float
+    roc_low: float
+    """Lower end of its 95 % interval over features (`uncertainty.auroc_interval`)."""
+    roc_high: float
     pr_auc: float
     n_novel: int
     n_decided: int
@@ -106,10 +110,14 @@ def judged(found: Mapping[str, Float64[ndarray, "feature"]], label: Int[ndarray,
     for name, values in found.items():
         score = -values[decided] if name in SIMILAR else values[decided]
         positive = novel[decided]
+        auc, n_novel = auroc(torch.from_numpy(score), torch.from_numpy(positive)), int(positive.sum())
+        low, high = auroc_interval(auc, n_novel, len(positive) - n_novel)
         results[name] = Judged(
-            roc_auc=auroc(torch.from_numpy(score), torch.from_numpy(positive)),
+            roc_auc=auc,
+            roc_low=low,
+            roc_high=high,
             pr_auc=average_precision(score, positive),
-            n_novel=int(positive.sum()),
+            n_novel=n_novel,
             n_decided=int(decided.sum()),
         )
     return results

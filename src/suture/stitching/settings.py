@@ -51,6 +51,8 @@ class LadderSettings:
 
     ladder: Annotated[tuple[Count, ...], Option("rung")] = (128, 256, 512, 1024, 2048)
     """Size of a dictionary; three or more, rising."""
+    finetune_rows: Annotated[int, Option("finetune-rows"), Limits(0)] = 100_000
+    """Rows that the stitched dictionary of all sizes is trained on once it is put together; 0 leaves it as it is."""
 
     def __post_init__(self) -> None:
         check(self)
