@@ -62,6 +62,7 @@ RESUMABLE = {
     "train": "what was finished is kept, --resume goes on from there",
     "organism": "what was finished is kept, --resume goes on from there",
     "graft": "what was finished is kept, --resume goes on from there",
+    "steer": "the features that are done were kept, --resume goes on after them",
     "demo": "the same command goes on after the stages that are done",
     "sweep": "the same command goes on after the cells that are done",
     "study designs": "the same command goes on after the cells that are done",

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from suture.cli.console import command_line, emit, progress
-from suture.cli.options import Argument, DictionaryModels, Output
+from suture.cli.options import Argument, DictionaryModels, Output, ResumableOutput
 from suture.errors import UserError
 from suture.interventions.settings import CausalSettings, SpliceSettings, SteerSettings
 from suture.pipeline.settings import Count, Given, Limits, Option
@@ -40,9 +40,11 @@ class Steer:
     """Documents of neutral text."""
     prompts: Annotated[int, Limits(2)] = 32
     """Openings taken as prompts where none are given."""
+    bridge: Path | None = None
+    """Made by suture bridge between the dictionary's spaces: the other model's direction, carried over, is tried."""
     settings: Given[SteerSettings]
     models: DictionaryModels = field(default_factory=DictionaryModels)
-    output: Output = field(default_factory=Output)
+    output: ResumableOutput = field(default_factory=ResumableOutput)
 
     def run(self) -> None:
         """Steer, and say what each feature promotes."""
@@ -64,7 +66,9 @@ class Steer:
                 prompts=[*self.prompt, *openings],
                 neutral=neutral,
                 settings=self._settings(),
+                bridge=self.bridge,
                 on_progress=lambda p: advance("passes", p.done, p.total),
+                resume=self.output.resume,
                 overwrite=self.output.overwrite,
                 command=command_line(),
             )

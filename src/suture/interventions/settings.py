@@ -8,8 +8,8 @@ from suture.pipeline.settings import Count, Limits, Option, Positive, Seed, Weig
 
 Number = Annotated[int, Limits(0)]
 MatchedKind = Literal["covariance", "decoder", "shuffled", "means"]
-"""Kinds of directions that steering is compared with (`steer.controls`), besides isotropic ones."""
-ControlKind = Literal["covariance", "decoder", "shuffled", "means", "isotropic"]
+"""Kinds of directions that steering is compared with (`steer.controls`), besides carried and isotropic ones."""
+ControlKind = Literal["covariance", "decoder", "shuffled", "means", "carried", "isotropic"]
 USUAL_REFERENCE = 1.0
 
 
