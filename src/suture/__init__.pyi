@@ -26,7 +26,15 @@ from .interventions.graft.make import Grafting, graft
 from .interventions.graft.settings import GraftSettings
 from .interventions.organisms.organism import Organism, organism
 from .interventions.organisms.settings import OrganismSettings
-from .interventions.settings import ActivateSettings, AttributeSettings, CausalSettings, SpliceSettings, SteerSettings
+from .interventions.responses.responses import Responses, responses
+from .interventions.settings import (
+    ActivateSettings,
+    AttributeSettings,
+    CausalSettings,
+    ResponseSettings,
+    SpliceSettings,
+    SteerSettings,
+)
 from .interventions.splice import splice
 from .interventions.steer.effect import Effect
 from .interventions.steer.steer import steer
@@ -77,6 +85,8 @@ __all__ = [  # grouped as they are used
     "Organism",
     "OrganismSettings",
     "RefitSettings",
+    "ResponseSettings",
+    "Responses",
     "Sparsity",
     "SpliceSettings",
     "SteerSettings",
@@ -108,6 +118,7 @@ __all__ = [  # grouped as they are used
     "read_study",
     "refit",
     "report",
+    "responses",
     "splice",
     "steer",
     "stitch",

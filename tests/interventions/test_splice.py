@@ -73,7 +73,7 @@ def test_what_training_drew_in_is_not_touched(models: list[LanguageModel]) -> No
 
 def test_a_dictionary_that_knows_the_mean_alone_costs_what_the_mean_costs(models: list[LanguageModel]) -> None:
     dictionary = blank(models)
-    means = mean_rows(PairedText(dictionary, models, SENTENCES, block=24), lambda _: None)
+    means = mean_rows(PairedText(dictionary.spaces, models, SENTENCES, block=24), lambda _: None)
     dictionary.b_dec.data.copy_(torch.cat(means) * 1.5)
     for one in spliced_losses(dictionary, models, SENTENCES, BLOCK).models:
         assert one.spliced.ce == pytest.approx(one.mean.ce, abs=1e-6)
@@ -132,7 +132,7 @@ def test_with_different_tokenizers_only_shared_positions_are_replaced(models: li
         LMShape(n_layers=1, width=32, n_heads=2, context=64), 7, "other", train_tokenizer(SENTENCES[:1], vocab_size=300)
     )
     lms = [models[0], replace(other, tokenizer_fingerprint="other")]
-    text = PairedText(blank(lms), lms, SENTENCES, block=40)
+    text = PairedText(blank(lms).spaces, lms, SENTENCES, block=40)
     for batch in text.batches():
         for m in range(2):
             changed = batch.replaced(m, torch.zeros(batch.n_rows, 32)) != batch.activations[m]

@@ -22,7 +22,7 @@ from suture.cli.options import Command
 from suture.cli.organism import MakeOrganism
 from suture.cli.stages import Demo, Report, Verify
 from suture.cli.stitch import Refit, Stitch
-from suture.cli.study import Designs, LadderStudy, LayerStudy, PowerStudy, Proxies
+from suture.cli.study import Designs, LadderStudy, LayerStudy, PowerStudy, Proxies, SteeringStudy
 from suture.cli.sweep import Sweep
 from suture.cli.train import Train
 from suture.errors import UsageError
@@ -55,6 +55,7 @@ COMMANDS: Mapping[str, type[Command]] = {
     "study layers": LayerStudy,
     "study proxies": Proxies,
     "study power": PowerStudy,
+    "study steering": SteeringStudy,
     "study stitching": LadderStudy,
 }
 RESUMABLE = {
@@ -66,6 +67,7 @@ RESUMABLE = {
     "demo": "the same command goes on after the stages that are done",
     "sweep": "the same command goes on after the cells that are done",
     "study designs": "the same command goes on after the cells that are done",
+    "study steering": "the same command goes on after the features that are done",
     "study stitching": "the same command goes on after the dictionaries that are done",
 }
 """What an interrupt leaves; of any other command nothing is half-written."""

@@ -1,9 +1,9 @@
 """The commands `steer`, `splice` and `causal`: what features and dictionaries do inside their models."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from suture.cli.console import command_line, emit, progress
 from suture.cli.options import Argument, DictionaryModels, Output, ResumableOutput
@@ -79,19 +79,23 @@ class Steer:
         )
 
     def _settings(self) -> SteerSettings:
-        """Where 1 is none of the strengths (or KL budgets), the first is the reference; given prompts are continued, up
-        to three.
-        """
-        given = self.settings.values
-        doses = given.get("kl") or given.get("strength", SteerSettings.strengths)
-        usual = {
-            "reference": 1.0 if 1.0 in doses else doses[0],
-            "continued": min(3, len(self.prompt)) if self.prompt else 1,
-        }
-        if given.get("kl") and "strength" in given:
-            written = " ".join(f"{budget:g}" for budget in given["kl"])
-            raise UserError("kl", written, "cannot be given with --strength", "leave one of them out")
-        return Given(SteerSettings, usual | dict(given)).over()
+        """Given prompts are continued, up to three."""
+        return steer_settings(self.settings, {"continued": min(3, len(self.prompt)) if self.prompt else 1})
+
+
+def steer_settings(given: Given[SteerSettings], usual: Mapping[str, Any]) -> SteerSettings:
+    """What was given over what is usual; where 1 is none of the strengths (or KL budgets), the first is the reference.
+
+    Raises:
+        UserError: strengths and KL budgets.
+    """
+    values = dict(given.values)
+    if values.get("kl") and "strength" in values:
+        written = " ".join(f"{budget:g}" for budget in values["kl"])
+        raise UserError("kl", written, "cannot be given with --strength", "leave one of them out")
+    together = {k: v for k, v in usual.items() if k != "strength" or not values.get("kl")} | values
+    doses = values.get("kl") or together.get("strength", SteerSettings.strengths)
+    return Given(SteerSettings, {"reference": 1.0 if 1.0 in doses else doses[0]} | together).over()
 
 
 @dataclass(frozen=True, kw_only=True)

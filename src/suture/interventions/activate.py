@@ -309,7 +309,7 @@ def models_of(dictionary: Dictionary, lms: Sequence[LanguageModel | str] | None)
         UserError: not one per space, one that cannot be had, or has other weights.
     """
     models = as_models([space.model for space in dictionary.spaces] if lms is None else lms)
-    check_models(dictionary, models)
+    check_models(dictionary.spaces, models)
     return models
 
 

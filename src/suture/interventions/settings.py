@@ -126,6 +126,21 @@ class SteerSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ResponseSettings:
+    """Which features are steered to see whether two models respond alike."""
+
+    each_label: Count = 8
+    """Features of every label, evenly spaced in order of their co-firing."""
+    causal: bool = False
+    """Take them out of both models, too: do the two shifts go together?"""
+    seed: Seed = 0
+    """Of steering, and of the causal check."""
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ActivateSettings:
     """What is shown of the features that fire on a text."""
 

@@ -19,12 +19,8 @@ from transformers import PreTrainedModel
 from suture import seeds
 from suture.errors import UserError
 from suture.lm.load import LanguageModel
-from suture.lm.positions import generating
+from suture.lm.positions import HANDED_ON, generating
 from suture.lm.tokens import tokenize, with_bos
-
-# One argument, after and before its renaming. State-space models of older releases name theirs otherwise and want more
-# beside it: they go without.
-_CACHE_ARGUMENTS = ("cache", "past_key_values")
 
 
 def generate(
@@ -102,7 +98,7 @@ def samples(
 def cache_argument(model: PreTrainedModel) -> str | None:
     """The argument of `model`'s forward pass, and entry of its outputs, that holds a cache; None where none does."""
     arguments = inspect.signature(model.forward).parameters
-    return next((name for name in _CACHE_ARGUMENTS if name in arguments), None)
+    return next((name for name in HANDED_ON if name in arguments), None)
 
 
 def _last_position(model: PreTrainedModel, ids: Int[Tensor, "batch token"]) -> dict[str, Tensor]:

@@ -23,6 +23,8 @@ from suture.interventions.causal import Causal
 from suture.interventions.graft.graft import STAGE as GRAFT
 from suture.interventions.graft.make import SUMMARY as GRAFT_SUMMARY
 from suture.interventions.graft.make import Grafting
+from suture.interventions.responses.responses import STAGE as RESPONSES
+from suture.interventions.responses.responses import Responses
 from suture.interventions.splice import Splice
 from suture.interventions.steer.effect import Effect
 from suture.labels import is_exclusive
@@ -57,6 +59,7 @@ Result = (
     | Bridge
     | Grafting
     | StitchingStudy
+    | Responses
 )
 READERS: Mapping[str, Callable[[Path], Result]] = {
     "store": Store.open,
@@ -72,6 +75,7 @@ READERS: Mapping[str, Callable[[Path], Result]] = {
     "bridge": Bridge.load,
     GRAFT: Grafting.load,
     LADDER: StitchingStudy.load,
+    RESPONSES: Responses.load,
 }
 """Stage -> what opens its result; of others a report shows the manifest alone."""
 T = TypeVar("T")

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from suture.errors import UserError
+from suture.interventions.responses.responses import Responses
 from suture.interventions.steer.effect import Effect
 from suture.matching.layers import Layers
 from suture.matching.match import Matching
@@ -29,6 +30,7 @@ from suture.report.matching import matching_section
 from suture.report.payload import Limits
 from suture.report.pieces import Beside
 from suture.report.provenance import provenance
+from suture.report.responses import responses_section
 from suture.report.sections import compared, designs, missing_models, shares
 from suture.report.shell import asset, document
 from suture.report.steering import steering
@@ -105,6 +107,7 @@ def _page(
         shares(gathered),
         features,
         steering([(effect, _table_of(artifact, gathered)) for artifact, effect in gathered.results(Effect)]),
+        responses_section([(a.name, found) for a, found in gathered.results(Responses)]),
         behaviour(gathered),
         bridges(gathered),
         grafts(gathered),
@@ -151,6 +154,7 @@ def _contents(sections: Sequence[Html]) -> Html:
         "shares": "Shares",
         "features": "Features",
         "steering": "Steering",
+        "responses": "Responses",
         "behaviour": "Behaviour",
         "bridges": "Bridges",
         "graft": "Grafts",

@@ -105,7 +105,7 @@ def _card(effect: Effect, number: int, table_number: int | None) -> Html:
         _generations(
             [m.generations for m in effect.models],
             [_costs(m, m.strengths, m.kl_neutral, effect) for m in effect.models],
-            title="Continuations, side by side",
+            title=f"Continuations, side by side ({_drawn(effect)})",
             is_open=True,
         ),
         [
@@ -116,6 +116,12 @@ def _card(effect: Effect, number: int, table_number: int | None) -> Html:
         _prompts(effect.prompts),
         class_="card",
     )
+
+
+def _drawn(effect: Effect) -> str:
+    """How they were drawn."""
+    s = effect.settings
+    return "greedy" if s.temperature == 0 else f"temperature {words.plain(s.temperature)}, seed {s.seed}"
 
 
 Costs = Mapping[tuple[float, float], float | None]

@@ -9,6 +9,7 @@ from suture.interventions.settings import SteerSettings
 from suture.interventions.steer.collateral import FAR, Bystanders
 from suture.interventions.steer.effects import steer_effect
 from suture.interventions.steer.probe import make_probe
+from suture.lm.continuations import nats_after
 
 
 @pytest.fixture
@@ -61,7 +62,11 @@ def test_steering_reports_it_for_every_dose_and_for_controls(models):
         assert model.collateral[2] >= model.collateral[1]
         assert model.collateral[2] > 0
         assert all(c.collateral is not None for c in model.controls if c.n_directions)
-        assert all(g.nats is not None for g in model.generations)
+        written = model.generations[-1]
+        lm = next(lm for lm in models if model.model.startswith(lm.name))
+        nats, count = nats_after(lm, [written.prompt], [written.text.removeprefix(written.prompt)])
+        assert written.strength == 8.0
+        assert written.nats == pytest.approx(float(nats[0] / count[0]), rel=1e-4)  # by the model left alone
 
 
 def test_a_single_text_says_nothing_of_spread(models):

@@ -216,7 +216,7 @@ def _check(
     scales: Tensor,
     prompts: Sequence[str],
 ) -> None:
-    check_models(dictionary, lms)
+    check_models(dictionary.spaces, lms)
     if not features:
         raise UserError("features", list(features), "names none", "give one feature or more")
     if len(scales) != dictionary.n_features:
