@@ -20,6 +20,7 @@ from suture.cli.interventions import CausalCheck, SpliceCheck, Steer
 from suture.cli.match import Match
 from suture.cli.options import Command
 from suture.cli.organism import MakeOrganism
+from suture.cli.play import Play
 from suture.cli.stages import Demo, Report, Verify
 from suture.cli.stitch import Refit, Stitch
 from suture.cli.study import Designs, LadderStudy, LayerStudy, PowerStudy, Proxies, SteeringStudy
@@ -36,6 +37,7 @@ COMMANDS: Mapping[str, type[Command]] = {
     "features": Features,
     "activate": Activate,
     "attribute": Attribute,
+    "play": Play,
     "match": Match,
     "refit": Refit,
     "stitch": Stitch,

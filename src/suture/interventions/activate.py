@@ -272,7 +272,7 @@ def activate(
         models=tuple(space.label for space in dictionary.spaces),
         tokens=tuple(text[begin:end] for begin, end in pairwise(ends)),
         tail=text[ends[-1] : piece.end],
-        features=tuple(_on_text(feature, joint, alone, known) for feature in shown),
+        features=tuple(on_text(feature, joint, alone, known) for feature in shown),
         joint=joint,
         alone=alone,
         n_active=len(order),
@@ -342,7 +342,7 @@ def _read(
     return piece, [values.float() for values in rows.activations]
 
 
-def _on_text(feature: int, joint: Codes, alone: Sequence[Codes], table: FeatureTable | None) -> OnText:
+def on_text(feature: int, joint: Codes, alone: Sequence[Codes], table: FeatureTable | None) -> OnText:
     return OnText(
         feature=feature,
         together=tuple(joint.column(feature).tolist()),
