@@ -34,7 +34,8 @@ from .lm.corpus import open_corpus
 from .lm.load import LanguageModel, load_model
 from .matching.layers import Layers, layers
 from .matching.match import Matching, match
-from .matching.settings import LayerSettings, MatchSettings
+from .matching.settings import FamilySettings, LayerSettings, MatchSettings
+from .matching.universality import Universality, universality
 from .parallel import grid
 from .report.page import report
 from .stitching.settings import StitchSettings
@@ -45,7 +46,7 @@ from .sweep.file import Study, read_study
 from .training.settings import Objective, TrainSettings
 from .training.train import train, train_many
 
-__all__ = [  # grouped as they are used
+__all__ = [
     "ActivateSettings",
     "Activated",
     "AttributeSettings",
@@ -62,6 +63,7 @@ __all__ = [  # grouped as they are used
     "Effect",
     "Estimate",
     "ExportSettings",
+    "FamilySettings",
     "FeatureSettings",
     "FeatureTable",
     "Graft",
@@ -86,6 +88,7 @@ __all__ = [  # grouped as they are used
     "Stream",
     "Study",
     "TrainSettings",
+    "Universality",
     "UserError",
     "activate",
     "attribute",
@@ -114,4 +117,5 @@ __all__ = [  # grouped as they are used
     "study_designs",
     "train",
     "train_many",
+    "universality",
 ]

@@ -22,7 +22,7 @@ from suture.cli.options import Command
 from suture.cli.organism import MakeOrganism
 from suture.cli.stages import Demo, Report, Verify
 from suture.cli.stitch import Refit, Stitch
-from suture.cli.study import Designs, LadderStudy, LayerStudy, PowerStudy, Proxies
+from suture.cli.study import Designs, LadderStudy, LayerStudy, PowerStudy, Proxies, UniversalityStudy
 from suture.cli.sweep import Sweep
 from suture.cli.train import Train
 from suture.errors import UsageError
@@ -53,6 +53,7 @@ COMMANDS: Mapping[str, type[Command]] = {
     "verify": Verify,
     "study designs": Designs,
     "study layers": LayerStudy,
+    "study universality": UniversalityStudy,
     "study proxies": Proxies,
     "study power": PowerStudy,
     "study stitching": LadderStudy,
