@@ -38,7 +38,7 @@ DOORS = {
     "huggingface_hub": {"lm"},
     "pyarrow": {"lm"},
     "plotly": {"report"},
-    "umap": {"report"},
+    "umap": {"matching"},
     "tyro": {"cli"},
     "msgspec": {"pipeline"},
     "lazy_loader": {"__init__"},

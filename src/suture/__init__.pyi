@@ -42,7 +42,8 @@ from .lm.corpus import open_corpus
 from .lm.load import LanguageModel, load_model
 from .matching.layers import Layers, layers
 from .matching.match import Matching, match
-from .matching.settings import LayerSettings, MatchSettings
+from .matching.settings import FamilySettings, LayerSettings, MatchSettings
+from .matching.universality import Universality, universality
 from .parallel import grid
 from .report.page import report
 from .stitching.settings import StitchSettings
@@ -53,7 +54,7 @@ from .sweep.file import Study, read_study
 from .training.settings import Objective, TrainSettings
 from .training.train import train, train_many
 
-__all__ = [  # grouped as they are used
+__all__ = [
     "ActivateSettings",
     "Activated",
     "AttributeSettings",
@@ -70,6 +71,7 @@ __all__ = [  # grouped as they are used
     "Effect",
     "Estimate",
     "ExportSettings",
+    "FamilySettings",
     "FeatureSettings",
     "FeatureTable",
     "Graft",
@@ -96,6 +98,7 @@ __all__ = [  # grouped as they are used
     "Stream",
     "Study",
     "TrainSettings",
+    "Universality",
     "UserError",
     "activate",
     "attribute",
@@ -125,4 +128,5 @@ __all__ = [  # grouped as they are used
     "study_designs",
     "train",
     "train_many",
+    "universality",
 ]

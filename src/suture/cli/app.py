@@ -23,7 +23,15 @@ from suture.cli.organism import MakeOrganism
 from suture.cli.play import Play
 from suture.cli.stages import Demo, Report, Verify
 from suture.cli.stitch import Refit, Stitch
-from suture.cli.study import Designs, LadderStudy, LayerStudy, PowerStudy, Proxies, SteeringStudy
+from suture.cli.study import (
+    Designs,
+    LadderStudy,
+    LayerStudy,
+    PowerStudy,
+    Proxies,
+    SteeringStudy,
+    UniversalityStudy,
+)
 from suture.cli.sweep import Sweep
 from suture.cli.train import Train
 from suture.errors import UsageError
@@ -55,6 +63,7 @@ COMMANDS: Mapping[str, type[Command]] = {
     "verify": Verify,
     "study designs": Designs,
     "study layers": LayerStudy,
+    "study universality": UniversalityStudy,
     "study proxies": Proxies,
     "study power": PowerStudy,
     "study steering": SteeringStudy,

@@ -23,8 +23,6 @@ class Play:
     """Made by suture train."""
     table: Annotated[Path | None, Option(raised=("features",))] = None
     """Made by suture features: labels, promoted tokens, and strengths in what each feature reaches."""
-    store: Path | None = None
-    """The store the dictionary was trained on, where it lies elsewhere than it did."""
     json: bool = False
     """Print one JSON object with the address on stdout and nothing else."""
     settings: PlaySettings = field(default_factory=PlaySettings)
@@ -44,7 +42,6 @@ class Play:
             self.models.of(self.dictionary),
             self.settings,
             table=self.table,
-            store=self.store,
         )
 
         def ready(address: str) -> None:

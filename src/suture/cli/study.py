@@ -1,6 +1,6 @@
 """The commands of `study`: whole experiments whose result is a table, and for `designs` a page."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +12,7 @@ from suture.cli.options import Argument, DictionaryModels, Output
 from suture.errors import UserError
 from suture.interventions.settings import ResponseSettings, SteerSettings
 from suture.lm.settings import LoadSettings
-from suture.matching.settings import LayerSettings
+from suture.matching.settings import FamilySettings, LayerSettings
 from suture.pipeline.settings import Count, Given, Limits, Option, Without
 from suture.planted.settings import PlantedSettings
 from suture.planted.spike_settings import RelatedSettings, SpikeSettings
@@ -241,6 +241,54 @@ class LayerStudy:
             {"out": str(self.out), **found.to_json()},
             as_json=self.output.json,
             text="\n".join([*found.sentences, f"layers: {self.out}"]),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class UniversalityStudy:
+    """Which features do many dictionaries have?
+
+    Of several models, seeds, sizes or layers: features are joined into families, one of a dictionary at most, on one
+    half of the documents and confirmed on the other; and every dictionary's share that is found in all, in most, in
+    another.
+    """
+
+    dictionary: tuple[Path, ...]
+    """Made by suture train, over spaces of the store; twice or more."""
+    store: Path
+    """Activations of all their spaces, made by suture collect."""
+    out: Path
+    """Folder of the result, to be made."""
+    second_seeds: bool = False
+    """Train a second seed of each first: the ceiling, beside the result."""
+    random_weights: bool = False
+    """Find families with the last dictionary's model of random weights too: what the token gives."""
+    device: str = "cpu"
+    """Where that model runs: cpu, cuda, cuda:N, mps, or auto: CUDA where there is one."""
+    settings: FamilySettings = field(default_factory=FamilySettings)
+    load: LoadSettings = field(default_factory=LoadSettings)
+    output: Output = field(default_factory=Output)
+
+    def run(self) -> None:
+        """Find families, and say how many features are found how often."""
+        from suture.studies.controls import universality_with_controls
+
+        with progress() as advance:
+            found = universality_with_controls(
+                self.out,
+                self.dictionary,
+                self.store,
+                self.settings,
+                second_seeds=self.second_seeds,
+                random_weights=models_of(self.store, self.load, self.device) if self.random_weights else None,
+                tell=advance,
+                overwrite=self.output.overwrite,
+                command=command_line(),
+            )
+        emit(
+            {"out": str(self.out), **asdict(found.summary), "sentences": found.summary.sentences},
+            as_json=self.output.json,
+            text="\n".join([*found.summary.sentences, f"families: {self.out}"]),
         )
 
 

@@ -24,7 +24,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from suture.activations.store import Store
 from suture.dictionary.dictionary import Dictionary
 from suture.errors import UserError
 from suture.features.table import FeatureTable
@@ -55,7 +54,6 @@ class Player:
     dictionary: Dictionary
     lms: tuple[LanguageModel, ...]
     table: FeatureTable | None
-    store: Store | str | Path | None
     settings: PlaySettings
     names: tuple[str, ...]
     """Of the features, where they were given any; else empty."""
@@ -75,7 +73,6 @@ class Player:
         settings: PlaySettings | None = None,
         *,
         table: FeatureTable | str | Path | None = None,
-        store: Store | str | Path | None = None,
         names: dict[int, str] | None = None,
     ) -> Player:
         """Load what is named; see `activate` for what each is, and for the errors."""
@@ -88,7 +85,6 @@ class Player:
             dictionary=loaded,
             lms=models,
             table=known,
-            store=store,
             settings=settings or PlaySettings(),
             names=tuple(named.get(i, "") for i in range(loaded.n_features)) if named else (),
             units=torch.where(units > 0, units, 1.0),
@@ -154,7 +150,6 @@ class Player:
                 self.lms,
                 ActivateSettings(top=self.settings.top, block=self.settings.block),
                 table=self.table,
-                store=self.store,
             )
 
     def _said(self, own: Any) -> Event:

@@ -31,6 +31,7 @@ from suture.labels import is_exclusive
 from suture.matching.layers import Layers
 from suture.matching.match import STAGE as MATCH
 from suture.matching.match import Matching
+from suture.matching.universality import Universality
 from suture.pipeline.artifact import MANIFEST, Manifest, Opened, folder_of, open_artifact, sha256_of
 from suture.pipeline.result import typed
 from suture.report.nulls import Recipe, copies_one_of, recipe
@@ -56,6 +57,7 @@ Result = (
     | Sweep
     | Layers
     | Matching
+    | Universality
     | Bridge
     | Grafting
     | StitchingStudy
@@ -72,6 +74,7 @@ READERS: Mapping[str, Callable[[Path], Result]] = {
     "sweep": Sweep.load,
     "layers": Layers.load,
     MATCH: Matching.load,
+    "universality": Universality.load,
     "bridge": Bridge.load,
     GRAFT: Grafting.load,
     LADDER: StitchingStudy.load,
