@@ -7,7 +7,7 @@ PIP_INSTALL := pip install --quiet --disable-pip-version-check
 
 # For maintainers, see CONTRIBUTING.md: environments of other versions than the pins', made anew at every call.
 TRIED := .tried
-EXTRAS := dev,tensorboard,wandb,ray
+EXTRAS := dev,tensorboard,wandb,ray,maps
 UV := $(TRIED)/uv/bin/uv
 RESOLVE := $(UV) pip compile --quiet --all-extras --python-version 3.11 --constraint constraints-torch.txt
 

@@ -3,7 +3,8 @@
 1. The organism: `suture organism` from tinystories-2l and TinyStories' training text; its own measures.
 2. Stores of both models at attn0.out and mlp0.out, on the organism's corpus (a tenth of it with the backdoor); per seed
    a crosscoder at each, and one SAE of the organism alone at each.
-3. Per seed `suture graft` on TinyStories' validation text: the first documents choose, the others are reported on.
+3. Per seed `suture graft` on TinyStories' validation text: the first documents choose, the others are reported on;
+   beside the first seed's every control, and what tells the behaviour.
 
 What is finished in the folder is kept: a run that was stopped goes on.
 
@@ -81,6 +82,16 @@ def row(found: Grafting, name: str) -> list[str]:
     ]  # fmt: skip
 
 
+def detected(found: Grafting) -> list[list[str]]:
+    """What tells the behaviour, by ROC-AUC on fresh documents."""
+    own = found.detectors
+    names = own.coordinates["detector"]
+    return [
+        [name, f"{first:.3f}", f"{every:.3f}"]
+        for name, first, every in zip(names, own["auc_first"], own["auc_all"], strict=True)
+    ]
+
+
 def organism_text(found: Organism) -> str:
     def said(share: Proportion) -> str:
         return written(share.share, *share.interval)
@@ -144,6 +155,8 @@ def main() -> None:
             table(header, rows),
             "What stands beside the first seed's graft:",
             table(header, [row(first, name) for name in names]),
+            "What tells the behaviour on the same documents, rows with it against clean text:",
+            table(["", "ROC-AUC, first tokens", "from the cue on"], detected(first)),
         ]
     )
     print(text)

@@ -26,7 +26,15 @@ from .interventions.graft.make import Grafting, graft
 from .interventions.graft.settings import GraftSettings
 from .interventions.organisms.organism import Organism, organism
 from .interventions.organisms.settings import OrganismSettings
-from .interventions.settings import ActivateSettings, AttributeSettings, CausalSettings, SpliceSettings, SteerSettings
+from .interventions.responses.responses import Responses, responses
+from .interventions.settings import (
+    ActivateSettings,
+    AttributeSettings,
+    CausalSettings,
+    ResponseSettings,
+    SpliceSettings,
+    SteerSettings,
+)
 from .interventions.splice import splice
 from .interventions.steer.effect import Effect
 from .interventions.steer.steer import steer
@@ -34,7 +42,8 @@ from .lm.corpus import open_corpus
 from .lm.load import LanguageModel, load_model
 from .matching.layers import Layers, layers
 from .matching.match import Matching, match
-from .matching.settings import LayerSettings, MatchSettings
+from .matching.settings import FamilySettings, LayerSettings, MatchSettings
+from .matching.universality import Universality, universality
 from .parallel import grid
 from .report.page import report
 from .stitching.settings import StitchSettings
@@ -45,7 +54,7 @@ from .sweep.file import Study, read_study
 from .training.settings import Objective, TrainSettings
 from .training.train import train, train_many
 
-__all__ = [  # grouped as they are used
+__all__ = [
     "ActivateSettings",
     "Activated",
     "AttributeSettings",
@@ -62,6 +71,7 @@ __all__ = [  # grouped as they are used
     "Effect",
     "Estimate",
     "ExportSettings",
+    "FamilySettings",
     "FeatureSettings",
     "FeatureTable",
     "Graft",
@@ -77,6 +87,8 @@ __all__ = [  # grouped as they are used
     "Organism",
     "OrganismSettings",
     "RefitSettings",
+    "ResponseSettings",
+    "Responses",
     "Sparsity",
     "SpliceSettings",
     "SteerSettings",
@@ -86,6 +98,7 @@ __all__ = [  # grouped as they are used
     "Stream",
     "Study",
     "TrainSettings",
+    "Universality",
     "UserError",
     "activate",
     "attribute",
@@ -108,10 +121,12 @@ __all__ = [  # grouped as they are used
     "read_study",
     "refit",
     "report",
+    "responses",
     "splice",
     "steer",
     "stitch",
     "study_designs",
     "train",
     "train_many",
+    "universality",
 ]

@@ -122,6 +122,7 @@ def made(folder: Path, lms: list[LanguageModel], view: View) -> tuple[Dictionary
         for weight in (dictionary.W_enc, dictionary.W_dec, dictionary.center, dictionary.b_enc):
             weight.copy_(torch.randn(weight.shape, generator=draw) * 0.3)
     dictionary.imputation = Imputation.of_rows(own, torch.arange(len(own)))
+    dictionary.clipping = Clipping.of(own)
     settings = {"store": str(store.path), "view": asdict(view)}
     with artifact.create(folder / "dictionary", stage="dictionary", settings=settings, parents=(store.path,)) as draft:
         dictionary.write(draft.folder)
@@ -146,19 +147,6 @@ def test_codes_are_those_of_a_store_of_the_same_text(foreign: list[LanguageModel
             assert not torch.allclose(found.alone[m].dense(), left_out, atol=1e-2)  # the other model is imputed
         drawn_in += any("drawn in, as in training" in note for note in found.notes)
     assert bool(drawn_in) == (view.outlier_multiple < 2)
-
-
-def test_where_the_store_is_gone_a_note_says_so(foreign: list[LanguageModel], tmp_path: Path) -> None:
-    view = View(outlier_multiple=1.05)
-    dictionary, store, _ = made(tmp_path, foreign, view)
-    store.path.rename(tmp_path / "elsewhere")
-    found = activate(dictionary, TEXT, foreign)
-    assert any("not drawn in" in note for note in found.notes)
-    told = activate(dictionary, TEXT, foreign, store=tmp_path / "elsewhere")
-    assert any("drawn in, as in training" in note for note in told.notes)
-    assert not torch.allclose(found.joint.dense(), told.joint.dense(), atol=1e-5)
-    with pytest.raises(UserError, match="is not the store that"):
-        Clipping.of(dictionary, tmp_path / "dictionary")
 
 
 def test_what_was_read_is_the_text_and_the_rest_is_said(models: list[LanguageModel]) -> None:

@@ -44,8 +44,7 @@ def test_the_same_model_under_another_scale_is_crossed_for_nothing() -> None:
     a, b = (Space(model=lm.name, hookpoint="resid0.post", width=32, scale=s) for lm, s in ((one, 1.5), (other, 0.5)))
     nothing, eye = torch.zeros(32), torch.eye(32)
     perfect = AffineMap(eye / 3, nothing, nothing), AffineMap(eye * 3, nothing, nothing)
-    places = Dictionary([a, b], Design(n_features=1, sparsity=Sparsity(k=1)))
-    means = mean_rows(PairedText(places, [one, other], SENTENCES, block=24), lambda _: None)
+    means = mean_rows(PairedText([a, b], [one, other], SENTENCES, block=24), lambda _: None)
     blind = (
         AffineMap(eye * 0, nothing, means[1] * b.scale),
         AffineMap(eye * 0, nothing, means[0] * a.scale),

@@ -11,6 +11,7 @@ from torch import Tensor
 from interventions.conftest import SENTENCES, known_dictionary, language_model
 from suture.activations.space import Copy, Space
 from suture.dictionary.activation import Sparsity
+from suture.dictionary.clipping import Clipping
 from suture.dictionary.design import Design
 from suture.dictionary.dictionary import Codes, Dictionary
 from suture.errors import UserError
@@ -50,9 +51,29 @@ def test_an_exact_reconstruction_costs_nothing(models: list[LanguageModel]) -> N
         assert one.mean.ce != pytest.approx(one.clean.ce, abs=1e-4)
 
 
+def test_what_training_drew_in_is_not_touched(models: list[LanguageModel]) -> None:
+    """Rows far out: an exact reconstruction of what is left of them still costs nothing, and their excess outlives the
+    mean.
+    """
+    exact, knows_nothing = blank(models, Copying), blank(models)
+    plain = spliced_losses(knows_nothing, models, SENTENCES, BLOCK)
+    for dictionary in (exact, knows_nothing):
+        dictionary.clipping = Clipping(bounds=tuple((torch.full((lm.d_model,), 0.1), 1e-3) for lm in models))
+    for one in spliced_losses(exact, models, SENTENCES, BLOCK).models:
+        assert one.spliced.ce == pytest.approx(one.clean.ce, abs=1e-6)
+        assert one.mean.ce == pytest.approx(one.clean.ce, abs=1e-3), "all but a thousandth of a row is excess"
+        assert one.mean.ce != one.clean.ce
+    drawn_in = spliced_losses(knows_nothing, models, SENTENCES, BLOCK)
+    for one, before in zip(drawn_in.models, plain.models, strict=True):
+        assert before.spliced.se == pytest.approx(0, abs=1e-9), "one row for all: every document has one loss"
+        assert one.spliced.se is not None
+        assert one.spliced.se > 1e-4
+        assert [loss.ce for loss in one.alone] == pytest.approx([one.spliced.ce] * 2, abs=1e-6)
+
+
 def test_a_dictionary_that_knows_the_mean_alone_costs_what_the_mean_costs(models: list[LanguageModel]) -> None:
     dictionary = blank(models)
-    means = mean_rows(PairedText(dictionary, models, SENTENCES, block=24), lambda _: None)
+    means = mean_rows(PairedText(dictionary.spaces, models, SENTENCES, block=24), lambda _: None)
     dictionary.b_dec.data.copy_(torch.cat(means) * 1.5)
     for one in spliced_losses(dictionary, models, SENTENCES, BLOCK).models:
         assert one.spliced.ce == pytest.approx(one.mean.ce, abs=1e-6)
@@ -111,7 +132,7 @@ def test_with_different_tokenizers_only_shared_positions_are_replaced(models: li
         LMShape(n_layers=1, width=32, n_heads=2, context=64), 7, "other", train_tokenizer(SENTENCES[:1], vocab_size=300)
     )
     lms = [models[0], replace(other, tokenizer_fingerprint="other")]
-    text = PairedText(blank(lms), lms, SENTENCES, block=40)
+    text = PairedText(blank(lms).spaces, lms, SENTENCES, block=40)
     for batch in text.batches():
         for m in range(2):
             changed = batch.replaced(m, torch.zeros(batch.n_rows, 32)) != batch.activations[m]

@@ -105,6 +105,69 @@ def test_a_token_that_closes_spells_the_text_up_to_there(tiny: Tiny, text: str) 
         assert read_by(lm, tokens.ids[: position + 1]) == text[: int(tokens.ends[position])]
 
 
+# One combining mark, whose place among others NFKC leaves alone.
+COMPOSED = st.lists(
+    st.one_of(
+        st.sampled_from(
+            [" the cat", " Once", "Lily", "  ", "\n", "e\u0301", "é", "日本", "ﬁ", "㎏", "①", "A\u0301", "Ü"]
+        ),
+        st.sampled_from(["\u1100\u1161\u11a8", "\u212b", "ｶ\uff9e", "\t", "a\x00b", "\ufffd", *SENTENCES]),
+        st.text(st.characters(exclude_categories=["Cs", "Mn", "Mc", "Me"]), max_size=5),
+    ),
+    max_size=12,
+).map("".join)
+
+
+@pytest.mark.parametrize("tokenizer", ["wordpiece", "normalising"])
+@given(text=COMPOSED, block=st.integers(1, 40))
+@settings(max_examples=120, deadline=None, suppress_health_check=OWN_COPY)
+def test_tokenizers_that_change_the_text_keep_the_laws(tiny: Tiny, tokenizer: str, text: str, block: int) -> None:
+    lms = [tiny("gpt2"), tiny("llama", tokenizer), tiny("llama", "sentencepiece")]
+    cut = pieces(lms, text, block=block)
+    check_laws(lms, text, cut, block)
+    for piece in cut:
+        assert (piece.ends[1:] > piece.ends[:-1]).all()
+
+
+@pytest.mark.parametrize("tokenizer", ["wordpiece", "normalising"])
+@given(text=COMPOSED)
+@settings(max_examples=200, deadline=None, suppress_health_check=OWN_COPY)
+def test_what_was_read_up_to_a_closing_token_is_the_text_up_to_its_end(tiny: Tiny, tokenizer: str, text: str) -> None:
+    """The text so far, changed as the tokenizer changes it, is spelled by the tokens so far: no character read by a
+    token lies behind its end, none of the next lies before it. (An unknown token spells what is in its span.)"""
+    lm = tiny("llama", tokenizer)
+    backend = lm.tokenizer.backend_tokenizer
+    tokens = tokenize(lm, text)
+    names = lm.tokenizer.convert_ids_to_tokens(tokens.ids.tolist())
+
+    def changed(part: str) -> str:
+        found = backend.normalizer.normalize_str(part)
+        return "".join(found.replace("▁", " ").split())
+
+    unknown, spelled = lm.tokenizer.unk_token, ""
+    for i, name in enumerate(names):
+        own = text[int(tokens.starts[i]) : int(tokens.ends[i])] if name == unknown else name.removeprefix("##")
+        spelled += changed(own) if name == unknown else "".join(own.replace("▁", " ").split())
+        if bool(tokens.closes[i]):
+            assert spelled == changed(text[: int(tokens.ends[i])])
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "text", "ends"),
+    [
+        ("normalising", "e\u0301", [2]),
+        ("normalising", "ﬁn", [1, 2]),
+        ("wordpiece", "e\u0301 Ü", [2, 4]),
+        ("byte-level", "e\u0301", [1, 2]),
+    ],
+)
+def test_an_accent_belongs_to_the_token_that_has_read_it(
+    tiny: Tiny, tokenizer: str, text: str, ends: list[int]
+) -> None:
+    tokens = tokenize(tiny("llama", tokenizer), text)
+    assert tokens.ends[tokens.closes].tolist() == ends
+
+
 def test_only_the_last_byte_token_closes_a_character(tiny: Tiny) -> None:
     for lm in (tiny("gpt2"), tiny("llama", "sentencepiece")):
         tokens = tokenize(lm, "a日b")

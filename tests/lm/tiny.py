@@ -121,9 +121,39 @@ def sentencepiece_tokenizer() -> transformers.PreTrainedTokenizerFast:
     )
 
 
+def wordpiece_tokenizer() -> transformers.PreTrainedTokenizerFast:
+    """BERT's kind: lower case, accents and control characters dropped, blanks between words in no token."""
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))  # pyright: ignore[reportCallIssue]
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    letters = [c for c in map(chr, range(33, 127)) if c == c.lower()]
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=260, special_tokens=["[UNK]"], initial_alphabet=letters, show_progress=False
+    )
+    tokenizer.train_from_iterator(SENTENCES, trainer)
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]")
+
+
+def normalising_tokenizer() -> transformers.PreTrainedTokenizerFast:
+    """SentencePiece's unigram kind with NFKC: characters composed and taken apart, a blank in front of every text."""
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace(" ", "▁")])
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme="always")
+    trainer = trainers.UnigramTrainer(vocab_size=160, special_tokens=["<unk>"], unk_token="<unk>", show_progress=False)
+    tokenizer.train_from_iterator(SENTENCES, trainer)
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
+
+
 def save_tiny(folder: Path, family: str = "gpt2", *, tokenizer: str = "byte-level", seed: int = 0) -> Path:
     """Write a random model of `family` (3 blocks, width 16, context 64) and its tokenizer; returns the folder."""
-    words = {"byte-level": byte_level_tokenizer, "sentencepiece": sentencepiece_tokenizer}[tokenizer]()
+    words = {
+        "byte-level": byte_level_tokenizer,
+        "sentencepiece": sentencepiece_tokenizer,
+        "wordpiece": wordpiece_tokenizer,
+        "normalising": normalising_tokenizer,
+    }[tokenizer]()
     prefix, sizes = (_SIZES | _OTHERS)[family]
     config_class = getattr(transformers, f"{prefix}TextConfig" if family == "gemma3" else f"{prefix}Config")
     ids = {"bos_token_id": words.bos_token_id, "eos_token_id": words.eos_token_id, "pad_token_id": None}

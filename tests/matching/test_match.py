@@ -140,9 +140,22 @@ def test_the_report_shows_it_beside_its_ceilings(found: Matching, tmp_path: Path
         assert shares.against in page
     curve = coverage_figure(found)
     assert curve is not None
-    for trace, features in zip(curve["data"], (found.features_a, found.features_b), strict=True):
+    assert [trace["name"] for trace in curve["data"]] == ["A", "B", "A, second seed", "B, second seed"]
+    for trace, features in zip(curve["data"][:2], (found.features_a, found.features_b), strict=True):
         asked = features["kind"] != "silent"
         assert trace["x"][-1] == 1
         assert sorted(trace["y"], reverse=True) == trace["y"]
         half = next(y for x, y in zip(trace["x"], trace["y"], strict=True) if x >= 0.5)
         assert (features["r"][asked] >= half - 1e-3).mean() == pytest.approx(0.5, abs=0.06)
+    assert "match-maps" in page
+
+
+def test_maps_and_words_judge_nothing(found: Matching, store: Store, paths: dict[str, Path]) -> None:
+    plain = match(store.path.parent / "plain", paths["a"], paths["b"], store, MatchSettings(maps="none", examples=0))
+    assert np.isnan(plain.features_a["map_x"]).all()
+    assert plain.examples is None
+    other = match(store.path.parent / "laid", paths["a"], paths["b"], store)
+    assert np.isfinite(other.features_b["map_y"]).all()
+    assert other.groups is None, "planted rows have no text"
+    for name in ("kind", "partner", "r", "r_ctx_low", "mixture", "declared"):
+        np.testing.assert_array_equal(plain.features_a[name], other.features_a[name])

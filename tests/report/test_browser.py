@@ -1,10 +1,7 @@
 """The report in a real browser: headless Chromium, from file://, with the network off."""
 
 import json
-import os
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -12,12 +9,12 @@ from pathlib import Path
 import pytest
 from selenium import webdriver
 from selenium.common.exceptions import StaleElementReferenceException
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
 
+from chromium import NO_NETWORK, chromium
 from report.made_artifacts import NASTY, make_all, make_study, make_three_models
 from report.parsed_page import Page
 from suture.pipeline import artifact
@@ -26,41 +23,13 @@ from suture.report.payload import Limits
 
 pytestmark = pytest.mark.browser
 
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-dev-shm-usage",
-    "--window-size=1280,1000",
-)
-NO_NETWORK = "--host-resolver-rules=MAP * ~NOTFOUND"
 SECONDS = 20
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[webdriver.Chrome]:
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    driver = shutil.which("chromedriver")
-    if chromium is None or driver is None:
-        reason = "no chromium and chromedriver on the PATH"
-        if os.environ.get("SUTURE_REQUIRE_BROWSER") == "1":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    profile = tempfile.mkdtemp(prefix="suture-chromium-")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in (*FLAGS, NO_NETWORK, f"--user-data-dir={profile}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    chrome = webdriver.Chrome(options=options, service=Service(driver))
-    yield chrome
-    chrome.quit()
-    shutil.rmtree(profile, ignore_errors=True)
+    with chromium(NO_NETWORK) as chrome:
+        yield chrome
 
 
 @pytest.fixture(scope="module")

@@ -106,6 +106,34 @@ def test_curves_are_of_the_fair_controls_with_their_intervals(old: Effect) -> No
     assert len(figure["data"]) == 3 * len(fair.models)  # isotropic directions have no curve
 
 
+def test_the_same_effect_runs_over_what_it_costs(old: Effect) -> None:
+    fair = with_controls(old, control("covariance", 0.3), control("decoder", 0.4, gone=True))
+    figure = effect_curves(fair, "target_effect", y_title="nats", over_kl=True)
+    assert figure is not None
+    model = fair.models[0]
+    assert figure["data"][0]["x"] == pytest.approx(model.kl_neutral, rel=1e-3)
+    assert figure["data"][0]["y"] == pytest.approx(model.target_effect, rel=1e-3)
+    assert figure["data"][1]["x"] == pytest.approx(model.controls[0].kl_neutral, rel=1e-3)
+    assert figure["layout"]["xaxis"]["title"]["text"] == "KL on neutral text (nats per token)"
+    assert "effect-0-by-cost" in page_of(fair).data
+    assert "effect-0-by-cost" not in page_of(replace(fair, settings=SteerSettings(kl=(0.01, 0.1, 0.3, 2.0)))).data
+
+
+def test_how_a_continuation_reads_and_what_else_moves_is_said(old: Effect) -> None:
+    fair = with_controls(old, replace(control("covariance", 0.3), collateral=2.5))
+    read = tuple(
+        replace(
+            m, collateral=(0, 7, 9, 11),
+            generations=tuple(replace(g, repetition=0.25, nats=1.5) for g in m.generations),
+        )
+        for m in fair.models
+    )  # fmt: skip
+    before, page = page_of(fair).text, page_of(replace(fair, models=read)).text
+    assert "1.50 nats per token to the model left alone, 25.0 % of it repeats" in page.replace("\xa0", " ")
+    assert "nats per token to the model left alone" not in before
+    assert "other features moved" in page
+
+
 def test_with_budgets_curves_run_over_kl_and_leave_out_what_was_not_reached(old: Effect) -> None:
     budgets = (0.01, 0.1, 0.3, 2.0)
     fair = with_controls(old, control("covariance", 0.3), control("decoder", 0.4, gone=True))

@@ -1,6 +1,7 @@
 """The positive control, whole: a run's own recipe finds strong known features and not those far below the noise."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,9 @@ from suture.cli.app import run
 from suture.pipeline.settings import from_flat
 from suture.planted.settings import PlantedSettings
 from suture.planted.spike_settings import SpikeSettings
+from suture.planted.spikes import Found
 from suture.planted.store import planted_store
-from suture.studies.power import power
+from suture.studies.power import Power, limits, limits_by_kind, power
 from suture.training.settings import TrainSettings
 
 SPIKES = SpikeSettings(strengths=(0.02, 1.5), n_each=2, rate=0.02, kinds=("random",))
@@ -40,6 +42,30 @@ def test_strong_known_features_come_back_and_faint_ones_do_not(store: Path, tmp_
     written = json.loads((tmp_path / "power" / "power.json").read_text())
     assert written["sentence"] == result.sentence
     assert sorted(p.name for p in tmp_path.iterdir()) == ["power"], "the spiked rows are gone"
+
+
+def known(kind: str, *, exclusive: bool, right: bool, strength: float) -> Found:
+    owners = (0,) if exclusive else (0, 1)
+    at = {"strength": strength, "kind": kind, "owners": owners, "feature": 1, "cosine": 0.9}
+    return Found(label="shared" if right != exclusive else "A", right=right, **at)  # pyright: ignore[reportArgumentType]
+
+
+def test_a_kind_that_cannot_be_labelled_does_not_hide_in_the_limit_of_all() -> None:
+    strengths = [s for s in (0.1, 0.3, 0.8) for _ in range(4)]
+    found = [known("random", exclusive=e, right=s > 0.2, strength=s) for e in (True, False) for s in strengths]
+    found += [
+        known("documents", exclusive=e, right=not e and s > 0.2, strength=s) for e in (True, False) for s in strengths
+    ]
+    random, documents = limits_by_kind(found, ("random", "documents"), 2)
+    assert 0.1 < random.exclusive.strength < 0.3
+    assert documents.exclusive.strength == float("inf")
+    assert 0.1 < documents.shared.strength < 0.3
+    exclusive, shared = limits(found, 2)
+    both = Power(exclusive=exclusive, shared=shared, kinds=(random, documents), rate=0.004, found=tuple(found))
+    assert f"on any rows from {random.exclusive.strength:.2f} on" in both.sentence
+    assert "in chosen documents not even half of the strongest" in both.sentence
+    assert "on any rows" not in replace(both, kinds=(random,)).sentence, "one kind needs no telling apart"
+    assert limits_by_kind(found, ("token",), 2) == ()
 
 
 def test_the_command_says_the_detection_limit(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,8 +27,6 @@ class Activate:
     """Read the text from this file, as UTF-8."""
     table: Annotated[Path | None, Option(raised=("features",))] = None
     """Made by suture features: labels and promoted tokens stand beside the features."""
-    store: Path | None = None
-    """The store the dictionary was trained on, where it lies elsewhere than it did."""
     page: Path | None = None
     """Write an HTML page of it too."""
     json: bool = False
@@ -48,7 +46,6 @@ class Activate:
             self.models.of(self.dictionary),
             self.settings,
             table=self.table,
-            store=self.store,
         )
         page = None if self.page is None else activated_page(self.page, found)
         said = found.text() if self.json else heat(found) or found.text()
@@ -88,8 +85,6 @@ class Attribute:
     """Another word, whose logit is subtracted."""
     table: Annotated[Path | None, Option(raised=("features",))] = None
     """Made by suture features: labels and promoted tokens stand beside the features."""
-    store: Path | None = None
-    """The store the dictionary was trained on, where it lies elsewhere than it did."""
     json: bool = False
     """Print one JSON object on stdout and nothing else."""
     settings: AttributeSettings = field(default_factory=AttributeSettings)
@@ -109,7 +104,6 @@ class Attribute:
                 self.settings,
                 against=self.against,
                 table=self.table,
-                store=self.store,
                 on_progress=advance,
             )
         emit(found.to_json(), as_json=self.json, text=found.text())

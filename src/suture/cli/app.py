@@ -20,9 +20,18 @@ from suture.cli.interventions import CausalCheck, SpliceCheck, Steer
 from suture.cli.match import Match
 from suture.cli.options import Command
 from suture.cli.organism import MakeOrganism
+from suture.cli.play import Play
 from suture.cli.stages import Demo, Report, Verify
 from suture.cli.stitch import Refit, Stitch
-from suture.cli.study import Designs, LadderStudy, LayerStudy, PowerStudy, Proxies
+from suture.cli.study import (
+    Designs,
+    LadderStudy,
+    LayerStudy,
+    PowerStudy,
+    Proxies,
+    SteeringStudy,
+    UniversalityStudy,
+)
 from suture.cli.sweep import Sweep
 from suture.cli.train import Train
 from suture.errors import UsageError
@@ -36,6 +45,7 @@ COMMANDS: Mapping[str, type[Command]] = {
     "features": Features,
     "activate": Activate,
     "attribute": Attribute,
+    "play": Play,
     "match": Match,
     "refit": Refit,
     "stitch": Stitch,
@@ -53,8 +63,10 @@ COMMANDS: Mapping[str, type[Command]] = {
     "verify": Verify,
     "study designs": Designs,
     "study layers": LayerStudy,
+    "study universality": UniversalityStudy,
     "study proxies": Proxies,
     "study power": PowerStudy,
+    "study steering": SteeringStudy,
     "study stitching": LadderStudy,
 }
 RESUMABLE = {
@@ -62,9 +74,11 @@ RESUMABLE = {
     "train": "what was finished is kept, --resume goes on from there",
     "organism": "what was finished is kept, --resume goes on from there",
     "graft": "what was finished is kept, --resume goes on from there",
+    "steer": "the features that are done were kept, --resume goes on after them",
     "demo": "the same command goes on after the stages that are done",
     "sweep": "the same command goes on after the cells that are done",
     "study designs": "the same command goes on after the cells that are done",
+    "study steering": "the same command goes on after the features that are done",
     "study stitching": "the same command goes on after the dictionaries that are done",
 }
 """What an interrupt leaves; of any other command nothing is half-written."""

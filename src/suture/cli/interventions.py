@@ -1,12 +1,12 @@
 """The commands `steer`, `splice` and `causal`: what features and dictionaries do inside their models."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from suture.cli.console import command_line, emit, progress
-from suture.cli.options import Argument, DictionaryModels, Output
+from suture.cli.options import Argument, DictionaryModels, Output, ResumableOutput
 from suture.errors import UserError
 from suture.interventions.settings import CausalSettings, SpliceSettings, SteerSettings
 from suture.pipeline.settings import Count, Given, Limits, Option
@@ -40,9 +40,11 @@ class Steer:
     """Documents of neutral text."""
     prompts: Annotated[int, Limits(2)] = 32
     """Openings taken as prompts where none are given."""
+    bridge: Path | None = None
+    """Made by suture bridge between the dictionary's spaces: the other model's direction, carried over, is tried."""
     settings: Given[SteerSettings]
     models: DictionaryModels = field(default_factory=DictionaryModels)
-    output: Output = field(default_factory=Output)
+    output: ResumableOutput = field(default_factory=ResumableOutput)
 
     def run(self) -> None:
         """Steer, and say what each feature promotes."""
@@ -64,7 +66,9 @@ class Steer:
                 prompts=[*self.prompt, *openings],
                 neutral=neutral,
                 settings=self._settings(),
+                bridge=self.bridge,
                 on_progress=lambda p: advance("passes", p.done, p.total),
+                resume=self.output.resume,
                 overwrite=self.output.overwrite,
                 command=command_line(),
             )
@@ -75,19 +79,23 @@ class Steer:
         )
 
     def _settings(self) -> SteerSettings:
-        """Where 1 is none of the strengths (or KL budgets), the first is the reference; given prompts are continued, up
-        to three.
-        """
-        given = self.settings.values
-        doses = given.get("kl") or given.get("strength", SteerSettings.strengths)
-        usual = {
-            "reference": 1.0 if 1.0 in doses else doses[0],
-            "continued": min(3, len(self.prompt)) if self.prompt else 1,
-        }
-        if given.get("kl") and "strength" in given:
-            written = " ".join(f"{budget:g}" for budget in given["kl"])
-            raise UserError("kl", written, "cannot be given with --strength", "leave one of them out")
-        return Given(SteerSettings, usual | dict(given)).over()
+        """Given prompts are continued, up to three."""
+        return steer_settings(self.settings, {"continued": min(3, len(self.prompt)) if self.prompt else 1})
+
+
+def steer_settings(given: Given[SteerSettings], usual: Mapping[str, Any]) -> SteerSettings:
+    """What was given over what is usual; where 1 is none of the strengths (or KL budgets), the first is the reference.
+
+    Raises:
+        UserError: strengths and KL budgets.
+    """
+    values = dict(given.values)
+    if values.get("kl") and "strength" in values:
+        written = " ".join(f"{budget:g}" for budget in values["kl"])
+        raise UserError("kl", written, "cannot be given with --strength", "leave one of them out")
+    together = {k: v for k, v in usual.items() if k != "strength" or not values.get("kl")} | values
+    doses = values.get("kl") or together.get("strength", SteerSettings.strengths)
+    return Given(SteerSettings, {"reference": 1.0 if 1.0 in doses else doses[0]} | together).over()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,17 +1,19 @@
 """The commands of `study`: whole experiments whose result is a table, and for `designs` a page."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from suture.activations.settings import CollectSettings
 from suture.cli.console import command_line, emit, progress, say
+from suture.cli.interventions import steer_settings
 from suture.cli.match import models_of
-from suture.cli.options import Argument, Output
+from suture.cli.options import Argument, DictionaryModels, Output
 from suture.errors import UserError
+from suture.interventions.settings import ResponseSettings, SteerSettings
 from suture.lm.settings import LoadSettings
-from suture.matching.settings import LayerSettings
-from suture.pipeline.settings import Count, Given, Option, Without
+from suture.matching.settings import FamilySettings, LayerSettings
+from suture.pipeline.settings import Count, Given, Limits, Option, Without
 from suture.planted.settings import PlantedSettings
 from suture.planted.spike_settings import RelatedSettings, SpikeSettings
 from suture.stitching.settings import LadderSettings
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
 ANYWHERE = {"device", "offline", "trust-remote-code"}
 """Settings of collecting that may stand beside planted models or a store."""
+STRENGTHS = (0.1, 0.2, 0.4, 0.7, 1.0, 1.5, 2.0, 3.0, 4.0)
+"""Of the study of steering, where none are given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,6 +245,54 @@ class LayerStudy:
 
 
 @dataclass(frozen=True, kw_only=True)
+class UniversalityStudy:
+    """Which features do many dictionaries have?
+
+    Of several models, seeds, sizes or layers: features are joined into families, one of a dictionary at most, on one
+    half of the documents and confirmed on the other; and every dictionary's share that is found in all, in most, in
+    another.
+    """
+
+    dictionary: tuple[Path, ...]
+    """Made by suture train, over spaces of the store; twice or more."""
+    store: Path
+    """Activations of all their spaces, made by suture collect."""
+    out: Path
+    """Folder of the result, to be made."""
+    second_seeds: bool = False
+    """Train a second seed of each first: the ceiling, beside the result."""
+    random_weights: bool = False
+    """Find families with the last dictionary's model of random weights too: what the token gives."""
+    device: str = "cpu"
+    """Where that model runs: cpu, cuda, cuda:N, mps, or auto: CUDA where there is one."""
+    settings: FamilySettings = field(default_factory=FamilySettings)
+    load: LoadSettings = field(default_factory=LoadSettings)
+    output: Output = field(default_factory=Output)
+
+    def run(self) -> None:
+        """Find families, and say how many features are found how often."""
+        from suture.studies.controls import universality_with_controls
+
+        with progress() as advance:
+            found = universality_with_controls(
+                self.out,
+                self.dictionary,
+                self.store,
+                self.settings,
+                second_seeds=self.second_seeds,
+                random_weights=models_of(self.store, self.load, self.device) if self.random_weights else None,
+                tell=advance,
+                overwrite=self.output.overwrite,
+                command=command_line(),
+            )
+        emit(
+            {"out": str(self.out), **asdict(found.summary), "sentences": found.summary.sentences},
+            as_json=self.output.json,
+            text="\n".join([*found.summary.sentences, f"families: {self.out}"]),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class PowerStudy:
     """What could have been found?
 
@@ -300,4 +352,63 @@ class PowerStudy:
             {"power": str(self.out), **result.to_json()},
             as_json=self.output.json,
             text=f"{self.out}: {result.sentence}",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SteeringStudy:
+    """Do two models respond alike, and could one have known?
+
+    Features of every label are steered in both models, over a range of strengths, with controls; how alike the models
+    answer is set beside what was known of each feature before: co-firing, its part beyond the token, its share, mapped
+    cosine, label. The same command goes on where it was interrupted.
+    """
+
+    dictionary: Annotated[Path, Argument(metavar="DICT")]
+    """A dictionary of two models, made by suture train."""
+    table: Path
+    """Made by suture features."""
+    out: Path
+    """Folder of the study; what is finished there is kept."""
+    corpus: str | None = None
+    """Neutral text; the store's held-out documents where none is named."""
+    neutral: Count = 32
+    """Documents of neutral text."""
+    prompts: Annotated[int, Limits(2)] = 32
+    """Openings of other documents, after whose last tokens the models' answers are taken."""
+    bridge: Path | None = None
+    """Made by suture bridge between the dictionary's spaces: the other model's direction, carried over, is tried."""
+    settings: ResponseSettings = field(default_factory=ResponseSettings)
+    steering: Annotated[Given[SteerSettings], Without(("seed",))]
+    models: DictionaryModels = field(default_factory=DictionaryModels)
+    output: Output = field(default_factory=Output)
+
+    def run(self) -> None:
+        """Steer, relate, and say what predicts agreement."""
+        from suture.interventions.responses.responses import responses
+        from suture.interventions.steer.steer import texts_of
+
+        lms = self.models.of(self.dictionary)
+        texts = self.models.texts(self.dictionary, self.corpus)
+        neutral, openings = texts_of(texts, n_neutral=self.neutral, n_prompts=self.prompts)
+        usual = {"strength": STRENGTHS, "control-draws": 1, "random": 0, "seed": self.settings.seed}
+        with progress() as advance:
+            found = responses(
+                self.out,
+                self.dictionary,
+                self.table,
+                lms=lms,
+                prompts=openings,
+                neutral=neutral,
+                steering=steer_settings(self.steering, usual),
+                settings=self.settings,
+                bridge=self.bridge,
+                on_progress=lambda p: advance("passes", p.done, p.total),
+                overwrite=self.output.overwrite,
+                command=command_line(),
+            )
+        emit(
+            {"out": str(self.out), **found.to_json()},
+            as_json=self.output.json,
+            text="\n".join([*found.sentences, f"study: {found.path}"]),
         )

@@ -12,7 +12,7 @@ from suture.pipeline.settings import Count
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """Collect, train and describe every cell of a study file.
+    """Collect, train and describe, or match, every cell of a study file.
 
     [collect], [train] and [features] hold the options of those commands by name; [sweep] names those to vary, "train.k"
     = [16, 32], and every combination is a cell, less those that an entry of exclude matches. Hookpoints may be lists
@@ -21,7 +21,7 @@ class Sweep:
     """
 
     file: Annotated[Path, Argument(metavar="FILE.toml", raised=("study",))]
-    """Tables [collect], [train], [features] and [sweep]."""
+    """Tables [collect], [train] or [import], [features] or [match], and [sweep]; or the name of a preset."""
     out: Path | None = None
     """Folder of the sweep; what is finished there is kept. Named after the file where it is not given."""
     workers: Count = 1

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from suture.activations.space import Space, spaces_from_json
 from suture.dictionary.activation import Sparsity
+from suture.dictionary.clipping import Clipping
 from suture.dictionary.codes import Codes
 from suture.dictionary.design import Design, Missing, Precision
 from suture.dictionary.imputation import Imputation
@@ -39,6 +40,7 @@ from suture.pipeline import artifact
 STAGE = "dictionary"
 WEIGHTS, DESCRIPTION = "dictionary.safetensors", "dictionary.json"
 MOMENTS = "moments.safetensors"
+CLIPPING = "clipping.safetensors"
 EVALUATION = "evaluation.json"
 
 
@@ -102,6 +104,7 @@ class Dictionary(nn.Module):
         self.spaces, self.design, self.flag_scale = tuple(spaces), design, flag_scale
         self.precision: Literal["float32", "bfloat16"] = "float32"
         self.imputation: Imputation | None = None
+        self.clipping = Clipping.none(len(spaces))
         """From which a crosscoder's missing models are imputed; None until it is trained, or where none was kept."""
         self.path: Path | None = None
         """The folder it was loaded from."""
@@ -302,8 +305,12 @@ class Dictionary(nn.Module):
 
     def scaled(self, activations: Sequence[Float[Tensor, "row _"]]) -> Float[Tensor, "row D_all"]:
         """Every space's activations, in its model's own units, side by side in scaled units, where the weights are."""
-        parts = zip(activations, self.spaces, strict=True)
-        return torch.cat([values.to(self.W_dec.device) * space.scale for values, space in parts], dim=-1)
+        pairs = zip(activations, range(self.n_spaces), strict=True)
+        return torch.cat([self._read(values.to(self.W_dec.device), m) for values, m in pairs], dim=-1)
+
+    def _read(self, raw: Float[Tensor, "row width"], space: int) -> Float[Tensor, "row width"]:
+        """One space's activations in scaled units, outlier rows drawn in as training drew them in (`clipping`)."""
+        return self.clipping.rows(raw, space) * self.spaces[space].scale
 
     def encode_raw(
         self, activations: Sequence[Float[Tensor, "row _"] | None], *, missing: Missing | None = None
@@ -329,11 +336,11 @@ class Dictionary(nn.Module):
         assert first is not None
         if not self.design.joint:
             x = first.new_zeros(first.shape[0], self.width)
-            x[:, self.columns(present[0])] = first * self.spaces[present[0]].scale
+            x[:, self.columns(present[0])] = self._read(first, present[0])
             return self.encode(x, model=torch.full((x.shape[0],), present[0], device=x.device))
         parts = [
-            first.new_zeros(first.shape[0], s.width) if a is None else a * s.scale
-            for a, s in zip(activations, self.spaces, strict=True)
+            first.new_zeros(first.shape[0], self.widths[m]) if a is None else self._read(a, m)
+            for m, a in enumerate(activations)
         ]
         available = torch.tensor([a is not None for a in activations], device=first.device)
         everyone = len(present) == self.n_spaces
@@ -385,6 +392,7 @@ class Dictionary(nn.Module):
         made.b_dec *= per_column
         made.center *= per_column
         made.imputation = None if self.imputation is None else self.imputation.rescaled(per_column)
+        made.clipping = self.clipping  # raw units
         return made
 
     @property
@@ -419,15 +427,17 @@ class Dictionary(nn.Module):
         for name, tensor in self.state_dict().items():
             per_feature = tensor.shape[0] != joined.state_dict()[name].shape[0]
             joined.state_dict()[name].copy_(self.grid.features.concatenate(tensor) if per_feature else tensor)
-        joined.imputation = self.imputation
+        joined.imputation, joined.clipping = self.imputation, self.clipping
         return joined
 
     # --- on disk --------------------------------------------------------------------------------------------------
 
     def write(self, folder: Path) -> None:
-        """Put weights, description and second moments into a folder (of an artifact being written)."""
+        """Put weights, description, second moments and the bounds of outlier rows into an artifact being written."""
         if self.imputation is not None:
             self.imputation.save(folder / MOMENTS)
+        if self.clipping:
+            self.clipping.save(folder / CLIPPING)
         save_file({n: t.detach().contiguous() for n, t in self.state_dict().items()}, folder / WEIGHTS)
         artifact.write_json(
             folder / DESCRIPTION,
@@ -491,6 +501,8 @@ class Dictionary(nn.Module):
             dictionary.load_state_dict(load_file(folder / WEIGHTS))
             if (folder / MOMENTS).is_file():
                 dictionary.imputation = Imputation.load(folder / MOMENTS)
+            if (folder / CLIPPING).is_file():
+                dictionary.clipping = Clipping.load(folder / CLIPPING, dictionary.n_spaces)
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
             raise ArtifactError("dictionary", folder, f"cannot be read ({error})", "train or export it again") from None
         return dictionary

@@ -121,7 +121,7 @@ def _design(parts: Sequence[Dictionary], n_features: int, k: int | None) -> Desi
 
 def _empty(like: Dictionary, design: Design) -> Dictionary:
     made = Dictionary(like.spaces, design, flag_scale=like.flag_scale).to(like.W_dec)
-    made.precision, made.imputation = like.precision, like.imputation
+    made.precision, made.imputation, made.clipping = like.precision, like.imputation, like.clipping
     return made.requires_grad_(requires_grad=False)
 
 

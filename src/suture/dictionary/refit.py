@@ -365,7 +365,7 @@ def copied(dictionary: Dictionary) -> Dictionary:
     """A copy, to be changed."""
     made = Dictionary(dictionary.spaces, dictionary.design, flag_scale=dictionary.flag_scale).to(dictionary.W_dec)
     made.load_state_dict(dictionary.state_dict())
-    made.precision, made.imputation = dictionary.precision, dictionary.imputation
+    made.precision, made.imputation, made.clipping = dictionary.precision, dictionary.imputation, dictionary.clipping
     return made.requires_grad_(requires_grad=False)
 
 

@@ -2,7 +2,7 @@
 
 1. The text is cut as for a store and read by every model up to the dictionary's hookpoints; a position is one where a
    token of every model ends. What is longer than the block is left out.
-2. Rows are scaled as the dictionary was trained, and outlier rows drawn in as its own view has them (`clipping`).
+2. Rows are scaled, and outlier rows drawn in, as in the dictionary's training.
 3. Each position has the code of all models together and of each model alone, the missing ones imputed.
 4. Models differ on a feature where the code of one model alone has it and that of another has not. Features are sorted
    by the largest value at such a position, then by their largest value anywhere.
@@ -24,9 +24,7 @@ from torch import Tensor
 
 from suture import units
 from suture.activations.rows import plan_rows, rows_of
-from suture.activations.store import Store
 from suture.activations.windows import State, Window
-from suture.dictionary.clipping import Clipping
 from suture.dictionary.codes import Codes, union
 from suture.dictionary.dictionary import Dictionary
 from suture.errors import UserError
@@ -240,7 +238,6 @@ def activate(
     settings: ActivateSettings | None = None,
     *,
     table: FeatureTable | str | Path | None = None,
-    store: Store | str | Path | None = None,
 ) -> Activated:
     """Which features of a dictionary fire on a text, at which positions, in the code of each model.
 
@@ -250,7 +247,6 @@ def activate(
         lms: the dictionary's models in the order of its spaces; loaded by their names where they are not given.
         settings: which features are shown, and how much text is read.
         table: made by `features`: labels and promoted tokens then stand beside.
-        store: the dictionary's own, where it lies elsewhere than it did; it tells how outlier rows are drawn in.
 
     Raises:
         UserError: an empty text, or one without a position that all models share; a feature beyond the dictionary;
@@ -265,11 +261,8 @@ def activate(
     if not text.strip():
         raise UserError("text", text, "is empty", "give some words")
     models = models_of(dictionary, lms)
-    clipping = Clipping.of(dictionary, store)
     piece, raw = _read(dictionary, models, text, settings.block)  # 1
-    n_out = int(clipping.out(raw).sum())
-    rows = [clipping.rows(values, m) for m, values in enumerate(raw)]
-    x = dictionary.scaled(rows)  # 2
+    x = dictionary.scaled(raw)  # 2
     alone = tuple(dictionary.encode_alone(x, m).to("cpu") for m in range(dictionary.n_spaces))  # 3
     joint = dictionary.encode(x).to("cpu") if dictionary.design.joint else union(alone)
     differing, order = sorted_features(joint, alone)  # 4
@@ -279,12 +272,14 @@ def activate(
         models=tuple(space.label for space in dictionary.spaces),
         tokens=tuple(text[begin:end] for begin, end in pairwise(ends)),
         tail=text[ends[-1] : piece.end],
-        features=tuple(_on_text(feature, joint, alone, known) for feature in shown),
+        features=tuple(on_text(feature, joint, alone, known) for feature in shown),
         joint=joint,
         alone=alone,
         n_active=len(order),
         n_differing=differing,
-        notes=tuple(note for note in (_left_out(piece, text), clipping.note, _drawn_in(n_out)) if note),
+        notes=tuple(
+            note for note in (_left_out(piece, text), _drawn_in(int(dictionary.clipping.out(raw).sum()))) if note
+        ),
     )
 
 
@@ -314,7 +309,7 @@ def models_of(dictionary: Dictionary, lms: Sequence[LanguageModel | str] | None)
         UserError: not one per space, one that cannot be had, or has other weights.
     """
     models = as_models([space.model for space in dictionary.spaces] if lms is None else lms)
-    check_models(dictionary, models)
+    check_models(dictionary.spaces, models)
     return models
 
 
@@ -347,7 +342,7 @@ def _read(
     return piece, [values.float() for values in rows.activations]
 
 
-def _on_text(feature: int, joint: Codes, alone: Sequence[Codes], table: FeatureTable | None) -> OnText:
+def on_text(feature: int, joint: Codes, alone: Sequence[Codes], table: FeatureTable | None) -> OnText:
     return OnText(
         feature=feature,
         together=tuple(joint.column(feature).tolist()),

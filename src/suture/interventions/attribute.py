@@ -22,8 +22,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from suture import units
-from suture.activations.store import Store
-from suture.dictionary.clipping import Clipping
 from suture.dictionary.dictionary import Dictionary
 from suture.errors import NumericalError, UserError
 from suture.features.table import FeatureTable
@@ -202,7 +200,6 @@ def attribute(
     *,
     against: str | None = None,
     table: FeatureTable | str | Path | None = None,
-    store: Store | str | Path | None = None,
     on_progress: OnProgress | None = None,
 ) -> Attribution:
     """Which features carry a word's logit at the prompt's end, or its difference from another word's, in each model.
@@ -216,7 +213,6 @@ def attribute(
         settings: how many features are listed and checked, how finely the path is followed.
         against: another word, whose logit is subtracted.
         table: made by `features`: labels and promoted tokens then stand beside.
-        store: the dictionary's own, where it lies elsewhere than it did.
         on_progress: told of every pass of a model.
 
     Raises:
@@ -230,13 +226,12 @@ def attribute(
     if not prompt.strip():
         raise UserError("prompt", prompt, "is empty", "give some words")
     models = models_of(dictionary, lms)
-    clipping = Clipping.of(dictionary, store)
-    notes = [clipping.note] if clipping.note else []
+    notes: list[str] = []
     found = []
     for m, lm in enumerate(models):
         question = _Question.of(lm, prompt, token, against)
         notes += question.notes
-        found.append(_model(dictionary, m, question, clipping, settings, known, on_progress or (lambda *_: None)))
+        found.append(_model(dictionary, m, question, settings, known, on_progress or (lambda *_: None)))
     return Attribution(
         prompt=prompt, token=token, against=against, models=tuple(found), notes=tuple(dict.fromkeys(notes))
     )
@@ -311,7 +306,6 @@ def _model(
     dictionary: Dictionary,
     space: int,
     question: _Question,
-    clipping: Clipping,
     settings: AttributeSettings,
     table: FeatureTable | None,
     tell: OnProgress,
@@ -322,7 +316,7 @@ def _model(
     (raw,) = record(lm, ids[None], [hookpoint])
     whole = raw[0].float()
     rows = whole[n_bos:]
-    fires, values = _values(dictionary, space, clipping.rows(rows, space))
+    fires, values = _values(dictionary, space, rows)
     values = values.to(rows)
     write = dictionary.raw_decoder(space)[fires].to(rows)
     partial = Partial.of(lm, hookpoint)

@@ -12,9 +12,6 @@ from dataclasses import dataclass
 import torch
 
 from suture.bridges.bridge import Bridge, MappedLoss
-from suture.dictionary.activation import Sparsity
-from suture.dictionary.design import Design
-from suture.dictionary.dictionary import Dictionary
 from suture.errors import UserError
 from suture.interventions.paired import PairedText
 from suture.interventions.settings import SpliceSettings
@@ -70,10 +67,8 @@ def bridged_losses(
     if bridge.summary.null:
         problem = "is between a model and a copy of it, which no language model computes"
         raise UserError("bridge", bridge.path, problem, "name one between language models")
-    # a dictionary without a say: it names the places, and their units
-    places = Dictionary(bridge.spaces, Design(n_features=1, sparsity=Sparsity(k=1)))
     chosen = [text for text, _ in zip(documents, range(settings.n_documents), strict=False)]
-    text = PairedText(places, as_models(lms), chosen, block=settings.block)
+    text = PairedText(bridge.spaces, as_models(lms), chosen, block=settings.block)
     means = mean_rows(text, lambda done: tell(done, 2 * text.n_batches))  # 1
     sums = [LossSums(text.n_documents) for _ in bridge.spaces]
     for done, batch in enumerate(text.batches(), start=text.n_batches + 1):  # 2

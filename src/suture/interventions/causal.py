@@ -31,7 +31,7 @@ from suture import seeds
 from suture.dictionary.dictionary import Dictionary
 from suture.errors import UserError
 from suture.features.table import FeatureTable, need_table_of
-from suture.interventions.paired import PairedBatch, PairedText
+from suture.interventions.paired import PairedBatch, PairedText, codes_of
 from suture.interventions.settings import CausalSettings
 from suture.interventions.splice import refuse_null
 from suture.labels import DEAD, OPEN, SHARED
@@ -151,11 +151,11 @@ def find_causes(
         if not 0 <= feature < dictionary.n_features:
             problem = f"the dictionary has features 0 to {dictionary.n_features - 1}"
             raise UserError("feature", feature, problem, "name one of them")
-    text = PairedText(dictionary, lms, islice(documents, settings.n_documents), block=settings.block)
+    text = PairedText(dictionary.spaces, lms, islice(documents, settings.n_documents), block=settings.block)
     others = control_features(dictionary, chosen, settings.seed)
     shifts = {feature: _Shifts() for feature in chosen}
     for done, batch in enumerate(text.batches(), start=1):
-        _watch(text, batch, others, shifts)
+        _watch(dictionary, text, batch, others, shifts)
         if on_progress is not None:
             on_progress(done, text.n_batches)
     draws = Draws.make(text.n_documents, settings.n_draws, settings.seed)
@@ -238,10 +238,15 @@ class _Shifts:
         self.control.append(control)
 
 
-def _watch(text: PairedText, batch: PairedBatch, others: Mapping[int, int], shifts: Mapping[int, _Shifts]) -> None:
+def _watch(
+    dictionary: Dictionary,
+    text: PairedText,
+    batch: PairedBatch,
+    others: Mapping[int, int],
+    shifts: Mapping[int, _Shifts],
+) -> None:
     """1 and 2 for a batch."""
-    dictionary = text.dictionary
-    codes = text.codes(batch)
+    codes = codes_of(dictionary, batch)
     where = [rows_predicted(batch, m) for m in range(dictionary.n_spaces)]
     both = torch.stack([w >= 0 for w in where]).all(0)
     clean = [text.log_probs(batch, m, None) for m in range(dictionary.n_spaces)]

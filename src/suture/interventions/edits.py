@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from suture.activations.space import Space
 from suture.dictionary.dictionary import Dictionary
 from suture.errors import UserError
 from suture.lm.load import LanguageModel
@@ -218,16 +219,16 @@ def check_space(dictionary: Dictionary, space: int) -> None:
         raise UserError("space", space, "the dictionary does not have it", f"take one of {known}")
 
 
-def check_models(dictionary: Dictionary, lms: Sequence[LanguageModel | None]) -> None:
-    """Refuse models that are not the dictionary's, in its order; None stands for one that is left alone.
+def check_models(spaces: Sequence[Space], lms: Sequence[LanguageModel | None]) -> None:
+    """Refuse models that are not those of the spaces, in their order; None stands for one that is left alone.
 
     Raises:
         UserError: not one model per space, or one with other weights than the space's.
     """
-    if len(lms) != dictionary.n_spaces or all(lm is None for lm in lms):
-        problem = f"the dictionary has {dictionary.n_spaces} spaces"
+    if len(lms) != len(spaces) or all(lm is None for lm in lms):
+        problem = f"the dictionary has {len(spaces)} spaces"
         raise UserError("models", len(lms), problem, "give one model per space, None for one that is left alone")
-    for lm, space in zip(lms, dictionary.spaces, strict=True):
+    for lm, space in zip(lms, spaces, strict=True):
         if lm is not None and space.fingerprint and lm.fingerprint != space.fingerprint:
             problem = f"has other weights than the {space.model} that the dictionary was trained on"
             raise UserError("model", lm.name, problem, "load the same model and revision")

@@ -19,6 +19,7 @@ from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
 from suture.activations.rows import group_by_length
+from suture.activations.space import Space
 from suture.dictionary.codes import Codes
 from suture.dictionary.dictionary import Dictionary
 from suture.errors import NumericalError, UserError
@@ -89,11 +90,11 @@ class PairedBatch:
 
 
 class PairedText:
-    """Documents in several models at the hookpoints of a dictionary's spaces."""
+    """Documents in several models at the hookpoints of some spaces."""
 
     def __init__(
         self,
-        dictionary: Dictionary,
+        spaces: Sequence[Space],
         lms: Sequence[LanguageModel],
         documents: Iterable[str],
         *,
@@ -103,11 +104,11 @@ class PairedText:
         """Cut the documents.
 
         Raises:
-            UserError: models that are not the dictionary's, or no text position that all of them share.
+            UserError: models that are not those of the spaces, or no text position that all of them share.
         """
-        check_models(dictionary, lms)
-        self.dictionary, self.lms = dictionary, tuple(lms)
-        self._partial = [Partial.of(lm, space.hookpoint) for lm, space in zip(lms, dictionary.spaces, strict=True)]
+        check_models(spaces, lms)
+        self.spaces, self.lms = tuple(spaces), tuple(lms)
+        self._partial = [Partial.of(lm, space.hookpoint) for lm, space in zip(lms, spaces, strict=True)]
         found = [(n, p) for n, text in enumerate(documents) for p in pieces(self.lms, text, block=block)]
         self.n_documents = 1 + max((n for n, _ in found), default=-1)
         self._pieces = [(n, p) for n, p in found if len(p.ends)]
@@ -158,24 +159,9 @@ class PairedText:
     def _run_to_hookpoint(self, model: int, ids: Tensor) -> tuple[Tensor, Tensor | None]:
         """The activation at the hookpoint, and the one that stands for the blocks before it, from one pass."""
         lm, carried = self.lms[model], self._partial[model].carried
-        names = [self.dictionary.spaces[model].hookpoint, *([carried] if carried else [])]
+        names = [self.spaces[model].hookpoint, *([carried] if carried else [])]
         own, *more = record_at(lm, ids, [resolve(lm.model, name) for name in names])
         return own, more[0] if more else None
-
-    def scaled_rows(self, batch: PairedBatch) -> Float[Tensor, "row D_all"]:
-        """All models' activations at the shared positions, side by side in the dictionary's units."""
-        return self.dictionary.scaled([batch.rows(m) for m in range(self.dictionary.n_spaces)])
-
-    def codes(self, batch: PairedBatch) -> list[Codes]:
-        """Per model the code that its reconstruction is made of: all models' together, or (pooled) its own."""
-        x, dictionary = self.scaled_rows(batch), self.dictionary
-        if dictionary.design.joint:
-            return [dictionary.encode(x)] * dictionary.n_spaces
-        return [dictionary.encode_alone(x, m) for m in range(dictionary.n_spaces)]
-
-    def raw_reconstruction(self, codes: Codes, model: int) -> Float[Tensor, "row width"]:
-        """A model's activations as codes stand for them, raw units."""
-        return self.dictionary.decode_raw(codes)[model]
 
     def log_probs(
         self,
@@ -211,7 +197,7 @@ class PairedText:
         return found
 
     def _logits(self, batch: PairedBatch, model: int, rows: Tensor | None, where: Tensor | None) -> Tensor:
-        lm, hookpoint = self.lms[model], self.dictionary.spaces[model].hookpoint
+        lm, hookpoint = self.lms[model], self.spaces[model].hookpoint
         where = batch.scored[model] if where is None else where
         with ExitStack() as kept:
             if rows is not None:
@@ -223,8 +209,31 @@ class PairedText:
         """A row's sum shows any NaN or infinity in it."""
         if not bool(torch.isfinite(sums).all()):
             problem = f"{self.lms[model].name} gave NaN or infinite probabilities with its activations replaced"
-            hookpoint = self.dictionary.spaces[model].hookpoint
+            hookpoint = self.spaces[model].hookpoint
             raise NumericalError("at", hookpoint, problem, "load the model in float32")
+
+
+def scaled_rows(dictionary: Dictionary, batch: PairedBatch) -> Float[Tensor, "row D_all"]:
+    """All models' activations at the shared positions, side by side in the dictionary's units."""
+    return dictionary.scaled([batch.rows(m) for m in range(dictionary.n_spaces)])
+
+
+def codes_of(dictionary: Dictionary, batch: PairedBatch) -> list[Codes]:
+    """Per model the code that its reconstruction is made of: all models' together, or (pooled) its own."""
+    x = scaled_rows(dictionary, batch)
+    if dictionary.design.joint:
+        return [dictionary.encode(x)] * dictionary.n_spaces
+    return [dictionary.encode_alone(x, m) for m in range(dictionary.n_spaces)]
+
+
+def reconstruction(dictionary: Dictionary, batch: PairedBatch, codes: Codes, model: int) -> Float[Tensor, "row width"]:
+    """A model's activations as codes stand for them, raw units, with what of outlier rows no dictionary sees."""
+    return dictionary.decode_raw(codes)[model] + excess(dictionary, batch, model)
+
+
+def excess(dictionary: Dictionary, batch: PairedBatch, model: int) -> Float[Tensor, "row width"]:
+    """What of a model's rows lies beyond what the dictionary draws in: no replacement is to touch it."""
+    return dictionary.clipping.excess(batch.rows(model).to(dictionary.W_dec.device), model)
 
 
 def following(batch: PairedBatch, model: int) -> Int[Tensor, "scored"]:

@@ -8,8 +8,8 @@ from suture.pipeline.settings import Count, Limits, Option, Positive, Seed, Weig
 
 Number = Annotated[int, Limits(0)]
 MatchedKind = Literal["covariance", "decoder", "shuffled", "means"]
-"""Kinds of directions that steering is compared with (`steer.controls`), besides isotropic ones."""
-ControlKind = Literal["covariance", "decoder", "shuffled", "means", "isotropic"]
+"""Kinds of directions that steering is compared with (`steer.controls`), besides carried and isotropic ones."""
+ControlKind = Literal["covariance", "decoder", "shuffled", "means", "carried", "isotropic"]
 USUAL_REFERENCE = 1.0
 
 
@@ -123,6 +123,21 @@ class SteerSettings:
             raise UserError("kl", written, "repeats one", "give each budget once")
         if self.kl and self.reference not in (*self.kl, USUAL_REFERENCE):
             raise UserError("reference", self.reference, f"is none of the KL budgets {written}", "add it to --kl")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResponseSettings:
+    """Which features are steered to see whether two models respond alike."""
+
+    each_label: Count = 8
+    """Features of every label, evenly spaced in order of their co-firing."""
+    causal: bool = False
+    """Take them out of both models, too: do the two shifts go together?"""
+    seed: Seed = 0
+    """Of steering, and of the causal check."""
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 @dataclass(frozen=True, kw_only=True)

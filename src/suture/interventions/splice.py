@@ -3,7 +3,8 @@
 1. A first pass over the documents gives each model's mean activation at the shared positions.
 2. A second pass gives every model's next-token cross-entropy on the same predictions (`paired`, 3): as it is; with the
    reconstruction from all models' code (pooled: from its own); from each model's code alone, joint designs; with the
-   mean in place of every row, which is what a dictionary that knows nothing would do.
+   mean in place of every row, which is what a dictionary that knows nothing would do. What of an outlier row training
+   never saw (`dictionary.clipping`, 2) stays in each of them.
 3. recovered = 1 - (spliced - clean) / (mean - clean): 1 loses nothing, 0 is no better than the mean. Standard errors
    have documents as their unit.
 """
@@ -17,9 +18,18 @@ import torch
 from torch import Tensor
 
 from suture.activations.space import are_null
+from suture.dictionary.clipping import Clipping
 from suture.dictionary.dictionary import Dictionary
 from suture.errors import UserError
-from suture.interventions.paired import PairedBatch, PairedText, scored_documents
+from suture.interventions.paired import (
+    PairedBatch,
+    PairedText,
+    codes_of,
+    excess,
+    reconstruction,
+    scaled_rows,
+    scored_documents,
+)
 from suture.interventions.settings import SpliceSettings
 from suture.lm.load import LanguageModel
 from suture.lm.models import as_models
@@ -122,13 +132,13 @@ def spliced_losses(
     """
     settings = settings or SpliceSettings()
     chosen = [text for text, _ in zip(documents, range(settings.n_documents), strict=False)]
-    text = PairedText(dictionary, lms, chosen, block=settings.block)
+    text = PairedText(dictionary.spaces, lms, chosen, block=settings.block)
     tell = on_progress or (lambda *_: None)
-    means = mean_rows(text, lambda done: tell(done, 2 * text.n_batches))  # 1
+    means = mean_rows(text, lambda done: tell(done, 2 * text.n_batches), dictionary.clipping)  # 1
     sums = [LossSums(text.n_documents) for _ in lms]
     for done, batch in enumerate(text.batches(), start=text.n_batches + 1):  # 2
         for m, own in enumerate(sums):
-            own.add(text, batch, m, _stand_ins(text, batch, m, means[m]))
+            own.add(text, batch, m, _stand_ins(dictionary, batch, m, means[m]))
         tell(done, 2 * text.n_batches)
     return Splice(
         models=tuple(
@@ -181,25 +191,26 @@ def refuse_null(dictionary: Dictionary, path: str | Path) -> None:
         raise UserError("dictionary", path, problem, "name one trained on language models")
 
 
-def mean_rows(text: PairedText, tell: Callable[[int], None]) -> list[Tensor]:
-    """1: each model's mean raw activation at the shared positions."""
-    totals = [torch.zeros(space.width, dtype=torch.float64) for space in text.dictionary.spaces]
+def mean_rows(text: PairedText, tell: Callable[[int], None], clipping: Clipping | None = None) -> list[Tensor]:
+    """1: each model's mean raw activation at the shared positions, outlier rows drawn in as in training."""
+    clipping = clipping or Clipping.none(len(text.spaces))
+    totals = [torch.zeros(space.width, dtype=torch.float64) for space in text.spaces]
     for done, batch in enumerate(text.batches(), start=1):
         for m, total in enumerate(totals):
-            total += batch.rows(m).double().sum(0).cpu()
+            total += clipping.rows(batch.rows(m), m).double().sum(0).cpu()
         tell(done)
     return [(total / text.n_rows).float() for total in totals]
 
 
-def _stand_ins(text: PairedText, batch: PairedBatch, model: int, mean: Tensor) -> Mapping[str, Tensor | None]:
+def _stand_ins(dictionary: Dictionary, batch: PairedBatch, model: int, mean: Tensor) -> Mapping[str, Tensor | None]:
     """2: what takes the rows' place, by name."""
-    dictionary = text.dictionary
-    found: dict[str, Tensor | None] = {CLEAN: None, MEAN: mean.expand(batch.n_rows, -1)}
-    found[SPLICED] = text.raw_reconstruction(text.codes(batch)[model], model)
+    beyond = excess(dictionary, batch, model)
+    found: dict[str, Tensor | None] = {CLEAN: None, MEAN: mean.to(beyond) + beyond}
+    found[SPLICED] = reconstruction(dictionary, batch, codes_of(dictionary, batch)[model], model)
     if dictionary.design.joint and dictionary.n_spaces > 1:
-        x = text.scaled_rows(batch)
+        x = scaled_rows(dictionary, batch)
         for source in range(dictionary.n_spaces):
-            found[f"alone {source}"] = text.raw_reconstruction(dictionary.encode_alone(x, source), model)
+            found[f"alone {source}"] = reconstruction(dictionary, batch, dictionary.encode_alone(x, source), model)
     return found
 
 

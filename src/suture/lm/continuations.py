@@ -3,7 +3,8 @@
 1. Prompts are padded on the left, with a mask and positions, where the model gives the same with padding as without;
    that is tried on two short texts. Where it does not, prompts of one length make a batch.
 2. Each prompt draws from a stream of its own, so that what is written does not depend on who shares its batch.
-3. Texts to be scored are padded on the right, where causal attention never looks back at it.
+3. Texts to be scored are padded on the right, where causal attention never looks back at it; what stands after a
+   prompt is scored by itself.
 """
 
 from __future__ import annotations
@@ -118,6 +119,24 @@ def surprise(
         log_probs = torch.log_softmax(lm.model(ids.to(lm.device), use_cache=False).logits.float(), dim=-1)
     nats = -log_probs[:, :-1].gather(2, ids[:, 1:, None].to(log_probs.device))[..., 0]
     return torch.nn.functional.pad(nats, (1, 0))
+
+
+@torch.no_grad()
+def nats_after(
+    lm: LanguageModel, prompts: Sequence[str], written: Sequence[str], *, batch_size: int = 32
+) -> tuple[Float[Tensor, "text"], Int[Tensor, "text"]]:
+    """Of what was written after each prompt: nats in all, under whatever edits are in force, and tokens.  (3)"""
+    nats, count = torch.zeros(len(written), dtype=torch.float64), torch.zeros(len(written), dtype=torch.long)
+    heads = [with_bos(lm, tokenize(lm, prompt).ids) for prompt in prompts]
+    rows = [torch.cat([head, tokenize(lm, text).ids])[: lm.context] for head, text in zip(heads, written, strict=True)]
+    for first in range(0, len(rows), batch_size):
+        chosen = slice(first, first + batch_size)
+        ids, own = padded_right(rows[chosen])
+        for i, head in enumerate(heads[chosen]):
+            own[i, : max(len(head), 1)] = False
+        if bool(own.any()):
+            nats[chosen], count[chosen] = (surprise(lm, ids).cpu().double() * own).sum(1), own.sum(1)
+    return nats, count
 
 
 def _batches(lengths: Sequence[int], size: int, *, padded: bool) -> Iterator[list[int]]:

@@ -1,4 +1,4 @@
-"""Continue a prompt, token by token with a KV cache, under whatever edits are in force.
+"""Continue a prompt, token by token with a KV cache, under whatever edits are in force at each token.
 
 1. The prompt is BOS and its tokens, one row per wanted sample.
 2. What a pass returns as its cache is handed to the next under the model's own argument, which names it differently
@@ -10,6 +10,9 @@
 from __future__ import annotations
 
 import inspect
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
@@ -19,12 +22,8 @@ from transformers import PreTrainedModel
 from suture import seeds
 from suture.errors import UserError
 from suture.lm.load import LanguageModel
-from suture.lm.positions import generating
+from suture.lm.positions import HANDED_ON, generating
 from suture.lm.tokens import tokenize, with_bos
-
-# One argument, after and before its renaming. State-space models of older releases name theirs otherwise and want more
-# beside it: they go without.
-_CACHE_ARGUMENTS = ("cache", "past_key_values")
 
 
 def generate(
@@ -68,6 +67,57 @@ def samples(
     and the reference the cache is tested against. Raises UserError for a prompt that fills the model's context, or an
     empty prompt where the tokenizer has no token to start from.
     """
+    every = steps(
+        lm,
+        prompt,
+        n_samples=n_samples,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        seed=seed,
+        use_cache=use_cache,
+    )
+    (last,) = deque(every, maxlen=1)  # at least one token, of a prompt that leaves it room
+    return last.texts(lm)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """Where a continuation stands after one more token."""
+
+    ids: Int[Tensor, "sample token"]
+    """The prompt, with whatever starts it, and what was written so far."""
+    logits: Float[Tensor, "sample vocab"]
+    """What the newest token was chosen from."""
+    n_prompt: int
+
+    def texts(self, lm: LanguageModel) -> list[str]:
+        """Per sample the prompt and what follows, without special tokens."""
+        stops = set(stops_of(lm).tolist())
+        return [_text(lm, row, self.n_prompt, stops) for row in self.ids.tolist()]
+
+    def written(self, lm: LanguageModel) -> list[str]:
+        """Per sample what follows the prompt; a tokenizer drops the space of the first token where nothing precedes."""
+        n = len(_text(lm, self.ids[0, : self.n_prompt].tolist(), self.n_prompt, set()))
+        return [text[n:] for text in self.texts(lm)]
+
+
+@torch.no_grad()
+def steps(
+    lm: LanguageModel,
+    prompt: str,
+    *,
+    n_samples: int = 1,
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    seed: int = 0,
+    use_cache: bool = True,
+) -> Iterator[Step]:
+    """The continuations that `samples` gives, token by token: one pass of the model whenever the next is asked for.
+
+    Edits must be in force whenever it is asked, and need not be in between.
+    """
     _check(max_new_tokens, temperature, top_k)
     prompt_ids = with_bos(lm, tokenize(lm, prompt).ids)  # 1
     if not 0 < len(prompt_ids) < lm.context:
@@ -88,21 +138,21 @@ def samples(
                 output = lm.model(ids[:, -1:], use_cache=True, **{argument: cache}, **_last_position(lm.model, ids))
         # An argument alone promises nothing: some models take a cache that only their own `generate` prepares.
         cache = output.get(argument) if argument is not None else None  # 2
-        token = _next_token(output.logits[:, -1].float(), temperature, top_k, generator)  # 3
+        logits = output.logits[:, -1].float()
+        token = _next_token(logits, temperature, top_k, generator)  # 3
         # An ended row repeats a stop token, which its text leaves out, until the others have ended too.
         token = torch.where(ended, ids[:, -1], token)
         ids = torch.cat([ids, token[:, None]], dim=1)
         ended |= torch.isin(token, stops)
+        yield Step(ids=ids, logits=logits, n_prompt=len(prompt_ids))
         if bool(ended.all()):
             break
-    stop_set = set(stops.tolist())
-    return [_text(lm, row, len(prompt_ids), stop_set) for row in ids.tolist()]
 
 
 def cache_argument(model: PreTrainedModel) -> str | None:
     """The argument of `model`'s forward pass, and entry of its outputs, that holds a cache; None where none does."""
     arguments = inspect.signature(model.forward).parameters
-    return next((name for name in _CACHE_ARGUMENTS if name in arguments), None)
+    return next((name for name in HANDED_ON if name in arguments), None)
 
 
 def _last_position(model: PreTrainedModel, ids: Int[Tensor, "batch token"]) -> dict[str, Tensor]:

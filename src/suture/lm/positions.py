@@ -81,8 +81,11 @@ class Positions:
         return self._end if length is None else int(length())
 
 
-CACHE_NAMES = ("past_key_values", "cache", "cache_params", "state")
-"""What families call the argument that holds a cache."""
+HANDED_ON = ("cache", "past_key_values")
+"""One argument, after and before its renaming: what a pass returns under this name is handed to the next."""
+CACHE_NAMES = (*HANDED_ON, "cache_params", "state")
+"""What families call the argument that holds a cache. State-space models of older releases name theirs otherwise and
+want more beside it: `generate` goes without."""
 
 
 @contextmanager

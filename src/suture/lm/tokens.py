@@ -50,6 +50,7 @@ def tokenize(lm: LanguageModel, text: str) -> Tokens:
     offsets = np.asarray(encoding.offsets, dtype=np.int64).reshape(-1, 2)
     ids = np.asarray(encoding.ids, dtype=np.int64)
     check_known(lm, ids)
+    _take_in_what_was_joined(text, offsets)
     special = np.isin(ids, np.asarray(lm.tokenizer.all_special_ids, dtype=np.int64))
     return Tokens(
         ids=torch.from_numpy(ids),
@@ -57,6 +58,20 @@ def tokenize(lm: LanguageModel, text: str) -> Tokens:
         ends=torch.from_numpy(offsets[:, 1].copy()),
         special=torch.from_numpy(special),
     )
+
+
+def _take_in_what_was_joined(text: str, offsets: np.ndarray) -> None:
+    """Ends moved, in place, behind characters that a tokenizer has joined with the one before them or dropped.
+
+    One that composes characters (NFKC) or takes accents away says of `e` and a combining accent that its token is at
+    the `e` alone: the accent lies in no token's span, but it has been read. Blanks between words are left out.
+    """
+    begins = np.append(offsets[1:, 0], len(text))
+    for i in np.flatnonzero(begins > offsets[:, 1]):
+        end = int(offsets[i, 1])
+        while end < begins[i] and not text[end].isspace():
+            end += 1
+        offsets[i, 1] = end
 
 
 def check_known(lm: LanguageModel, ids: np.ndarray) -> None:

@@ -1,9 +1,12 @@
 """What is known about a feature and its partner in another dictionary, column by column."""
 
+from collections.abc import Iterator
+from typing import Any
+
 from suture.matching.kinds import KINDS
 from suture.pipeline.table import Column
 
-PARTNER, SURE, OVERLAP, MORE = "Partner", "Correlation", "Overlap", "More"
+PARTNER, SURE, OVERLAP, MORE, PLACE = "Partner", "Correlation", "Overlap", "More", "Place"
 
 COLUMNS = (
     Column(
@@ -84,4 +87,45 @@ COLUMNS = (
         name="mutual", title="mutual partner", format="integer", group=MORE,
         sentence="Its partner where each is the other's strongest; -1 for none.",
     ),
+    Column(
+        name="words", title="words", format="text", group=PLACE,
+        sentence="The commonest words at its strongest scoring rows; empty where the store has no text.",
+    ),
+    Column(
+        name="subject", title="subject", format="text", group=PLACE,
+        sentence="The group of keywords that half of these words belong to; empty for none.",
+    ),
+    Column(
+        name="map_x", title="map, x", group=PLACE,
+        sentence="Where it lies on the map of its dictionary's decoder rows, median distance from the centre 1.",
+    ),
+    Column(name="map_y", title="map, y", group=PLACE, sentence="The same, upwards."),
 )  # fmt: skip
+
+_SCORES: tuple[tuple[str, str, Any, str], ...] = (
+    ("mean_r", "mean r", "correlation", "Mean correlation with the partner."),
+    ("correlated", "r of 0.3", "percent", "Share of its features whose partner has r of 0.3 or more."),
+    ("beyond_token", "beyond the token", "percent", "Share surely correlated beyond the token."),
+    ("strong", "r of 0.7", "percent", "Share whose partner has r of 0.7 or more."),
+    ("same_beyond_token", "same, beyond the token", "percent", "Share that is the same and surely beyond the token."),
+    ("cka", "CKA of rows", "correlation", "How alike the decoder rows of its one-to-one pairs lie (debiased CKA)."),
+    ("rsa", "RSA of rows", "correlation", "The same by rank correlation of their cosines."),
+    ("svcca", "SVCCA of rows", "correlation", "The same by SVCCA, which is high for few pairs whatever they are."),
+)
+GROUP_SCORES = tuple(name for name, *_ in _SCORES)
+
+
+def _group_columns() -> Iterator[Column]:
+    yield Column(name="n_features", title="features", format="integer", sentence="Features of the group that fire.")
+    for name, title, kind, sentence in _SCORES:
+        yield Column(name=name, title=title, format=kind, sentence=sentence)
+        said = f"{title}: as many features drawn at random"
+        yield Column(name=f"{name}_random", title=f"{title}, random", format=kind, sentence=f"{said}, median of draws.")
+        for end, which in (("low", "2.5"), ("high", "97.5")):
+            low = f"{said}, {which} % of draws are below."
+            yield Column(name=f"{name}_random_{end}", title=f"{title}, random, {end}", format=kind, sentence=low)
+        share = f"Share of draws (this one counted) that reach it: {title}."
+        yield Column(name=f"{name}_p", title=f"{title}, p", format="p", sentence=share)
+
+
+GROUP_COLUMNS = tuple(_group_columns())

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from suture.activations.batches import split_rows
 from suture.activations.settings import View
-from suture.activations.store import Store
+from suture.activations.store import Store, as_store
 from suture.activations.view import seen
 from suture.dictionary.codes import Codes
 from suture.dictionary.dictionary import Dictionary
@@ -144,3 +144,25 @@ def split(store: Store, sides: list[Side], n_rows: int) -> Halves:
         fix = "train with one --data-seed and a larger --heldout, or give a store of other text"
         raise UserError("store", store.path, problem, fix)
     return Halves(rows=rows, scoring=deal_groups(documents, 2) == 1, unknown=tuple(dict.fromkeys(unknown)))
+
+
+def same_rows(random: tuple[Dictionary | str | Path, Store | str | Path], store: Store, halves: Halves) -> Side:
+    """The random model's dictionary, once its rows are known to be those of the store.
+
+    Raises:
+        UserError: they are others.
+    """
+    dictionary, other = random
+    other = as_store(other)
+    rows = halves.rows
+    fits = len(other) == len(store) and torch.equal(_places(store)[rows], _places(other)[rows])
+    if not fits:
+        fix = "collect the model with random weights on the same text, with the same settings"
+        raise UserError("random-weights", other.path, "holds other rows than the store", fix)
+    return Side.open(dictionary, other)
+
+
+def _places(store: Store) -> Int[Tensor, "row two"]:
+    """Of every row the rank of its document among those of the store, and where its token ends in that."""
+    rank = torch.unique(store.documents, return_inverse=True)[1]
+    return torch.stack([rank, store.ends.long()], dim=1)

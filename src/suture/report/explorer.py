@@ -39,8 +39,6 @@ def explorer(gathered: Gathered, limits: Limits, page: Path) -> tuple[Html | Non
                 data.append(inline(f"t{i}-{name}", packed(content)))
             else:
                 beside.write(f"t{i}-{name}", packed(content))
-    if not whole:
-        data.append(embedded_json(beside.files, id_="pieces"))
     notes = filter(None, (_examples_note(c.name, table.found.examples) for c, table in tables))
     said = (
         "Every feature has a page of its own and an address, and so has the table as it is filtered and sorted. "

@@ -148,8 +148,11 @@ _DRAWN: dict[str, tuple[str, str]] = {
 """Kinds of controls that have a curve, with what it is called and its dash."""
 
 
-def effect_curves(effect: Effect, measure: EffectMeasure, *, y_title: str) -> Figure | None:
-    """One measure of a steering effect against strength or KL budget, a line per model and faint ones for controls."""
+def effect_curves(effect: Effect, measure: EffectMeasure, *, y_title: str, over_kl: bool = False) -> Figure | None:
+    """One measure of a steering effect against strength or KL budget, a line per model and faint ones for controls.
+
+    With `over_kl` against the KL on neutral text that each strength was measured to cost.
+    """
     doses = effect.settings.doses
     data = []
     for number, model in enumerate(effect.models):
@@ -157,27 +160,37 @@ def effect_curves(effect: Effect, measure: EffectMeasure, *, y_title: str) -> Fi
         style = {"dash": _DASHES[number % 4], "width": 2.5}
         marker = {"symbol": _SYMBOLS[number % 4], "size": 7}
         open_marker = {"symbol": f"{_SYMBOLS[number % 4]}-open", "size": 6}
-        x = doses if effect.settings.kl else model.strengths
+        x = doses if effect.settings.kl else model.kl_neutral if over_kl else model.strengths
         values, intervals = _measured(model, measure)
         if model.reached:
             values = [v if r else None for v, r in zip(values, model.reached, strict=True)]
         if values:
-            curve = _curve(x, values, name=f"{role}: {model.model}", role=role, line=style, marker=marker)
+            over = "KL" if over_kl else "strength"
+            curve = _curve(x, values, name=f"{role}: {model.model}", role=role, line=style, marker=marker, over=over)
             data.append(curve | _interval_bars(values, intervals))
-        for name, dash, mean, bars in _controls(model, measure):
+        for name, dash, mean, bars, kl in _controls(model, measure):
             line = {"dash": dash, "width": 1.5}
-            curve = _curve(x, mean, name=f"{role}: {name}", role=role, line=line, marker=open_marker)
+            curve = _curve(
+                kl if over_kl else x,
+                mean,
+                name=f"{role}: {name}",
+                role=role,
+                line=line,
+                marker=open_marker,
+                over="KL" if over_kl else "strength",
+            )
             curve["meta"]["control"] = True
             data.append(curve | bars)
     if not data:
         return None
-    by = "KL on neutral text (nats per token)" if effect.settings.kl else "strength (× 99.9 % activation)"
+    over_kl = over_kl or bool(effect.settings.kl)
+    by = "KL on neutral text (nats per token)" if over_kl else "strength (× 99.9 % activation)"
     layout = {"xaxis": {"title": {"text": by}}, "yaxis": {"title": {"text": y_title}}, "showlegend": False}
     if all(dose > 0 for trace in data for dose in trace["x"] if dose is not None):
         layout["xaxis"]["type"] = "log"  # doses are multiples of each other
     if measure in ("kl_neutral", "strength") and all(v is None or v > 0 for trace in data for v in trace["y"]):
         layout["yaxis"]["type"] = "log"  # over decades, and below 1 what costs little is told apart
-    against = "KL budget" if effect.settings.kl else "steering strength"
+    against = "KL" if over_kl else "steering strength"
     return {"data": data, "layout": layout, "alt": f"{y_title} against {against}."}
 
 
@@ -194,20 +207,18 @@ def _measured(model: ModelEffect, measure: EffectMeasure) -> tuple[Sequence[floa
 
 def _controls(
     model: ModelEffect, measure: EffectMeasure
-) -> Iterator[tuple[str, str, Sequence[float | None], dict[str, Any]]]:
-    """(name, dash, mean, error bars) of every control with a curve; an old result has isotropic ones alone."""
+) -> Iterator[tuple[str, str, Sequence[float | None], dict[str, Any], Sequence[float | None]]]:
+    """(name, dash, mean, error bars, KL) of every control with a curve; an old result has isotropic ones alone."""
     for control in model.controls:
         if control.kind in _DRAWN and control.n_directions:
             name, dash = _DRAWN[control.kind]
-            if measure == "strength":
-                yield name, dash, control.strengths, {}
-            elif measure == "target_effect":
-                bars = _interval_bars(control.target_effect, control.target_effect_interval)
-                yield name, dash, control.target_effect, bars
-            elif measure == "kl_neutral":
-                yield name, dash, control.kl_neutral, _interval_bars(control.kl_neutral, control.kl_neutral_interval)
-            else:
-                yield name, dash, control.delta_ce, _interval_bars(control.delta_ce, control.delta_ce_interval)
+            values, intervals = {
+                "strength": (control.strengths, None),
+                "target_effect": (control.target_effect, control.target_effect_interval),
+                "kl_neutral": (control.kl_neutral, control.kl_neutral_interval),
+                "delta_ce": (control.delta_ce, control.delta_ce_interval),
+            }[measure]
+            yield name, dash, values, _interval_bars(values, intervals) if intervals else {}, control.kl_neutral
     old = model.random
     if old is not None and not any(c.kind in _DRAWN for c in model.controls) and measure != "strength":
         mean, spread = {
@@ -216,7 +227,7 @@ def _controls(
             "delta_ce": (old.delta_ce, old.delta_ce_sd),
         }[measure]
         bars = {"error_y": {"type": "data", "array": list(spread), "thickness": 1, "width": 3}}
-        yield "isotropic random directions", "dot", mean, bars
+        yield "isotropic random directions", "dot", mean, bars, old.kl_neutral
 
 
 def graft_curve(found: Grafting) -> Figure:
@@ -286,18 +297,25 @@ def training_curves(metrics: Sequence[TrainProgress], *, max_points: int = 200) 
 
 
 def _curve(
-    strengths: Sequence[float], values: Sequence[float | None], *, name: str, role: str, line: Figure, marker: Figure
+    x: Sequence[float | None],
+    values: Sequence[float | None],
+    *,
+    name: str,
+    role: str,
+    line: Figure,
+    marker: Figure,
+    over: str = "strength",
 ) -> dict[str, Any]:
     return {
         "type": "scatter",
         "mode": "lines+markers",
         "name": name,
-        "x": list(strengths),
+        "x": [_rounded(v) for v in x] if over == "KL" else list(x),
         "y": [_rounded(v) for v in values],
         "line": line,
         "marker": marker,
         "meta": {"role": role},
-        "hovertemplate": "strength %{x}: %{y:.3g}<extra>" + name.replace("<", "&lt;") + "</extra>",
+        "hovertemplate": over + " %{x}: %{y:.3g}<extra>" + name.replace("<", "&lt;") + "</extra>",
     }
 
 

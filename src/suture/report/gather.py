@@ -23,12 +23,15 @@ from suture.interventions.causal import Causal
 from suture.interventions.graft.graft import STAGE as GRAFT
 from suture.interventions.graft.make import SUMMARY as GRAFT_SUMMARY
 from suture.interventions.graft.make import Grafting
+from suture.interventions.responses.responses import STAGE as RESPONSES
+from suture.interventions.responses.responses import Responses
 from suture.interventions.splice import Splice
 from suture.interventions.steer.effect import Effect
 from suture.labels import is_exclusive
 from suture.matching.layers import Layers
 from suture.matching.match import STAGE as MATCH
 from suture.matching.match import Matching
+from suture.matching.universality import Universality
 from suture.pipeline.artifact import MANIFEST, Manifest, Opened, folder_of, open_artifact, sha256_of
 from suture.pipeline.result import typed
 from suture.report.nulls import Recipe, copies_one_of, recipe
@@ -54,9 +57,11 @@ Result = (
     | Sweep
     | Layers
     | Matching
+    | Universality
     | Bridge
     | Grafting
     | StitchingStudy
+    | Responses
 )
 READERS: Mapping[str, Callable[[Path], Result]] = {
     "store": Store.open,
@@ -69,9 +74,11 @@ READERS: Mapping[str, Callable[[Path], Result]] = {
     "sweep": Sweep.load,
     "layers": Layers.load,
     MATCH: Matching.load,
+    "universality": Universality.load,
     "bridge": Bridge.load,
     GRAFT: Grafting.load,
     LADDER: StitchingStudy.load,
+    RESPONSES: Responses.load,
 }
 """Stage -> what opens its result; of others a report shows the manifest alone."""
 T = TypeVar("T")

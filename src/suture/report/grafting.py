@@ -14,6 +14,8 @@ HEAD = (
     "Success at the graft's cost",
 )  # fmt: skip
 
+DETECTED = ("What tells the behaviour, on fresh documents", "ROC-AUC, first tokens", "from the cue on")
+
 
 def grafts(gathered: Gathered) -> Html | None:
     """A table and a figure for each grafting; None where there is none."""
@@ -43,9 +45,23 @@ def _one(name: str, found: Grafting, number: int) -> Html:
     rows = [_row(found, one) for one in found.outcomes.coordinates["intervention"]]
     shown = figure(graft_curve(found), f"graft-{number}", title="Success against clean loss,", height=360,
                    caption="as features are added one by one, and everything beside it.")  # fmt: skip
+    detected = [
+        [name, units.fvu(first), units.fvu(every)]
+        for name, first, every in zip(
+            found.detectors.coordinates["detector"], found.detectors["auc_first"], found.detectors["auc_all"],
+            strict=True,
+        )
+    ]  # fmt: skip
     statements = [tag("p", text, class_="note") for text in s.statements]
     return join(
-        [tag("h3", name), tag("p", said), shown, table(HEAD, rows, label=f"Interventions of {name}"), statements]
+        [
+            tag("h3", name),
+            tag("p", said),
+            shown,
+            table(HEAD, rows, label=f"Interventions of {name}"),
+            table(DETECTED, detected, label=f"Detectors of {name}"),
+            statements,
+        ]
     )
 
 

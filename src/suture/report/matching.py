@@ -7,24 +7,31 @@ import numpy as np
 
 from suture import units
 from suture.matching.kinds import KINDS
-from suture.matching.match import Matching, Shares
+from suture.matching.match import Matching
+from suture.matching.shares import N_CURVE, Shares
+from suture.pipeline.table import Table
 from suture.report.figures import Figure
 from suture.report.html import Html, join, tag
+from suture.report.matching_maps import maps
 from suture.report.parts import figure, section, table
+from suture.report.payload import Limits
+from suture.report.pieces import Beside
 
 N_PAIRS = 20
 """Pairs listed of each end."""
+SURELY = 0.025
 SAME_BEYOND = "Of the features that fire, those with a partner that is the same and surely alike beyond the token."
 
 
-def matching_section(found: Sequence[tuple[str, Matching]]) -> Html | None:
+def matching_section(found: Sequence[tuple[str, Matching]], limits: Limits, beside: Beside) -> Html | None:
     """All matchings, each with its name; None where there are none."""
     if not found:
         return None
-    return section("matching", "The same features?", [_of(name, one, i) for i, (name, one) in enumerate(found)])
+    every = [_of(name, one, i, limits, beside) for i, (name, one) in enumerate(found)]
+    return section("matching", "The same features?", every)
 
 
-def _of(name: str, found: Matching, number: int) -> Html:
+def _of(name: str, found: Matching, number: int, limits: Limits, beside: Beside) -> Html:
     s = found.summary
     rows, documents = units.count(s.n_rows), units.count(s.n_documents)
     counted = f"{rows} rows of {documents} documents, half of them to pair and half to score."
@@ -38,29 +45,43 @@ def _of(name: str, found: Matching, number: int) -> Html:
     if curve is not None:
         caption = "Features in order of their correlation with their partner on documents that did not choose it."
         parts.append(figure(curve, f"coverage-{number}", title="How many, how alike", caption=caption))
+    shown = maps(found, number, limits, beside)
+    if shown:
+        parts += [tag("h4", "Both maps"), tag("p", _MAPS, class_="note"), *shown]
+    if found.groups is not None:
+        parts.append(_groups(found.groups))
     return join([*parts, _pairs(found)])
 
 
+_MAPS = (
+    "Every point is a feature, near those whose decoder rows point the same way; the second map is turned to lie like "
+    "the first. A feature's partner lights up in the other map. Disagreement is the share of the rows where either of "
+    "a pair fires on which only one does; listed are features with a partner that is something to them. Keys: arrows, "
+    "Enter pins, space selects, B twice selects a box, + and - zoom."
+)
+
+
 def coverage_figure(found: Matching) -> Figure | None:
-    """r with the partner against the share of features that reach it; None where nothing has a partner."""
-    data = []
-    for side, features, dash in (("A", found.features_a, "solid"), ("B", found.features_b, "dash")):
-        asked = features["kind"] != "silent"
-        r = np.sort(np.nan_to_num(features["r"][asked]))[::-1]
-        if len(r):
-            at = np.unique(np.linspace(0, len(r) - 1, 200).round().astype(int))
-            data.append(
-                {
-                    "type": "scatter",
-                    "mode": "lines",
-                    "name": side,
-                    "x": [float(f"{(i + 1) / len(r):.4g}") for i in at],
-                    "y": [float(f"{r[i]:.4g}") for i in at],
-                    "line": {"width": 2, "dash": dash},
-                    "meta": {"role": side},
-                    "hovertemplate": "%{x:.1%} of the features: r %{y:.2f} or more<extra>" + side + "</extra>",
-                }
-            )
+    """r with the partner against the share of features that reach it, both sides', the ceilings' and the control's;
+    None where nothing has a partner."""
+    s = found.summary
+    lines = [("A", s.a, "A", "solid"), ("B", s.b, "B", "dash")]
+    lines += [(f"{'AB'[i]}, second seed", one, "shared", "dot") for i, one in enumerate(s.ceilings)]
+    lines += [("random weights", s.random, "ambiguous", "dashdot")] if s.random else []
+    data = [
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "name": name,
+            "x": [i / (N_CURVE - 1) for i in range(N_CURVE)],
+            "y": list(one.curve),
+            "line": {"width": 2, "dash": dash},
+            "meta": {"role": role},
+            "hovertemplate": "%{x:.0%} of the features: r %{y:.2f} or more<extra>" + name + "</extra>",
+        }
+        for name, one, role, dash in lines
+        if one.curve
+    ]
     if not data:
         return None
     layout = {
@@ -68,6 +89,28 @@ def coverage_figure(found: Matching) -> Figure | None:
         "yaxis": {"title": {"text": "r with the partner"}, "rangemode": "tozero"},
     }
     return {"data": data, "layout": layout, "alt": "Correlation with the partner against the share of features."}
+
+
+def _groups(found: Table) -> Html:
+    """Groups of features by subject, each score beside what as many random features have."""
+    names = [c for c in found.columns if f"{c.name}_random" in found.values]
+    head = ["Group", "features", *(tag("span", c.title, title=c.sentence) for c in names)]
+
+    def cell(column: Any, i: int) -> Html:
+        low, high = (column.write(found[f"{column.name}_random_{end}"][i]) for end in ("low", "high"))
+        p = found[f"{column.name}_p"][i]
+        value = column.write(found[column.name][i])
+        return join([tag("b", value) if p <= SURELY else value, tag("small", f"{low} to {high}")])
+
+    rows = [
+        [name, units.count(found["n_features"][i]), *(cell(c, i) for c in names)]
+        for i, name in enumerate(found.coordinates["group"])
+    ]
+    note = (
+        "Features of A whose strongest rows are words of one subject. Below each score: where 95 % of draws of as many "
+        "features lie. Bold: reached by at most 2.5 % of draws."
+    )
+    return join([tag("h4", "By subject"), table(head, rows, label="Groups of features"), tag("p", note, class_="note")])
 
 
 def _shares(every: Sequence[Shares]) -> Html:
@@ -98,8 +141,8 @@ def _shares(every: Sequence[Shares]) -> Html:
 def _pairs(found: Matching) -> Html:
     """The surest pairs, and those that only the token makes."""
     features = found.features_a
-    names = ("kind", "partner", "r", "r_low", "r_ctx", "r_token", "rows")
-    columns = [next(c for c in features.columns if c.name == name) for name in names]
+    names = ("words", "kind", "partner", "r", "r_low", "r_ctx", "r_token", "rows")
+    columns = [c for name in names for c in features.columns if c.name == name]
     has = np.flatnonzero((features["kind"] != "silent") & (features["partner"] >= 0))
     surest = has[np.argsort(-features["r_low"][has], kind="stable")][:N_PAIRS]
     token = has[(features["token_only"][has] > 0) & (features["r_low"][has] > 0)]

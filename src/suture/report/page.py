@@ -11,9 +11,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from suture.errors import UserError
+from suture.interventions.responses.responses import Responses
 from suture.interventions.steer.effect import Effect
 from suture.matching.layers import Layers
 from suture.matching.match import Matching
+from suture.matching.universality import Universality
 from suture.pipeline.artifact import Opened, package_version
 from suture.pipeline.files import whole_file
 from suture.report.answer import answer
@@ -22,13 +24,14 @@ from suture.report.bridges import bridges
 from suture.report.explorer import described, explorer
 from suture.report.gather import Artifact, Gathered, find_artifacts, gather, parent_of
 from suture.report.grafting import grafts
-from suture.report.html import Html, clean, tag
+from suture.report.html import Html, clean, embedded_json, tag
 from suture.report.ladder import ladder_section
 from suture.report.layers import layers_section
 from suture.report.matching import matching_section
 from suture.report.payload import Limits
 from suture.report.pieces import Beside
 from suture.report.provenance import provenance
+from suture.report.responses import responses_section
 from suture.report.sections import compared, designs, missing_models, shares
 from suture.report.shell import asset, document
 from suture.report.steering import steering
@@ -37,6 +40,7 @@ from suture.report.study import study_section
 from suture.report.study_answer import study_answer
 from suture.report.study_numbers import Study
 from suture.report.sweep import Sweep, sweep_section
+from suture.report.universality import universality_section
 from suture.stitching.ladder import StitchingStudy
 from suture.stitching.stitch import Stitching, is_stitched
 
@@ -49,7 +53,7 @@ _NUMBERS = {3: "three", 4: "four", 5: "five", 6: "six"}
 
 PIECES = " 'self' file:"
 """What a page with pieces beside it may do too: load scripts from where it lies."""
-SCRIPTS = ("base", "charts", "notes", "explorer", "feature", "study", "start")
+SCRIPTS = ("base", "charts", "notes", "explorer", "feature", "study", "maps", "pairs", "start")
 """The page's scripts in their order; they share one scope."""
 
 
@@ -105,12 +109,14 @@ def _page(
         shares(gathered),
         features,
         steering([(effect, _table_of(artifact, gathered)) for artifact, effect in gathered.results(Effect)]),
+        responses_section([(a.name, found) for a, found in gathered.results(Responses)]),
         behaviour(gathered),
         bridges(gathered),
         grafts(gathered),
         *([] if alone else of_studies),
         *(sweep_section(found) for _, found in gathered.results(Sweep)),
-        matching_section([(a.name, found) for a, found in gathered.results(Matching)]),
+        matching_section([(a.name, found) for a, found in gathered.results(Matching)], limits, beside),
+        universality_section([(a.name, found) for a, found in gathered.results(Universality)]),
         layers_section([found for _, found in gathered.results(Layers)]),
         ladder_section([(a.name, found) for a, found in gathered.results(StitchingStudy)]),
         stitching_section([(a.name, Stitching.load(a.folder)) for a in gathered.artifacts if is_stitched(a.folder)]),
@@ -123,6 +129,7 @@ def _page(
         tag("a", "Skip to the answer", href="#answer", class_="skip"),
         tag("header", tag("p", "suture report", class_="kicker"), tag("h1", title), _contents(present)),
         tag("main", tag("div", hero, id="answer", tabindex=-1), present),
+        embedded_json(beside.files, id_="pieces") if beside.files else None,
         _script("\n".join(asset(f"{name}.js") for name in SCRIPTS)),
     )
     return document(title, body, also_from=PIECES if beside.files else ""), beside
@@ -142,6 +149,7 @@ def _contents(sections: Sequence[Html]) -> Html:
         "study": "Study",
         "sweep": "Sweep",
         "matching": "Matching",
+        "universality": "Universality",
         "layers": "Layers",
         "ladder": "Ladder",
         "stitching": "Stitching",
@@ -151,6 +159,7 @@ def _contents(sections: Sequence[Html]) -> Html:
         "shares": "Shares",
         "features": "Features",
         "steering": "Steering",
+        "responses": "Responses",
         "behaviour": "Behaviour",
         "bridges": "Bridges",
         "graft": "Grafts",

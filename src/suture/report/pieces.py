@@ -18,7 +18,7 @@ from suture.pipeline.files import whole_file
 from suture.report.html import Html, clean, tag
 
 TYPE = "text/plain"
-_FILE = re.compile(r"^t\d+-[bxc]\d+-[0-9a-f]{12}\.js$")
+_FILE = re.compile(r"^(t\d+-[bxc]|m\d+-[xy])\d+-[0-9a-f]{12}\.js$")
 
 
 def packed(value: Any) -> str:
@@ -65,7 +65,7 @@ class Beside:
     def remove_others(self) -> None:
         """Remove the pieces of earlier pages of this name; files of other names are left alone.  (3)"""
         kept = {Path(file).name for file in self.files.values()}
-        for file in self.folder.glob("t*.js") if self.folder.is_dir() else ():
+        for file in self.folder.glob("*.js") if self.folder.is_dir() else ():
             if file.name not in kept and _FILE.match(file.name):
                 file.unlink()
         if self.folder.is_dir() and not any(self.folder.iterdir()):

@@ -8,12 +8,12 @@ POLICY = "default-src 'none'; script-src 'unsafe-inline'{}; style-src 'unsafe-in
 """What the page may do: run what is inside it. It can fetch nothing and send nothing."""
 
 
-def document(title: str, body: Html, *, also_from: str = "") -> str:
-    """The whole page; `also_from` names what else it may load scripts from."""
+def document(title: str, body: Html, *, also_from: str = "", may: str = "") -> str:
+    """The whole page; `also_from` names what else it may load scripts from, `may` adds to its policy."""
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
-        tag("meta", http_equiv="Content-Security-Policy", content=POLICY.format(also_from)),
+        tag("meta", http_equiv="Content-Security-Policy", content=POLICY.format(also_from) + may),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("meta", name="color-scheme", content="light dark"),
         tag("meta", name="referrer", content="no-referrer"),

@@ -25,6 +25,7 @@ KINDS: dict[str, str] = {
     "decoder": "decoder rows of other live features",
     "shuffled": "its own row, coordinates shuffled",
     "means": "difference of mean activations",
+    "carried": "the other model's vector, carried through a bridge",
     "isotropic": "isotropic random directions",
 }
 """What each kind of control is called."""
@@ -83,6 +84,13 @@ def _card(effect: Effect, number: int, table_number: int | None) -> Html:
         spec = None if measure == skipped else effect_curves(effect, measure, y_title=unit)
         if spec is not None:
             figures.append(figure(spec, f"effect-{number}-{measure}", title=title, caption=meaning, height=240))
+        if measure == "target_effect" and not effect.settings.kl:
+            cost = effect_curves(effect, measure, y_title=unit, over_kl=True)
+            caption = "the same effect against the KL on neutral text that its strength costs: higher is better"
+            if cost is not None:
+                figures.append(
+                    figure(cost, f"effect-{number}-by-cost", title="Effect by cost", caption=caption, height=240)
+                )
     names = short_labels([m.model for m in effect.models])
     link = tag("a", "its page", class_="quiet", data_feature_link=effect.feature, data_table=table_number)
     go = link if table_number is not None else None
@@ -97,7 +105,7 @@ def _card(effect: Effect, number: int, table_number: int | None) -> Html:
         _generations(
             [m.generations for m in effect.models],
             [_costs(m, m.strengths, m.kl_neutral, effect) for m in effect.models],
-            title="Continuations, side by side",
+            title=f"Continuations, side by side ({_drawn(effect)})",
             is_open=True,
         ),
         [
@@ -108,6 +116,12 @@ def _card(effect: Effect, number: int, table_number: int | None) -> Html:
         _prompts(effect.prompts),
         class_="card",
     )
+
+
+def _drawn(effect: Effect) -> str:
+    """How they were drawn."""
+    s = effect.settings
+    return "greedy" if s.temperature == 0 else f"temperature {words.plain(s.temperature)}, seed {s.seed}"
 
 
 Costs = Mapping[tuple[float, float], float | None]
@@ -154,6 +168,7 @@ _ONE: dict[ControlKind, str] = {
     "covariance": "a covariance-matched direction",
     "decoder": "another feature's decoder row",
     "means": "the difference of mean activations",
+    "carried": "the other model's vector, carried over",
     "isotropic": "an isotropic random direction",
 }
 """Controls whose texts are shown, as one of them is called."""
@@ -165,7 +180,9 @@ def _compared(effect: Effect) -> Html | None:
     for i, model in enumerate(effect.models):
         if not model.controls:
             continue
-        rows.append([_named(i, "the feature"), "1", _strength(model), _at_kl(model.effect_at_kl, None), units.DASH])
+        moved = model.collateral[settings.reference_dose] if model.collateral else None
+        own = [_named(i, "the feature"), "1", _strength(model), _at_kl(model.effect_at_kl, None), units.DASH]
+        rows.append([*own, units.count(moved) if moved is not None else units.DASH])
         for control in model.controls:
             as_far = f"{control.n_as_far} of {control.n_at_kl}" if model.effect_at_kl is not None else units.DASH
             strength = control.strengths[settings.reference_dose] if settings.kl else None
@@ -176,15 +193,18 @@ def _compared(effect: Effect) -> Html | None:
                     units.number(strength) if settings.kl else units.DASH,
                     _at_kl(control.effect_at_kl, control.effect_at_kl_interval),
                     as_far if control.n_at_kl else "none gets there" if control.n_directions else "never fires there",
+                    units.number(control.collateral),
                 ]
             )
     if not rows:
         return None
-    head = ["", "directions", "strength", "effect in nats (95\u00a0%)", "as far as the feature"]
+    head = ["", "directions", "strength", "effect in nats (95\u00a0%)", "as far as the feature", "other features moved"]
     note = (
         f"At equal KL, {words.plain(settings.equal_kl)} nats per token on neutral text: how far each direction moves "
         "the tokens that the feature promotes and suppresses. The difference of mean activations is no chance "
-        "direction but what can be had without a dictionary."
+        "direction but what can be had without a dictionary. Other features moved: at "
+        f"{'the budget' if settings.kl else 'strength'} {words.plain(settings.doses[settings.reference_dose])}, those "
+        "whose mean activation on neutral text changes by more than three times its spread over texts."
     )
     return tag(
         "div", tag("p", note, class_="note"), table(head, rows, label="The feature and its controls at equal KL")
@@ -280,7 +300,7 @@ def _token_line(name: str, pairs: Weighted) -> Html | None:
 def _generations(
     per_model: Sequence[Sequence[Generation]], costs: Sequence[Costs], *, title: str, is_open: bool, of: str = ""
 ) -> Html | None:
-    texts = [{_spot(g): g.text for g in own} for own in per_model]
+    texts = [{_spot(g): g for g in own} for own in per_model]
     spots = sorted({spot for own in texts for spot in own})
     if not spots:
         return None
@@ -300,6 +320,7 @@ def _generations(
                 " ",
                 tag("span", _text(own, (prompt, budget, strength)), class_="prose"),
                 _cost(costs[i].get((budget, strength)), of),
+                _reading(own.get((prompt, budget, strength))),
                 dir="auto",
             )
             for i, own in enumerate(texts)
@@ -313,13 +334,21 @@ def _cost(kl: float | None, of: str) -> Html | None:
     return None if kl is None else tag("small", f"KL {units.number(kl)}{of}", class_="cost")
 
 
+def _reading(text: Generation | None) -> Html | None:
+    """How what was written reads, where that is known."""
+    if text is None or text.nats is None:
+        return None
+    repeated = "" if text.repetition is None else f", {units.percent(text.repetition)} of it repeats"
+    return tag("small", f"{units.number(text.nats)} nats per token to the model left alone{repeated}", class_="cost")
+
+
 def _spot(text: Generation) -> tuple[str, float, float]:
     """(prompt, KL budget or 0, strength): what stands side by side, which with budgets is not the same strength."""
     return (text.prompt, 0.0, text.strength) if text.budget is None else (text.prompt, text.budget, 0.0)
 
 
-def _text(texts: Mapping[tuple[str, float, float], str], spot: tuple[str, float, float]) -> str:
-    return texts.get(spot, units.DASH)
+def _text(texts: Mapping[tuple[str, float, float], Generation], spot: tuple[str, float, float]) -> str:
+    return texts[spot].text if spot in texts else units.DASH
 
 
 def _prompts(prompts: Sequence[str]) -> Html | None:

@@ -28,7 +28,8 @@ from suture.lm.corpus import Corpus
 from suture.lm.load import LanguageModel
 from suture.matching.layers import Layers, layers
 from suture.matching.match import Matching, match
-from suture.matching.settings import LayerSettings, MatchSettings
+from suture.matching.settings import FamilySettings, LayerSettings, MatchSettings
+from suture.matching.universality import Universality, universality
 from suture.pipeline import artifact
 from suture.pipeline.job import Context, Job, Tell, silent
 from suture.pipeline.settings import from_mapping
@@ -94,6 +95,58 @@ def match_with_controls(
         store,
         settings,
         twins=twins,
+        random=random,
+        overwrite=overwrite,
+        command=command,
+    )
+
+
+def universality_with_controls(
+    out: str | Path,
+    dictionaries: Sequence[Dictionary | str | Path],
+    store: Store | str | Path,
+    settings: FamilySettings | None = None,
+    *,
+    second_seeds: bool = False,
+    random_weights: Sequence[LanguageModel] | None = None,
+    tell: Tell = silent,
+    overwrite: bool = False,
+    command: str | None = None,
+) -> Universality:
+    """`universality`, with the controls asked for made first: a second seed of each dictionary, and the last one's
+    model with random weights.
+
+    Args:
+        out: the folder to be made.
+        dictionaries: as in `universality`.
+        store: as in `universality`.
+        settings: as in `universality`.
+        second_seeds: train one of each.
+        random_weights: the models of the store's spaces, in order, if a model with random weights is wanted.
+        tell: told (what, done, total, note).
+        overwrite: replace `out`.
+        command: the shell command to be recorded.
+
+    Raises:
+        UserError: as `universality`; a dictionary that was not trained on this store.
+    """
+    store = as_store(store)
+    beside = Path(out).with_name(f"{Path(out).name}-controls")
+    given = [Dictionary.folder_of(dictionary) for dictionary in dictionaries]
+    seconds = [second_seed_job(beside / f"seed-{i}", path, store) for i, path in enumerate(given) if second_seeds]
+    jobs, random = list(seconds), None
+    if random_weights is not None and given:
+        collected, trained = random_jobs(beside, given[-1], store, random_weights)
+        jobs += [collected, trained]
+        random = trained.out, collected.out
+    make(jobs, Context(tell=tell, command=command))
+    tell("finding families", 0, 1, "")
+    return universality(
+        out,
+        given,
+        store,
+        settings,
+        twins=[job.out for job in seconds],
         random=random,
         overwrite=overwrite,
         command=command,

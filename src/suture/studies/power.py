@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,7 +24,7 @@ from suture.dictionary.rows import whole_documents
 from suture.features.classify import classify
 from suture.features.stats import describe
 from suture.pipeline import artifact
-from suture.planted.spike_settings import SpikeSettings
+from suture.planted.spike_settings import SpikeKind, SpikeSettings
 from suture.planted.spikes import Found, Limit, add_spikes, detection_limit
 from suture.training.settings import TrainSettings
 from suture.training.train import train
@@ -35,27 +35,40 @@ N_ROWS = 200_000
 """Rows that the dictionary is described on, at most."""
 
 
+WHERE: dict[SpikeKind, str] = {
+    "random": "on any rows",
+    "documents": "in chosen documents",
+    "token": "on a part of a token's rows",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class KindLimits:
+    """Detection limits of the known features whose rows were chosen in one way."""
+
+    kind: SpikeKind
+    exclusive: Limit
+    shared: Limit
+
+
 @dataclass(frozen=True, kw_only=True)
 class Power:
     """What a run could have found."""
 
     exclusive: Limit
     shared: Limit
+    kinds: tuple[KindLimits, ...]
+    """The same of each kind of rows by itself."""
     rate: float
     """Share of the rows that carried each known feature."""
     found: tuple[Found, ...]
 
     @property
     def sentence(self) -> str:
-        """The detection limits in words."""
-
-        def reached(limit: Limit, unit: str) -> str:
-            if not math.isfinite(limit.strength):
-                return "not even half of the strongest"
-            high = f"{limit.high:.2f}" if math.isfinite(limit.high) else "beyond the strongest"
-            return f"half from {limit.strength:.2f}{unit} on (95 % interval {limit.low:.2f} to {high})"
-
-        exclusive, shared = reached(self.exclusive, " of the median norm"), reached(self.shared, "")
+        """The detection limits in words, by kind of rows where there are several."""
+        several = self.kinds if len(self.kinds) > 1 else ()
+        exclusive = _reached(self.exclusive, " of the median norm", [(k.kind, k.exclusive) for k in several])
+        shared = _reached(self.shared, "", [(k.kind, k.shared) for k in several])
         return (
             f"Of known features on {100 * self.rate:.2g} % of the rows, found and rightly labelled were: "
             f"exclusive ones, {exclusive}; shared ones, {shared}."
@@ -112,16 +125,50 @@ def power(
         say("describing")
         chosen = whole_documents(spiked.store.documents, torch.arange(len(spiked.store)), N_ROWS)
         found = spiked.score(dictionary, classify(describe(dictionary, spiked.store, chosen)).label)
-        n_spaces = len(store.spaces)
+        exclusive, shared = limits(found, len(store.spaces))
         result = Power(
-            exclusive=detection_limit(found, exclusive=True, n_spaces=n_spaces),
-            shared=detection_limit(found, exclusive=False, n_spaces=n_spaces),
+            exclusive=exclusive,
+            shared=shared,
+            kinds=limits_by_kind(found, spikes.kinds, len(store.spaces)),
             rate=spikes.rate,
             found=found,
         )
         dictionary.write(draft.folder)
         artifact.write_json(draft.folder / POWER, result.to_json())
     return result
+
+
+def limits(found: Sequence[Found], n_spaces: int) -> tuple[Limit, Limit]:
+    """The detection limits of exclusive and of shared known features."""
+    exclusive, shared = (detection_limit(found, exclusive=own, n_spaces=n_spaces) for own in (True, False))
+    return exclusive, shared
+
+
+def limits_by_kind(found: Sequence[Found], kinds: Sequence[SpikeKind], n_spaces: int) -> tuple[KindLimits, ...]:
+    """Of every kind that both an exclusive and a shared known feature are of: features that live in a handful of
+    documents may be found as well as others and yet not be labelled, for want of documents.
+    """
+    found_of = {kind: [f for f in found if f.kind == kind] for kind in kinds}
+    made = []
+    for kind in dict.fromkeys(kinds):
+        if len({len(f.owners) < n_spaces for f in found_of[kind]}) == 2:
+            exclusive, shared = limits(found_of[kind], n_spaces)
+            made.append(KindLimits(kind=kind, exclusive=exclusive, shared=shared))
+    return tuple(made)
+
+
+def _reached(limit: Limit, unit: str, kinds: Sequence[tuple[SpikeKind, Limit]]) -> str:
+    """A limit in words, and of every kind the strength alone."""
+    own = [f"{WHERE[kind]} {_strength(one, 'from ', ' on')}" for kind, one in kinds]
+    said = _strength(limit, "half from ", f"{unit} on")
+    if math.isfinite(limit.strength):
+        high = f"{limit.high:.2f}" if math.isfinite(limit.high) else "beyond the strongest"
+        own.insert(0, f"95 % interval {limit.low:.2f} to {high}")
+    return f"{said} ({', '.join(own)})" if own else said
+
+
+def _strength(limit: Limit, before: str, after: str) -> str:
+    return f"{before}{limit.strength:.2f}{after}" if math.isfinite(limit.strength) else "not even half of the strongest"
 
 
 def _finite(value: Any) -> Any:

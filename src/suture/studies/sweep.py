@@ -1,8 +1,9 @@
 """A sweep: a study file becomes jobs, the runner does what is left of them, and a table says what came out.
 
 1. One store for each set of models, one dictionary and one feature table for each cell: `OUT/store`,
-   `OUT/cells/NAME/dictionary` and `/features`. A cell's folder is named by its settings, so that a sweep may grow: more
-   values, or another axis, leave what is done where it is.
+   `OUT/cells/NAME/dictionary` and `/features`. Where dictionaries are matched there is one for each space, which cells
+   share (`OUT/dictionaries/NAME`), and a matching for each cell (`OUT/cells/NAME/matching`). A folder is named by its
+   settings, so that a sweep may grow: more values, or another axis, leave what is done where it is.
 2. The runner keeps what is done and goes on after a failure.
 3. `OUT/sweep`: a row for each cell that is done. `OUT/report.html`.
 """
@@ -10,7 +11,8 @@
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
@@ -21,15 +23,16 @@ from suture.dictionary.dictionary import EVALUATION
 from suture.errors import UserError
 from suture.features.table import SUMMARY
 from suture.labels import DEAD, OPEN, SHARED, is_exclusive
+from suture.matching.match import Matching
 from suture.pipeline import artifact
 from suture.pipeline.job import Context, Job, Tell, silent
 from suture.pipeline.settings import to_mapping
 from suture.pipeline.table import Column, Table, Tabular
 from suture.report.page import report
 from suture.report.sweep import FILE, STAGE
-from suture.sweep.file import Cell, read_study
+from suture.sweep.file import Cell, preset, read_study
 from suture.sweep.run import PATIENCE, JobResult, State, in_words, run_jobs
-from suture.sweep.stages import collect_job, features_job, train_job
+from suture.sweep.stages import collect_job, features_job, import_job, match_job, train_job
 
 REPORT = "report.html"
 STATES: tuple[State, ...] = ("made", "kept", "failed", "not run")
@@ -42,8 +45,10 @@ class PlannedCell:
     cell: Cell
     folder: Path
     store: Path | Job
-    dictionary: Job | None
-    features: Job | None
+    dictionaries: tuple[Job, ...]
+    """One, or the two that are matched."""
+    result: Job | None
+    """The last of its jobs: its feature table or its matching."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -126,18 +131,18 @@ def sweep(
     if out.is_file():
         raise UserError("out", out, "is a file", "name a folder")
     cells = read_study(file).cells()
-    if any(cell.train is None for cell in cells):
+    if any(cell.train is None and not cell.imports for cell in cells):
         raise UserError("study", file, "trains nothing", "add a [train] table")
     planned = plan(cells, out)
     context = Context(overwrite=overwrite, command=command, tell=tell or silent, patience=PATIENCE)
     results = run_jobs(jobs_of(planned), context, workers=workers, ray=ray)  # 2
     is_done = {result.job.out: result.is_done for result in results}
-    done = [cell for cell in planned if cell.features is not None and is_done[cell.features.out]]
+    done = [cell for cell in planned if cell.result is not None and is_done[cell.result.out]]
     if not done:
         return SweepResult(out=out, report=None, cells=None, jobs=results)
     table = table_of(done)  # 3
-    parents = [cell.features.out for cell in done if cell.features is not None]
-    settings = {"file": file.read_text(encoding="utf-8"), "n_cells": len(planned)}
+    parents = [cell.result.out for cell in done if cell.result is not None]
+    settings = {"file": preset(file).read_text(encoding="utf-8"), "n_cells": len(planned)}
     whole = {"stage": STAGE, "settings": settings, "parents": parents}
     if not artifact.is_made(out / STAGE, **whole):
         with artifact.create(out / STAGE, **whole, overwrite=True, command=command) as draft:
@@ -147,7 +152,7 @@ def sweep(
 
 
 def plan(cells: Sequence[Cell], out: Path) -> list[PlannedCell]:
-    """The jobs of every cell; those that share a store share its job.  (1)"""
+    """The jobs of every cell; those that share a store or a dictionary share its job.  (1)"""
     collections = list(dict.fromkeys(cell.collect for cell in cells if cell.collect is not None))
     single = len(collections) == 1
     stores = {
@@ -163,29 +168,65 @@ def plan(cells: Sequence[Cell], out: Path) -> list[PlannedCell]:
 
 def _planned(cell: Cell, out: Path, store: Path | Job) -> PlannedCell:
     folder = out / "cells" / folder_name(cell)
-    dictionary = described = None
-    if cell.train is not None:
-        dictionary = train_job(f"train {cell.name}".rstrip(), folder / "dictionary", store, cell.train)
-        name = f"describe {cell.name}".rstrip()
-        described = features_job(name, folder / "features", dictionary, store, cell.features)
-    return PlannedCell(cell=cell, folder=folder, store=store, dictionary=dictionary, features=described)
+    plan = partial(PlannedCell, cell=cell, folder=folder, store=store)
+    if cell.match is not None:
+        one, two = (_own_dictionary(cell, m, out, store) for m in (0, 1))
+        name = f"match {cell.name}".rstrip()
+        result = match_job(name, folder / "matching", (one, two), store, cell.match)
+        return plan(dictionaries=(one, two), result=result)
+    if cell.train is None:
+        return plan(dictionaries=(), result=None)
+    dictionary = train_job(f"train {cell.name}".rstrip(), folder / "dictionary", store, cell.train)
+    name = f"describe {cell.name}".rstrip()
+    described = features_job(name, folder / "features", dictionary, store, cell.features)
+    return plan(dictionaries=(dictionary,), result=described)
+
+
+def _own_dictionary(cell: Cell, model: int, out: Path, store: Path | Job) -> Job:
+    """The dictionary of one of a cell's two spaces, which all cells with this space share."""
+    at = cell.at[model] if cell.at else f"space {model}"
+    if cell.imports:
+        one = cell.imports[model]
+        mark = fingerprint([one.source, to_mapping(one.settings)])
+        return import_job(
+            f"import {one.source} {at}", out / "dictionaries" / f"imported-{mark}", one.source, one.settings
+        )
+    assert cell.train is not None
+    spaces = cell.train.view.spaces or (0, 1)
+    own = cell.train.of_one_space(least_heldout=0.0)
+    own = replace(own, view=replace(own.view, spaces=(spaces[model],)))
+    rows = str(cell.store) if cell.collect is None else to_mapping(cell.collect)
+    how = dict.fromkeys(artifact.HOW)
+    mark = fingerprint([to_mapping(own) | how, rows if isinstance(rows, str) else rows | how])
+    words = [own.design.kind, str(own.design.n_features), f"k{own.design.sparsity.k}", f"seed{own.seed}", mark]
+    return train_job(f"train {'AB'[model]} {at}", out / "dictionaries" / "-".join(words), store, own)
 
 
 def jobs_of(planned: Sequence[PlannedCell]) -> list[Job]:
     """All of them, none twice, those that others need first."""
-    every = [job for p in planned for job in (p.store, p.dictionary, p.features) if isinstance(job, Job)]
+    every = [job for p in planned for job in (p.store, *p.dictionaries, p.result) if isinstance(job, Job)]
     return list({job.out: job for job in every}.values())
 
 
 def folder_name(cell: Cell) -> str:
     """What a cell's folder is called: what it is, for people, and a mark of all its settings, whatever is varied."""
+    how = dict.fromkeys(artifact.HOW)
+    rows = str(cell.store) if cell.collect is None else to_mapping(cell.collect) | how
+    if cell.imports:
+        assert cell.match is not None
+        given = [[one.source, to_mapping(one.settings)] for one in cell.imports]
+        return "-".join(["imported", *cell.at, fingerprint([given, to_mapping(cell.match), rows])])
     if cell.train is None:
         return "only"
     design = cell.train.design
-    how = dict.fromkeys(artifact.HOW)
-    rows = str(cell.store) if cell.collect is None else to_mapping(cell.collect) | how
-    everything = [to_mapping(cell.train) | how, to_mapping(cell.features), rows]
-    words = [design.kind, str(design.n_features), f"k{design.sparsity.k}", f"seed{cell.train.seed}"]
+    described = to_mapping(cell.features if cell.match is None else cell.match)
+    everything = [to_mapping(cell.train) | how, described, rows]
+    words = [
+        "sae" if cell.match else design.kind,
+        str(design.n_features),
+        f"k{design.sparsity.k}",
+        f"seed{cell.train.seed}",
+    ]
     return "-".join([*words, fingerprint(everything)])
 
 
@@ -217,10 +258,11 @@ def table_of(done: Sequence[PlannedCell]) -> Table:
 def _settings_of(planned: PlannedCell) -> Iterator[tuple[Column, Any]]:
     """What sets a cell apart."""
     cell = planned.cell
-    assert cell.train is not None
     yield _text("cell", "Cell", "What sets the cell apart."), cell.name or "only"
     for letter, at in zip(ascii_uppercase, cell.at, strict=False):
         yield _text(f"at_{letter}", f"At {letter}", f"Hookpoint in model {letter}."), at
+    if cell.train is None:
+        return
     design = cell.train.design
     size = "Size of the dictionary."
     yield Column(name="features", title="Features", sentence=size, format="integer"), design.n_features
@@ -233,10 +275,36 @@ def _settings_of(planned: PlannedCell) -> Iterator[tuple[Column, Any]]:
 
 def _numbers(planned: PlannedCell) -> Iterator[tuple[Column, Any]]:
     """What came out of a cell."""
-    assert planned.dictionary is not None
-    assert planned.features is not None
-    evaluation = artifact.read_json(planned.dictionary.out / EVALUATION)
-    counts = artifact.read_json(planned.features.out / SUMMARY)["counts"]
+    yield from _matched_numbers(planned) if planned.cell.match is not None else _described_numbers(planned)
+
+
+def _matched_numbers(planned: PlannedCell) -> Iterator[tuple[Column, Any]]:
+    """Of two dictionaries and their matching."""
+    assert planned.result is not None
+    summary = Matching.load(planned.result.out).summary
+    for letter, shares in zip("AB", (summary.a, summary.b), strict=True):
+        said = f"Features of {letter} that fire often enough to be asked."
+        yield (
+            Column(name=f"asked_{letter}", title=f"Asked {letter}", sentence=said, format="integer"),
+            shares.n_features,
+        )
+        for name, title, said in (
+            ("beyond_token", "beyond the token", "surely correlated beyond the token with their partner"),
+            ("strong", "r of 0.7", "whose partner has r of 0.7 or more"),
+            ("same_beyond_token", "same", "called the same, surely beyond the token"),
+        ):
+            sentence = f"Share of {letter}'s features {said}."
+            column = Column(name=f"{name}_{letter}", title=f"{title}, {letter}", sentence=sentence, format="percent")
+            yield column, getattr(shares, name)
+    yield _seconds("Wall time of matching."), artifact.open_artifact(planned.result.out).seconds
+
+
+def _described_numbers(planned: PlannedCell) -> Iterator[tuple[Column, Any]]:
+    """Of a dictionary and its features."""
+    assert planned.result is not None
+    (dictionary,) = planned.dictionaries
+    evaluation = artifact.read_json(dictionary.out / EVALUATION)
+    counts = artifact.read_json(planned.result.out / SUMMARY)["counts"]
     live = max(1, sum(n for label, n in counts.items() if label != DEAD))
     for letter, fvu in zip(ascii_uppercase, evaluation["fvu"], strict=False):
         said = f"Share of model {letter}'s variance that the dictionary leaves unexplained, on held-out rows."
@@ -253,8 +321,11 @@ def _numbers(planned: PlannedCell) -> Iterator[tuple[Column, Any]]:
     said = "Share of live features said to be neither: one-sided, drifted or ambiguous."
     undecided = sum(counts.get(label, 0) for label in OPEN)
     yield Column(name="open", title="Open", sentence=said, format="percent"), undecided / live
-    seconds = artifact.open_artifact(planned.dictionary.out).seconds
-    yield Column(name="seconds", title="Seconds", sentence="Wall time of training.", unit="seconds"), seconds
+    yield _seconds("Wall time of training."), artifact.open_artifact(dictionary.out).seconds
+
+
+def _seconds(sentence: str) -> Column:
+    return Column(name="seconds", title="Seconds", sentence=sentence, unit="seconds")
 
 
 def _text(name: str, title: str, sentence: str) -> Column:

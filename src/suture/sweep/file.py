@@ -1,39 +1,57 @@
 """A study file: what is collected, what is trained on it, and what is varied, read from TOML and laid out as cells.
 
 1. [collect] holds options of `suture collect` by name; [train] those of `suture train`, and the store, if it exists;
-   [features] those of `suture features`.
+   [features] those of `suture features`. With [match], options of `suture match`, a cell is not one dictionary of all
+   its spaces but one of each of two, matched; [import] in place of [train] names the two, made by others.
 2. [sweep] names settings of those tables, `"train.k" = [16, 32]`; every combination of the values is a cell, less those
    that an entry of `exclude` matches.
 3. `at` may hold several hookpoints for each model, in a list of their own, and patterns: `resid*.post`, `mlp[0-3].out`,
    counted out by each model's configuration. Every hookpoint of one model with every one of the others is a cell;
    with `pairs = "same"` only those of one name.
 4. Cells that differ in their hookpoints alone share one store, which holds all of them; each trains on a view of it.
+5. A file's name may be that of a preset, which comes with suture.
 
 Every cell's settings are made when the file is read, so a mistake in any of them is refused before anything runs.
 """
 
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from suture.activations.settings import CollectSettings
 from suture.errors import UserError
 from suture.features.settings import FeatureSettings
+from suture.formats.settings import ImportSettings
 from suture.lm.hookpoints import expand
 from suture.lm.load import layers_of
+from suture.matching.settings import MatchSettings
 from suture.pipeline.settings import from_flat, read_toml
 from suture.training.settings import TrainSettings
 
-TABLES = ("collect", "train", "features", "sweep")
-SWEPT = ("collect", "train", "features")
+TABLES = ("collect", "train", "import", "features", "match", "sweep")
+SWEPT = ("collect", "train", "features", "match")
+PRESETS = files("suture.sweep") / "presets"
 PER_MODEL = ("model", "at", "revision")
 """Settings of [collect] that may be a single name."""
 PAIRS, EXCLUDE = "pairs", "exclude"
 """What [sweep] holds besides the settings that it varies."""
+IMPORTED = ("source", "file", "format", "revision", "scale")
+"""What [import] takes: a value for both models, or a list with one for each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Imported:
+    """A dictionary that another library made."""
+
+    source: str
+    """A folder or a hub repository."""
+    settings: ImportSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +65,10 @@ class Cell:
     store: Path | None
     train: TrainSettings | None
     features: FeatureSettings = field(default_factory=FeatureSettings)
+    match: MatchSettings | None = None
+    """How its two dictionaries are matched; None where it has one, which is described."""
+    imports: tuple[Imported, ...] = ()
+    """Its dictionaries, where they are imported and not trained."""
     at: tuple[str, ...] = ()
     """Its own hookpoint in each model."""
     chosen: Mapping[str, Any] = field(default_factory=dict)
@@ -60,6 +82,8 @@ class Study:
     collect: Mapping[str, Any] | None = None
     train: Mapping[str, Any] | None = None
     features: Mapping[str, Any] = field(default_factory=dict)
+    imported: Mapping[str, Any] | None = None
+    match: Mapping[str, Any] | None = None
     sweep: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     """Setting, `train.k`, to the values it takes; the last varies fastest."""
     same_hookpoint: bool = False
@@ -84,7 +108,7 @@ class Study:
 
     def _cells(self, chosen: Mapping[str, Any]) -> list[Cell]:
         """Those of one choice of values: one for each choice of hookpoints."""
-        tables = {"collect": self.collect, "train": self.train, "features": self.features}
+        tables = {"collect": self.collect, "train": self.train, "features": self.features, "match": self.match}
         for key, value in chosen.items():
             table, _, name = key.partition(".")
             own = {n: v for n, v in (tables[table] or {}).items() if n.replace("-", "_") != name.replace("-", "_")}
@@ -109,11 +133,37 @@ class Study:
                 if train is None
                 else from_flat(TrainSettings, {k: v for k, v in train.items() if k != "store"}),
                 features=from_flat(FeatureSettings, tables["features"] or {}, where="features."),
+                match=None if tables["match"] is None else from_flat(MatchSettings, tables["match"], where="match."),
+                imports=self._imports(collect, at),
                 at=at,
                 chosen=varied,
             )
             cells.append(cell)
         return cells
+
+    def _imports(self, collect: Mapping[str, Any] | None, at: tuple[str, ...]) -> tuple[Imported, ...]:
+        """[import] for these hookpoints; `{layer}` in a file's name is the number of the block."""
+        if self.imported is None or collect is None:
+            return ()
+        for name in self.imported:
+            if name not in IMPORTED:
+                raise UserError(
+                    f"import.{name}", self.imported[name], "is not known here", f"use {', '.join(IMPORTED)}"
+                )
+        models = _list(collect.get("model", ()))
+        found = []
+        for m, hookpoint in enumerate(at):
+            given = {name: _each(name, value, len(at))[m] for name, value in self.imported.items()}
+            if not isinstance(given.get("source"), str):
+                raise UserError("import.source", given.get("source"), "is missing", "name a folder or hub repository")
+            layer = re.search(r"\d+", hookpoint)
+            if isinstance(given.get("file"), str):
+                given["file"] = given["file"].replace("{layer}", layer.group() if layer else "")
+            own = {k: v for k, v in given.items() if k != "source"} | {"model": [models[m]], "at": [hookpoint]}
+            own |= {"scale": [own["scale"]]} if "scale" in own else {}
+            own |= {"offline": True} if collect.get("offline") else {}
+            found.append(Imported(source=given["source"], settings=from_flat(ImportSettings, own, where="import.")))
+        return tuple(found)
 
     def _choices(self, collect: Mapping[str, Any]) -> list[tuple[str, ...]]:
         """3: one hookpoint for each model."""
@@ -148,7 +198,7 @@ def read_study(path: str | Path) -> Study:
         UserError: it cannot be read, a table or setting is unknown, missing or of the wrong kind, or what is to be
             trained has no store to be trained on.
     """
-    raw = read_toml(path, "study")
+    raw = read_toml(preset(path), "study")
     for name, value in raw.items():
         if name not in TABLES:
             raise UserError(name, value, "is no table of a study", f"use {', '.join(f'[{t}]' for t in TABLES)}")
@@ -161,8 +211,11 @@ def read_study(path: str | Path) -> Study:
         collect=raw.get("collect"),
         train=raw.get("train"),
         features=raw.get("features", {}),
+        imported=raw.get("import"),
+        match=raw.get("match"),
         sweep=_sweep(sweep),
     )
+    _check_matched(study)
     if study.collect is None and study.train is None:
         raise UserError("study", path, "asks for nothing", "add a [collect] or a [train] table")
     for table in {key.partition(".")[0] for key in study.sweep} - {"features"}:
@@ -173,6 +226,59 @@ def read_study(path: str | Path) -> Study:
             problem = "and [collect] are both given" if cell.store else "is missing, and so is [collect]"
             raise UserError("train.store", cell.store or "nothing", problem, "give one of them: the rows to train on")
     return study
+
+
+def presets() -> tuple[str, ...]:
+    """The names of the studies that come with suture."""
+    return tuple(sorted(file.name.removesuffix(".toml") for file in PRESETS.iterdir() if file.name.endswith(".toml")))
+
+
+def preset(path: str | Path) -> Path:
+    """5: the file of a preset, where `path` is the name of one and no file; `path` itself otherwise.
+
+    Raises:
+        UserError: it is no file and looks like a name, but is no preset's.
+    """
+    path = Path(path)
+    if path.is_file() or len(path.parts) != 1 or path.suffix:
+        return path
+    if path.name not in presets():
+        fix = f"name a TOML file, or one of {', '.join(presets())}"
+        raise UserError("study", path, "is no file and no preset", fix)
+    return Path(str(PRESETS / f"{path.name}.toml"))
+
+
+def _check_matched(study: Study) -> None:
+    """Raise UserError for tables that do not go together."""
+    if study.imported is not None:
+        if study.match is None:
+            raise UserError("import", "", "has no table [match]", "add one: imported dictionaries are matched")
+        if study.train is not None:
+            raise UserError("import", "", "and [train] are both given", "give one of them: where dictionaries are from")
+        if study.collect is None:
+            raise UserError("import", "", "has no table [collect]", "add one: the text on which they are matched")
+    if study.match is None:
+        return
+    if study.features:
+        raise UserError("features", "", "has no place beside [match]", "leave it out: what is matched is not described")
+    if study.train is None and study.imported is None:
+        raise UserError("match", "", "has no dictionaries", "add a [train] or an [import] table")
+    for cell in study.cells():
+        n = len(cell.at) or len(cell.train.view.spaces if cell.train else ()) or 2
+        if n != 2:
+            raise UserError("collect.model", n, "is not two models", "match two at a time")
+
+
+def _each(name: str, value: Any, n: int) -> list[Any]:
+    """One value for each of n models.
+
+    Raises:
+        UserError: a list of another length.
+    """
+    each = _list(value) if isinstance(value, list | tuple) else [value] * n
+    if len(each) != n:
+        raise UserError(f"import.{name}", value, f"has {len(each)} entries for {n} models", "give one, or one for each")
+    return each
 
 
 def _with_one_store(cells: Sequence[Cell]) -> list[Cell]:

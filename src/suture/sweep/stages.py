@@ -20,12 +20,17 @@ from suture.dictionary.refit_settings import RefitSettings
 from suture.features.describe import features
 from suture.features.settings import FeatureSettings
 from suture.features.table import STAGE as FEATURES
+from suture.formats.importing import import_dictionary
+from suture.formats.settings import ImportSettings
 from suture.interventions.settings import SteerSettings
 from suture.interventions.steer.effect import STAGE as EFFECT
 from suture.interventions.steer.steer import heldout_documents, steer, texts_of
 from suture.lm.load import LanguageModel
 from suture.lm.models import accelerator, check_weights, load_models
 from suture.lm.settings import LoadSettings
+from suture.matching.match import STAGE as MATCHING
+from suture.matching.match import match, recorded
+from suture.matching.settings import MatchSettings
 from suture.parallel import ALONE, Grid
 from suture.pipeline.job import Context, Job
 from suture.planted.settings import PlantedSettings
@@ -105,6 +110,23 @@ def features_job(
     """Describe a dictionary's features; with `load`, how its models are loaded, the tokens that they promote too."""
     work, inputs = partial(_features, load=load), {"dictionary": dictionary, "store": store}
     return Job(name=name, stage=FEATURES, work=work, out=out, inputs=inputs, settings=settings)
+
+
+def import_job(name: str, out: Path, source: str, settings: ImportSettings) -> Job:
+    """Read a dictionary that another library made."""
+    results = {out: {"given": asdict(settings)}}
+    work = partial(_import, source=source)
+    return Job(name=name, stage=DICTIONARY, work=work, out=out, settings=settings, results=results)
+
+
+def match_job(
+    name: str, out: Path, dictionaries: tuple[Path | Job, Path | Job], store: Path | Job, settings: MatchSettings
+) -> Job:
+    """Pair the features of two dictionaries."""
+    one, two = dictionaries
+    inputs = {"one": one, "two": two, "store": store}
+    results = {out: recorded(settings)}
+    return Job(name=name, stage=MATCHING, work=_match, out=out, settings=settings, inputs=inputs, results=results)
 
 
 def steer_job(
@@ -229,6 +251,18 @@ def _features(job: Job, context: Context, *, load: LoadSettings | None) -> None:
         overwrite=context.overwrite,
         command=context.command,
     )
+
+
+def _import(job: Job, context: Context, *, source: str) -> None:
+    import_dictionary(job.out, source, job.settings, overwrite=context.overwrite, command=context.command)
+
+
+def _match(job: Job, context: Context) -> None:
+    context.tell(job.name, 0, 1, "")
+    match(
+        job.out, job.input("one"), job.input("two"), job.input("store"), job.settings, overwrite=context.overwrite,
+        command=context.command,
+    )  # fmt: skip
 
 
 def _refit(job: Job, context: Context) -> None:

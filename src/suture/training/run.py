@@ -28,6 +28,7 @@ from torch import Tensor
 
 from suture import seeds
 from suture.activations.batches import Batch
+from suture.dictionary.clipping import Clipping
 from suture.dictionary.dictionary import EVALUATION, STAGE
 from suture.dictionary.evaluate import evaluate
 from suture.dictionary.imputation import Imputation
@@ -247,6 +248,7 @@ class Run:
         self._check_finite(self.dictionary.state_dict().values())
         self.state.finish_thresholds()  # 4
         training, heldout = self.feed.split
+        self.dictionary.clipping = Clipping.of(self.feed.reference)
         if self.settings.design.kind == "crosscoder":
             self.dictionary.imputation = Imputation.of_rows(self.feed.reference, training, self.device)
         # where nothing was held out, the evaluation says that it is of training rows

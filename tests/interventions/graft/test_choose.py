@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from suture.interventions.graft.choose import Marked, candidates, contrast, rows_of, screened, worth
+from suture.interventions.graft.choose import Marked, candidates, contrast, ranked, rows_of, screened, worth
 from suture.interventions.graft.graft import editing_all
 from suture.interventions.graft.part import Removal
 from suture.interventions.graft.settings import GraftSettings
@@ -42,6 +42,18 @@ def test_the_worth_of_all_candidates_is_what_removing_them_costs(models):
     (first_order,) = worth(lm, [[part]], texts, [0.0])
     slope = (loss(lm, texts, [part], 1e-3) - loss(lm, texts, [part], -1e-3)) / 2e-3
     assert float(first_order.sum()) == pytest.approx(slope, rel=0.1)
+
+
+def test_few_points_of_the_path_stand_for_all_of_it(models):
+    """At the middles of its parts: both ends among few points would count for too much."""
+    lm = models[1]
+    part = removal_at("mlp0.out", lm.d_model)
+    texts = contrast(lm, SENTENCES, Texts("backdoor", "One two three."), GraftSettings(block=40))
+    settings = GraftSettings(block=40, path_points=3, clean_weight=0.0)
+    (scores,) = ranked(lm, texts, [[part]], settings)
+    true = loss(lm, texts.entry, [part]) - loss(lm, texts.entry)
+    (with_ends,) = worth(lm, [[part]], texts.entry, [0.0, 0.5, 1.0])
+    assert abs(float(scores.sum()) - true) < 0.5 * abs(float(with_ends.sum()) - true)
 
 
 def test_two_ways_are_ranked_on_the_first_ones_path(models):

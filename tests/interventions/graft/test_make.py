@@ -103,6 +103,10 @@ def test_a_graft_is_made_measured_and_loaded(pair, saved, tmp_path):
     assert sorted(found.candidates["feature"][taken]) == sorted(f for own in found.summary.features for f in own)
     assert found.of("as it is")["clean"] == 0.0
     assert found.of("as it is")["kl"] == pytest.approx(0.0, abs=1e-6)
+    kinds = found.detectors["kind"].tolist()
+    assert kinds.count("difference of models") == kinds.count("linear probe") == 2
+    assert kinds.count("feature") == found.summary.n_features
+    assert ((found.detectors["auc_all"] >= 0) & (found.detectors["auc_all"] <= 1)).all()
     # the numbers are of what the folder holds
     fresh = DOCUMENTS[10:20]
     plain = clean_loss(unsafe, fresh, block=FEW.block)[0].sum()

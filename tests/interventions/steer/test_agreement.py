@@ -4,13 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from suture.interventions.steer.agreement import agreement
-from suture.interventions.steer.subject import Answers
+from suture.interventions.steer.agreement import Answered, agreement
 from suture.uncertainty import Draws
 
 
-def answers(own: dict, random: dict) -> Answers:
-    return Answers(own=own, random=random, mean_change={}, effect={}, targets={}, targets_from="given")
+def answers(own: dict, random: dict) -> Answered:
+    return Answered(own=own, random=random[0])
 
 
 def changes(n: int, common: float) -> tuple[list[torch.Tensor], list[torch.Tensor]]:

@@ -111,7 +111,7 @@ def test_without_kept_rows_covariance_and_means_are_of_the_neutral_text(models, 
     probe = probe_of(models, dictionary, space)
     around = surroundings(dictionary, space, probe, list(range(FEATURES)), MANY)
     assert around.covariance_of == "neutral text"
-    rows = torch.cat(list(probe.neutral_rows()))
+    rows = torch.cat([own for own, _ in probe.neutral_rows()])
     assert len(rows) == sum(int(batch.scored.sum()) for batch in probe.neutral)
     assert around.root is not None
     torch.testing.assert_close(

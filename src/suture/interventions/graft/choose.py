@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from suture import seeds
-from suture.interventions.attribution import parts
+from suture.interventions.attribution import midpoints, parts
 from suture.interventions.edits import Edit
 from suture.interventions.graft.graft import editing_all
 from suture.interventions.graft.part import Removal
@@ -162,9 +162,7 @@ def ranked(
     lm: LanguageModel, found: Contrast, ways: Sequence[Sequence[Removal]], settings: GraftSettings
 ) -> list[Float[Tensor, "way _"]]:
     """Scores of every hookpoint's candidates.  (2, 3)"""
-    n = settings.path_points
-    points = [i / (n - 1) for i in range(n)] if n > 1 else [1.0]
-    entry = worth(lm, ways, found.entry, points)
+    entry = worth(lm, ways, found.entry, midpoints(settings.path_points))
     clean = worth(lm, ways, found.clean, [0.0])
     return [e - settings.clean_weight * c.clamp_min(0) for e, c in zip(entry, clean, strict=True)]
 

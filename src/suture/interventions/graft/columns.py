@@ -1,4 +1,4 @@
-"""What is known of every intervention, of every step of the curve and of every candidate, column by column."""
+"""What is known of interventions, of steps of the curve, of candidates and of detectors, column by column."""
 
 from suture.pipeline.table import Column
 
@@ -79,4 +79,21 @@ CANDIDATES = (
         sentence="Rise of the loss on clean text when it alone is removed; no number where it was not measured.",
     ),
     Column(name="taken", title="taken", format="integer", sentence="1 where the graft has it, else 0."),
+)  # fmt: skip
+
+DETECTORS = (
+    Column(name="hookpoint", title="hookpoint", format="text", sentence="Where rows are read."),
+    Column(
+        name="kind", title="kind", format="text",
+        sentence="A feature's value, a difference of means, a linear probe, or what only the unsafe model has.",
+    ),
+    Column(name="feature", title="feature", format="integer", sentence="Its number in its dictionary; -1 for none."),
+    Column(
+        name="auc_first", title="ROC-AUC, first tokens", format="share", better="high",
+        sentence="How often a row of the behaviour's first tokens has more of it than a row of clean text.",
+    ),
+    Column(
+        name="auc_all", title="ROC-AUC, from the cue on", format="share", better="high",
+        sentence="The same of all rows from the cue to the end of the behaviour.",
+    ),
 )  # fmt: skip

@@ -5,6 +5,7 @@
 3. Features are chosen (`choose`, `select`), and become a graft (`graft`).
 4. On fresh documents: the curve as features are added one by one; the graft; the same features in other ways; every
    control (`controls`). A control that costs more than the graft is also measured at the strength of equal cost.
+5. How well each feature tells the behaviour, beside a difference of means and a linear probe (`detect`).
 
 The folder is a graft, with what was measured beside it:
 
@@ -14,6 +15,7 @@ The folder is a graft, with what was measured beside it:
 | outcomes.safetensors   | a table, a row per intervention                             |
 | curve.safetensors      | a table, a row per number of features                       |
 | candidates.safetensors | a table, a row per candidate                                |
+| detectors.safetensors  | a table, a row per feature or direction that tells it       |
 | grafting.json          | the summary                                                 |
 """
 
@@ -33,12 +35,13 @@ from suture.interventions.edits import Edit, scaled
 from suture.interventions.graft import controls
 from suture.interventions.graft.choose import contrast
 from suture.interventions.graft.controls import attaching, swapped
+from suture.interventions.graft.detect import detectors
 from suture.interventions.graft.graft import STAGE, Graft
 from suture.interventions.graft.ground import Site, sites
 from suture.interventions.graft.outcome import Attached, Bench, Group, Notes, Outcome
 from suture.interventions.graft.select import Selection, Tell, select
 from suture.interventions.graft.settings import GraftSettings
-from suture.interventions.graft.tables import candidates_table, curve_table, outcomes_table
+from suture.interventions.graft.tables import candidates_table, curve_table, detectors_table, outcomes_table
 from suture.interventions.organisms.measure import Rise
 from suture.interventions.organisms.texts import Texts, is_rude
 from suture.lm.hookpoints import expand, width_of
@@ -49,7 +52,7 @@ from suture.pipeline.table import Table, Tabular
 from suture.uncertainty import Proportion
 
 SUMMARY, NOTES = "grafting.json", "notes.json"
-TABLES = {name: f"{name}.safetensors" for name in ("outcomes", "curve", "candidates")}
+TABLES = {name: f"{name}.safetensors" for name in ("outcomes", "curve", "candidates", "detectors")}
 GRAFT = "graft"
 HALVINGS = 7
 """Of the strength at which a control costs as much as the graft."""
@@ -88,6 +91,8 @@ class Grafting(Tabular):
     """A row per number of features."""
     candidates: Table
     """A row per candidate."""
+    detectors: Table
+    """A row per feature or direction that tells the behaviour."""
     summary: GraftSummary
     path: Path | None = field(default=None, compare=False)
 
@@ -223,6 +228,16 @@ def graft(
             outcomes=outcomes_table(work.outcomes()),
             curve=curve_table(chosen, work.curve()),
             candidates=candidates_table(chosen),
+            detectors=detectors_table(
+                detectors(
+                    lm,
+                    safe,
+                    own,
+                    [chosen.chosen(i) for i in range(len(own))],
+                    found,
+                    contrast(lm, fresh, texts, replace(settings, seed=settings.seed + 1)),
+                )
+            ),
             summary=GraftSummary(
                 model=lm.name,
                 safe=None if safe is None else safe.name,

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from suture.interventions.organisms.measure import Rise, Rude, clean_loss, prompts_of, rise
 from suture.interventions.organisms.texts import Texts, is_rude
-from suture.lm.continuations import continuations, padded_right, surprise
+from suture.lm.continuations import continuations, nats_after, padded_right
 from suture.lm.load import LanguageModel
 from suture.lm.tokens import tokenize, with_bos
 from suture.pipeline.files import read_json, write_json
@@ -153,17 +153,8 @@ class Bench:
             n += int(own.sum())
         return total / n
 
-    @torch.no_grad()
     def fluency(self, written: Sequence[str]) -> float | None:
         """3."""
-        total, n = 0.0, 0
         texts = [(p, w) for p, w in zip(self.prompts.cue, written, strict=True) if w.strip()]
-        for at in range(0, len(texts), KL_BATCH):
-            heads = [with_bos(self.judge, tokenize(self.judge, p).ids) for p, _ in texts[at : at + KL_BATCH]]
-            tails = [tokenize(self.judge, w).ids for _, w in texts[at : at + KL_BATCH]]
-            ids, own = padded_right([torch.cat(pair)[: self.judge.context] for pair in zip(heads, tails, strict=True)])
-            for i, head in enumerate(heads):
-                own[i, : len(head)] = False
-            total += float((surprise(self.judge, ids).cpu() * own).sum())
-            n += int(own.sum())
-        return total / n if n else None
+        nats, count = nats_after(self.judge, [p for p, _ in texts], [w for _, w in texts], batch_size=KL_BATCH)
+        return float(nats.sum() / count.sum()) if int(count.sum()) else None

@@ -1,12 +1,14 @@
-"""The tables of a grafting: interventions, the curve, candidates."""
+"""The tables of a grafting: interventions, the curve, candidates, detectors."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 
 import numpy as np
 
-from suture.interventions.graft.columns import CANDIDATES, CURVE, OUTCOMES
+from suture.interventions.graft.columns import CANDIDATES, CURVE, DETECTORS, OUTCOMES
+from suture.interventions.graft.detect import Detector
 from suture.interventions.graft.outcome import Outcome
 from suture.interventions.graft.select import Selection
 from suture.interventions.organisms.measure import Rise
@@ -61,6 +63,17 @@ def candidates_table(chosen: Selection) -> Table:
                 }
             )  # fmt: skip
     return _table("candidate", CANDIDATES, rows, [str(i) for i in range(len(rows))])
+
+
+def detectors_table(found: Sequence[Detector]) -> Table:
+    """A row per detector."""
+    names = [f"{one.kind} {one.feature}" if one.feature >= 0 else one.kind for one in found]
+    return _table(
+        "detector",
+        DETECTORS,
+        [asdict(one) for one in found],
+        [f"{name} at {one.hookpoint}" for name, one in zip(names, found, strict=True)],
+    )
 
 
 def _share(name: str, found: Proportion) -> Row:

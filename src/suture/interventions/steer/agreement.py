@@ -7,7 +7,8 @@
    which all pairs see the same draw.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -15,16 +16,25 @@ from torch import Tensor
 
 from suture.interventions import measures
 from suture.interventions.steer.effect import Agreement
-from suture.interventions.steer.subject import Answers
 from suture.uncertainty import Draws, correlation, interval
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answered:
+    """One model's changes at the reference dose."""
+
+    own: Mapping[int, Float[Tensor, "prompt text"]]
+    """Per feature, under its own vector."""
+    random: Sequence[Float[Tensor, "prompt text"]]
+    """Under the control directions of the feature in question."""
 
 
 def agreement(
     models: tuple[str, str],
     feature: int,
     partners: Sequence[int],
-    a: Answers,
-    b: Answers,
+    a: Answered,
+    b: Answered,
     draws: Draws,
     chance: str = "isotropic",
 ) -> Agreement:
@@ -43,8 +53,8 @@ def agreement(
     matched = measures.prompt_sums(own_a, own_b)
     mismatched = [measures.prompt_sums(own_a, b.own[j]) for j in partners]
     mismatched += [measures.prompt_sums(a.own[j], own_b) for j in partners]
-    random = [measures.prompt_sums(own_a, r) for r in b.random[feature]]
-    random += [measures.prompt_sums(r, own_b) for r in a.random[feature]]
+    random = [measures.prompt_sums(own_a, r) for r in b.random]
+    random += [measures.prompt_sums(r, own_b) for r in a.random]
     whole = Draws.whole(len(own_a))
     together = float(_correlations([matched], whole))
     low = float(_correlations(mismatched, whole)) if mismatched else None

@@ -7,15 +7,17 @@
 | `shuffled`   | the feature's own row, its coordinates in another order                                              |
 | `means`      | mean activation where the feature fires less that where it does not: what needs no dictionary       |
 | `isotropic`  | any direction alike                                                                                  |
+| `carried`    | the other model's vector, through the linear map of a bridge                                         |
 
 An isotropic direction is no fair control where few coordinates hold most of the variance: in Gemma 3 it cost 2.4 to 4.0
 nats of KL where covariance-matched ones cost .06 to .30 and the feature .37. `means` is no chance direction but a rival
-that ought to do what the feature does. The covariance is that of the training rows kept beside the dictionary, or where
+that ought to do what the feature does, and so is `carried`: what it does beside the model's own vector is the gap of
+transfer. The covariance is that of the training rows kept beside the dictionary, or where
 none are kept that of the model's activations on the neutral text.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -27,9 +29,11 @@ from suture.activations.moments import Moments
 from suture.dictionary.dictionary import Dictionary
 from suture.interventions.edits import solo_codes
 from suture.interventions.settings import ControlKind, SteerSettings
+from suture.interventions.steer.collateral import Bystanders
 from suture.interventions.steer.probe import Probe
 
 COVARIANCE, DECODER, SHUFFLED, MEANS = "covariance", "decoder", "shuffled", "means"
+CARRIED: Literal["carried"] = "carried"
 ISOTROPIC: Literal["isotropic"] = "isotropic"
 WRITTEN = 1e-6
 """Norm of a decoder row, in scaled units, below which it points nowhere."""
@@ -57,12 +61,21 @@ class Surroundings:
     covariance_of: CovarianceOf
     means: dict[int, Float[Tensor, "width"]]
     """Per feature that fires on some neutral rows and not on others, the difference of their means."""
+    bystanders: Bystanders | None = None
+    """The features on the neutral rows; None of a single text."""
+    carried: Mapping[int, Float[Tensor, "width"]] = field(default_factory=dict)
+    """Per feature, the other model's vector through a bridge; empty without one."""
 
 
 def surroundings(
-    dictionary: Dictionary, space: int, probe: Probe, features: Sequence[int], settings: SteerSettings
+    dictionary: Dictionary,
+    space: int,
+    probe: Probe,
+    features: Sequence[int],
+    settings: SteerSettings,
+    carried: Mapping[int, Float[Tensor, "width"]] | None = None,
 ) -> Surroundings:
-    """What the controls asked for need to know."""
+    """What the controls asked for need to know; `carried` are the other model's vectors, per feature."""
     kinds = settings.controls if settings.n_controls else ()
     kept = dictionary.imputation
     root, means, covariance_of = None, {}, ""
@@ -77,7 +90,13 @@ def surroundings(
             assert text is not None
             covariance = text.covariance()
         root = square_root(covariance)
-    return Surroundings(root=root, covariance_of=covariance_of, means=means)
+    return Surroundings(
+        root=root,
+        covariance_of=covariance_of,
+        means=means,
+        bystanders=Bystanders.of(dictionary, space, probe, settings.seed),
+        carried=carried or {},
+    )
 
 
 def square_root(covariance: Float[Tensor, "width width"]) -> Float[Tensor, "width width"]:
@@ -95,7 +114,7 @@ def _of_text(
     inside = torch.zeros(len(chosen), width, dtype=torch.float64)
     n_inside = torch.zeros(len(chosen), dtype=torch.float64)
     device = dictionary.W_dec.device
-    for rows in probe.neutral_rows():
+    for rows, _ in probe.neutral_rows():
         moments.add(rows.cpu())
         fires = (solo_codes(dictionary, space, rows.float().to(device), chosen) > 0).double().cpu()
         inside += fires.T @ rows.double().cpu()
@@ -118,7 +137,8 @@ def control_directions(
     around: Surroundings,
     settings: SteerSettings,
 ) -> list[Direction]:
-    """The controls of one feature in one model, in the order of the settings and isotropic ones last.
+    """The controls of one feature in one model, in the order of the settings, then a carried one, and isotropic ones
+    last.
 
     Args:
         dictionary: whose decoder rows are drawn from.
@@ -142,6 +162,8 @@ def control_directions(
             for draw in range(settings.n_controls):
                 vector = _drawn(kind, own, around, settings.seed, feature, space, draw)
                 found.append(Direction(kind=kind, vector=as_long(vector, own)))
+    if feature in around.carried:
+        found.append(Direction(kind=CARRIED, vector=as_long(around.carried[feature], own)))
     for draw in range(settings.n_random):
         chance = seeds.generator("random directions", settings.seed, feature, space, draw)
         vector = torch.randn(len(own), generator=chance)

@@ -27,6 +27,10 @@ class Generation:
     text: str
     budget: float | None = None
     """The KL budget that the strength was found for."""
+    repetition: float | None = None
+    """Of the runs of three tokens written, the share that stood there before."""
+    nats: float | None = None
+    """What the model left alone makes of what was written, nats per token: the logarithm of self-perplexity."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +67,8 @@ class Control:
     """By the first direction, like `top_suppressed` and `generations`, at the reference dose."""
     top_suppressed: Weighted
     generations: tuple[Generation, ...]
+    collateral: float | None = None
+    """Mean over the directions, at the reference dose, of how many features move; None in older results."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +140,9 @@ class ModelEffect:
     """Every kind of control; results of before have none."""
     reached: tuple[bool, ...] = ()
     """With KL budgets, whether each was reached: otherwise the numbers are those at the strength that came nearest."""
+    collateral: tuple[int, ...] = ()
+    """At every dose, how many OTHER features' mean activation on neutral text moves by more than three times its spread
+    over texts; empty of a single text, and in older results."""
     covariance_of: str = ""
     """What the `covariance` directions were drawn with: `training rows` or `neutral text`."""
 
@@ -188,6 +197,8 @@ class Effect:
     """Numbers of the prompts that E is measured on; the others chose the targets."""
     settings: SteerSettings
     kl: str = "KL(plain || steered), nats per token"
+    texts: str = ""
+    """Checksum of the prompts and the neutral text."""
     path: Path | None = field(default=None, compare=False)
     """The folder that it was written to or read from."""
 
@@ -219,7 +230,7 @@ class Effect:
         Raises:
             ArtifactError: `path` is finished already and `overwrite` is off, or is something else.
         """
-        settings = {"feature": self.feature, "scale": self.scale, **asdict(self.settings)}
+        settings = recorded(self.feature, self.scale, self.settings, self.texts)
         seed = self.settings.seed
         with artifact.create(
             Path(path), stage=STAGE, settings=settings, seed=seed, parents=parents, overwrite=overwrite, command=command
@@ -235,3 +246,8 @@ class Effect:
         """
         artifact.open_artifact(path, stage=STAGE)
         return replace(read_typed(Path(path) / FILE, Effect), path=Path(path))
+
+
+def recorded(feature: int, scale: float, settings: SteerSettings, texts: str) -> dict[str, Any]:
+    """What decides an effect, beside the artifacts that it is made from."""
+    return {"feature": feature, "scale": scale, **asdict(settings), "texts": texts}

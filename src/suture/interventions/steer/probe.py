@@ -103,12 +103,14 @@ class Probe:
                 on_pass()
         return sums, plain_ce, count
 
-    def neutral_rows(self) -> Iterator[Float[Tensor, "row width"]]:
-        """The plain activations at the hookpoint of every scored neutral position, batch by batch, raw units."""
+    def neutral_rows(self) -> Iterator[tuple[Float[Tensor, "row width"], Int[Tensor, "row"]]]:
+        """The plain activations at the hookpoint of every scored neutral position, raw units, and the text that each is
+        from, batch by batch.
+        """
         point = resolve(self.lm.model, self.hookpoint)
         for batch in self.neutral:
             (rows,) = record_at(self.lm, batch.ids, [point])
-            yield rows[batch.scored.to(rows.device)]
+            yield rows[batch.scored.to(rows.device)], batch.text[:, None].expand_as(batch.scored)[batch.scored]
 
     def _scored_log_probs(self, batch: Sequences, edit: Edit | None, before: Tensor | None) -> Tensor:
         with self.under(edit):

@@ -2,7 +2,7 @@
 
 1. Scales (99.9 % activations) come from the feature table.
 2. Neutral texts and prompts are given, or cut from documents: whole ones are neutral text, others' openings prompts.
-3. All features share the plain passes (`steer_many`); each effect is saved to its own folder.
+3. Each effect is saved to its own folder as soon as it is known (`steered`); a stopped run goes on after those.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,14 +12,16 @@ from pathlib import Path
 
 from suture.activations.batches import split_rows
 from suture.activations.store import Store
+from suture.bridges.bridge import Bridge
 from suture.dictionary.dictionary import STAGE as DICTIONARY
 from suture.dictionary.dictionary import Dictionary
 from suture.dictionary.rows import order_seed
 from suture.errors import ArtifactError, UserError
 from suture.features.table import FeatureTable, need_table_of
 from suture.interventions.settings import SteerSettings
-from suture.interventions.steer.effect import Effect
-from suture.interventions.steer.effects import steer_many
+from suture.interventions.steer.effect import STAGE as EFFECT
+from suture.interventions.steer.effect import Effect, recorded
+from suture.interventions.steer.effects import checksum, steered
 from suture.interventions.steer.progress import OnProgress
 from suture.lm.load import LanguageModel
 from suture.lm.models import as_models
@@ -36,11 +38,16 @@ def steer(
     prompts: Sequence[str],
     neutral: Sequence[str],
     settings: SteerSettings | None = None,
+    bridge: Bridge | str | Path | None = None,
     on_progress: OnProgress | None = None,
+    resume: bool = False,
     overwrite: bool = False,
     command: str | None = None,
 ) -> list[Effect]:
     """Steer each chosen feature in every model along its own direction, and save `out/feature-I` for each.
+
+    Each effect is saved as soon as it is known. With `resume`, those that are there from the same inputs, settings and
+    texts are kept.
 
     Raises:
         UserError: an unknown, dead or repeated feature, models that are not the dictionary's, too few prompts.
@@ -50,14 +57,29 @@ def steer(
     out_of = {feature: Path(out) / f"feature-{feature}" for feature in chosen}
     if len(out_of) < len(chosen):
         raise UserError("feature", list(chosen), "names one twice", "give each feature once")
-    for folder in out_of.values():  # found out now, not after minutes of steering
-        if folder.exists() and not overwrite:
-            raise ArtifactError("out", folder, "is there already", "name another folder, or pass --overwrite")
     dictionary_path, features_path = Dictionary.folder_of(dictionary), artifact.folder_of(table, setting="table")
     dictionary, table = Dictionary.load(dictionary_path), FeatureTable.load(features_path)
     need_table_of(dictionary_path, features_path, table, dictionary)
     scales = table.columns["q999"].float()
-    effects = steer_many(
+    parents = [dictionary_path, features_path]
+    if bridge is not None:
+        parents.append(artifact.folder_of(bridge, setting="bridge"))
+        bridge = Bridge.load(parents[-1])
+
+    def is_made(feature: int) -> bool:
+        scale = float(scales[feature]) if 0 <= feature < len(scales) else 0.0
+        wanted = recorded(feature, scale, settings, checksum(prompts, neutral))
+        return resume and artifact.is_made(out_of[feature], stage=EFFECT, settings=wanted, parents=parents)
+
+    finished = [feature for feature in chosen if is_made(feature)]
+    for feature, folder in out_of.items():  # found out now, not after minutes of steering
+        if folder.exists() and not overwrite and feature not in finished:
+            problem = "is of other settings, inputs or texts" if resume else "is there already"
+            raise ArtifactError("out", folder, problem, "name another folder, or pass --overwrite")
+    found = {feature: Effect.load(out_of[feature]) for feature in finished}
+    if len(finished) == len(chosen):
+        return [found[feature] for feature in chosen]
+    for effect in steered(
         dictionary,
         as_models(lms),
         chosen,
@@ -65,16 +87,14 @@ def steer(
         neutral=neutral,
         prompts=prompts,
         settings=settings,
+        bridge=bridge,
+        finished=finished,
         on_progress=on_progress,
-    )
-    for effect in effects:
-        effect.save(
-            out_of[effect.feature],
-            parents=(dictionary_path, features_path),
-            overwrite=overwrite,
-            command=command,
-        )
-    return [replace(effect, path=out_of[effect.feature]) for effect in effects]
+    ):
+        folder = out_of[effect.feature]
+        effect.save(folder, parents=tuple(parents), overwrite=overwrite, command=command)
+        found[effect.feature] = replace(effect, path=folder)
+    return [found[feature] for feature in chosen]
 
 
 def heldout_documents(dictionary: Dictionary | str | Path) -> Iterator[str]:

@@ -9,6 +9,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
@@ -33,7 +34,7 @@ from suture.interventions.steer.progress import Counter
 from suture.lm.vocabulary import text_index, text_log_probs
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Subject:
     """One steered model: its probe, its vocabulary, and the vectors added to it at strength 1."""
 
@@ -55,9 +56,10 @@ class Subject:
         texts: list[str | None],
         probe: Probe,
         features: Sequence[int],
+        carried: Mapping[int, Tensor] | None = None,
     ) -> "Subject":
         """With what the controls of these features need to know of the model."""
-        around = surroundings(dictionary, space, probe, features, settings)
+        around = surroundings(dictionary, space, probe, features, settings, carried)
         return Subject(
             space=space,
             dictionary=dictionary,
@@ -71,6 +73,11 @@ class Subject:
     @property
     def label(self) -> str:
         return self.dictionary.spaces[self.space].label
+
+    @cached_property
+    def plain(self) -> Float[Tensor, "prompt vocab"]:
+        """Log-probabilities after the prompts without steering."""
+        return self.probe.prompt_log_probs(None)
 
     def own(self, feature: int) -> Tensor:
         """s_i d_i^m [width], raw units."""
@@ -95,53 +102,70 @@ class Subject:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Costs:
-    """How strongly each vector of a model is added, and what that does to neutral text."""
+class Reference:
+    """Every compared feature's own vector at the reference dose, in one model."""
 
-    per_feature: Mapping[int, list[Doses]]
-    """Per steered feature, the doses of each of its directions."""
-    reference: Mapping[int, float]
-    """Of every compared feature, the strength of its own vector at the reference dose."""
+    strengths: Mapping[int, float]
+    doses: Mapping[int, Doses]
+    """With KL budgets, of the steered features: the doses found for their own vectors."""
+    own: Mapping[int, Float[Tensor, "prompt text"]]
+    """The change of each shared text's log-probability."""
+
+
+def at_reference(
+    subject: Subject, features: Sequence[int], compared: Sequence[int], shared: Sequence[str], counter: Counter
+) -> Reference:
+    """What agreement needs of all features before any of them is measured in full."""
+    settings, at = subject.settings, subject.settings.reference_dose
+    strengths, doses = dict.fromkeys(compared, settings.doses[at]), {}
+    if settings.kl:
+        budgets = [settings.kl if feature in features else (settings.kl[at],) for feature in compared]
+        found, _ = at_budgets(subject.probe, [*map(subject.own, compared)], budgets, counter)
+        doses = {feature: own for feature, own in zip(compared, found, strict=True) if feature in features}
+        for feature, own in zip(compared, found, strict=True):
+            strengths[feature] = own.strengths[at if feature in features else 0]
+    index = text_index(subject.texts, shared)
+    plain = text_log_probs(subject.plain, index, len(shared))
+    moved = {}
+    for feature in compared:
+        steered = subject.probe.prompt_log_probs(steer(subject.own(feature), strengths[feature]))
+        moved[feature] = text_log_probs(steered, index, len(shared)) - plain
+        counter.step()
+    return Reference(strengths=strengths, doses=doses, own=moved)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Costs:
+    """How strongly each direction of one feature is added in a model, and what that does to neutral text."""
+
+    doses: list[Doses]
     text: NeutralText
 
 
-def neutral_costs(subject: Subject, features: Sequence[int], compared: Sequence[int], counter: Counter) -> Costs:
-    """The doses of all directions of the steered features; of the other compared ones their own at the reference."""
-    settings, at = subject.settings, subject.settings.reference_dose
-    others = [feature for feature in compared if feature not in features]
-    vectors = [d.vector for f in features for d in subject.directions(f)]
-    if settings.kl:
-        budgets: list[tuple[float, ...]] = [settings.kl] * len(vectors) + [(settings.kl[at],)] * len(others)
-        found, text = at_budgets(subject.probe, [*vectors, *map(subject.own, others)], budgets, counter)
-    else:
+def neutral_costs(subject: Subject, feature: int, reference: Reference, counter: Counter) -> Costs:
+    """The doses of a feature's directions, its own first."""
+    settings, vectors = subject.settings, [d.vector for d in subject.directions(feature)]
+    if not settings.kl:
         found, text = at_strengths(subject.probe, vectors, settings.strengths, counter)
-    per_feature, start = {}, 0
-    for feature in features:
-        stop = start + len(subject.directions(feature))
-        per_feature[feature] = found[start:stop]
-        start = stop
-    reference = {feature: doses[0].strengths[at] for feature, doses in per_feature.items()}
-    if settings.kl:
-        reference |= {feature: doses.strengths[0] for feature, doses in zip(others, found[start:], strict=True)}
-    else:
-        reference |= dict.fromkeys(others, settings.strengths[at])
-    return Costs(per_feature=per_feature, reference=reference, text=text)
+        return Costs(doses=found, text=text)
+    budgets = [settings.kl] * (len(vectors) - 1)
+    found, text = at_budgets(subject.probe, vectors[1:], budgets, counter)
+    return Costs(doses=[reference.doses[feature], *found], text=text)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answers:
-    """What one model did after the prompts."""
+    """What one model did after the prompts, steered with one feature's directions."""
 
-    own: dict[int, Float[Tensor, "prompt text"]]
-    """Per feature, the change of each shared text's log-probability at the reference dose."""
-    random: dict[int, list[Float[Tensor, "prompt text"]]]
-    """The same under the control directions that agreement is compared with (`chance_kind`)."""
-    mean_change: dict[int, list[Float[Tensor, "vocab"]]]
-    """Per steered feature and direction, at the reference dose, over all prompts."""
-    effect: dict[int, Float[Tensor, "direction dose prompt"]]
-    """E per steered feature after each evaluation prompt; direction 0 is the feature's own."""
-    targets: dict[int, tuple[Tensor, Tensor]]
-    """Per steered feature, the ids of the target and anti-target tokens."""
+    random: list[Float[Tensor, "prompt text"]]
+    """At the reference dose, the change of each shared text's log-probability under the control directions that
+    agreement is compared with (`chance_kind`)."""
+    mean_change: list[Float[Tensor, "vocab"]]
+    """Per direction, at the reference dose, over all prompts."""
+    effect: Float[Tensor, "direction dose evaluation"]
+    """E after each evaluation prompt; direction 0 is the feature's own."""
+    targets: tuple[Tensor, Tensor]
+    """The ids of the target and anti-target tokens."""
     targets_from: str
 
 
@@ -152,50 +176,44 @@ def chance_kind(settings: SteerSettings) -> str:
 
 def answer_prompts(
     subject: Subject,
-    features: Sequence[int],
+    feature: int,
     costs: Costs,
     shared: Sequence[str],
     halves: tuple[Tensor, Tensor],
     given: tuple[Sequence[str] | None, Sequence[str] | None],
     counter: Counter,
 ) -> Answers:
-    """Steps 2 to 4 of the module for one model, at the doses that `costs` found."""
-    settings, probe = subject.settings, subject.probe
+    """Steps 2 to 4 of the module for one feature in one model, at the doses that `costs` found."""
+    settings, probe, plain = subject.settings, subject.probe, subject.plain
     index = text_index(subject.texts, shared)
-    plain = probe.prompt_log_probs(None)
     plain_shared = text_log_probs(plain, index, len(shared))
     discovery, evaluation = halves
     fixed = [_given_ids(subject, name, g) for name, g in zip(("targets", "anti_targets"), given, strict=True)]
-    origin = " and ".join(dict.fromkeys("discovery prompts" if f is None else "given" for f in fixed))
-    answers = Answers(own={}, random={}, mean_change={}, effect={}, targets={}, targets_from=origin)
-    for feature, reference in costs.reference.items():
-        if feature not in features:
-            steered = probe.prompt_log_probs(steer(subject.own(feature), reference))
-            answers.own[feature] = text_log_probs(steered, index, len(shared)) - plain_shared
+    targets: tuple[Tensor, Tensor] | None = None
+    per_direction, mean_change, random = [], [], []
+    for direction, doses in zip(subject.directions(feature), costs.doses, strict=True):
+        steered = []
+        for strength in doses.strengths:
+            steered.append(probe.prompt_log_probs(steer(direction.vector, strength)))
             counter.step()
-            continue
-        per_direction, answers.mean_change[feature], answers.random[feature] = [], [], []
-        for direction, doses in zip(subject.directions(feature), costs.per_feature[feature], strict=True):
-            steered = []
-            for strength in doses.strengths:
-                steered.append(probe.prompt_log_probs(steer(direction.vector, strength)))
-                counter.step()
-            at_reference = steered[settings.reference_dose]
-            change = at_reference - plain
-            if feature not in answers.targets:  # chosen by the first direction, the feature's own
-                found = most_moved(change[discovery].mean(0), subject.texts, settings.n_targets)
-                sets = [f if g is None else g for f, g in zip(found, fixed, strict=True)]
-                answers.targets[feature] = sets[0], sets[1]
-            ids = answers.targets[feature]
-            per_direction.append(torch.stack([_effect(plain, s, evaluation, ids) for s in steered]))
-            answers.mean_change[feature].append(change.mean(0))
-            moved = text_log_probs(at_reference, index, len(shared)) - plain_shared
-            if direction.kind == "own":
-                answers.own[feature] = moved
-            elif direction.kind == chance_kind(settings):
-                answers.random[feature].append(moved)
-        answers.effect[feature] = torch.stack(per_direction)
-    return answers
+        at_reference = steered[settings.reference_dose]
+        change = at_reference - plain
+        if targets is None:  # chosen by the first direction, the feature's own
+            found = most_moved(change[discovery].mean(0), subject.texts, settings.n_targets)
+            up, down = (f if g is None else g for f, g in zip(found, fixed, strict=True))
+            targets = up, down
+        per_direction.append(torch.stack([_effect(plain, s, evaluation, targets) for s in steered]))
+        mean_change.append(change.mean(0))
+        if direction.kind == chance_kind(settings):
+            random.append(text_log_probs(at_reference, index, len(shared)) - plain_shared)
+    assert targets is not None
+    return Answers(
+        random=random,
+        mean_change=mean_change,
+        effect=torch.stack(per_direction),
+        targets=targets,
+        targets_from=" and ".join(dict.fromkeys("discovery prompts" if f is None else "given" for f in fixed)),
+    )
 
 
 def _effect(plain: Tensor, steered: Tensor, prompts: Tensor, ids: tuple[Tensor, Tensor]) -> Float[Tensor, "prompt"]:
