@@ -148,10 +148,13 @@ def limits_by_kind(found: Sequence[Found], kinds: Sequence[SpikeKind], n_spaces:
     """Of every kind that both an exclusive and a shared known feature are of: features that live in a handful of
     documents may be found as well as others and yet not be labelled, for want of documents.
     """
-    of_kind = {kind: [f for f in found if f.kind == kind] for kind in dict.fromkeys(kinds)}
-    told = {k: own for k, own in of_kind.items() if len({len(f.owners) < n_spaces for f in own}) == 2}
-    parted = {kind: limits(own, n_spaces) for kind, own in told.items()}
-    return tuple(KindLimits(kind=k, exclusive=exclusive, shared=shared) for k, (exclusive, shared) in parted.items())
+    found_of = {kind: [f for f in found if f.kind == kind] for kind in kinds}
+    made = []
+    for kind in dict.fromkeys(kinds):
+        if len({len(f.owners) < n_spaces for f in found_of[kind]}) == 2:
+            exclusive, shared = limits(found_of[kind], n_spaces)
+            made.append(KindLimits(kind=kind, exclusive=exclusive, shared=shared))
+    return tuple(made)
 
 
 def _reached(limit: Limit, unit: str, kinds: Sequence[tuple[SpikeKind, Limit]]) -> str:
