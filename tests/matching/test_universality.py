@@ -13,7 +13,7 @@ from suture.dictionary.design import Design
 from suture.dictionary.dictionary import Dictionary
 from suture.errors import ArtifactError, UserError
 from suture.matching.settings import FamilySettings
-from suture.matching.universality import Universality, universality
+from suture.matching.universality import Together, Universality, universality
 from suture.planted.generator import PlantedModels
 from suture.planted.settings import PlantedSettings
 from suture.planted.store import planted_store
@@ -96,6 +96,29 @@ def test_shares_have_intervals_and_a_ceiling(found: Universality) -> None:
     assert one.in_another < one.ceiling, "what one model alone has is not found elsewhere"
     assert sum(found.summary.sizes) == len(found.families)
     assert "are found in all 3 dictionaries" in found.summary.sentences[0]
+
+
+def test_the_interval_is_the_jackknifes_over_groups_of_documents() -> None:
+    families = np.array([[0, 0], [1, 1], [2, 2]])
+    left_out = [np.where(np.arange(3)[:, None] < n, families, -1) for n in (3, 3, 2, 1)]
+    nothing = np.zeros((3, 2, 2))
+    asked = [np.array([True] * 3 + [True, False]), np.ones(3, dtype=bool)]
+    made = Together(codes=[], asked=asked, families=families, r=nothing, r_ctx_low=nothing, without=left_out)
+    value, (low, high) = made.share(0, 2)
+    assert value == 3 / 4
+    shares = np.array([3, 3, 2, 1]) / 4
+    reach = 3.182446 * np.sqrt(3 / 4 * ((shares - shares.mean()) ** 2).sum())
+    assert low == pytest.approx(max(0, value - reach))
+    assert high == min(1, value + reach)
+
+
+def test_documents_left_out_change_what_is_confirmed(store: Store, paths: list[Path]) -> None:
+    """At a bar in the middle of what pairs reach, some of them pass it by their documents' luck."""
+    plain = universality(store.path.parent / "plain", paths, store)
+    middle = float(np.median(plain.families["r_weakest"]))
+    tight = universality(store.path.parent / "tight", paths, store, FamilySettings(bar=middle))
+    low, high = tight.summary.dictionaries[0].in_all_interval
+    assert low < tight.summary.dictionaries[0].in_all < high
 
 
 def test_rows_that_do_not_belong_together_give_no_families(store: Store, paths: list[Path]) -> None:

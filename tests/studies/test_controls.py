@@ -54,6 +54,59 @@ def test_the_command_makes_the_controls_that_it_is_asked_for(
     assert before == {p.name: (p / "manifest.json").stat().st_mtime_ns for p in controls.iterdir()}
 
 
+def test_groups_of_ones_own_are_scored_and_recorded_by_their_words(
+    made: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(made)
+    words = sorted({word.strip(".,").lower() for word in " ".join(STORIES).split()})
+    (made / "all.toml").write_text(f"all = {json.dumps([*words, '.', ','])}\nnone = ['zebra']\n")
+    command = ["match", "a", "b", "--store", "store", "--out", "grouped", "--groups", "all.toml", "--examples", "2"]
+    assert run([*command, "--json"]) == 0, capsys.readouterr().err
+    found = suture.Matching.load(made / "grouped")
+    assert found.groups is not None
+    assert found.examples is not None
+    assert found.groups.coordinates["group"] == ["all"]
+    asked = found.features_a["kind"] != "silent"
+    in_group = int(((found.features_a["subject"] == "all") & asked).sum())
+    assert found.groups["n_features"].tolist() == [in_group]
+    assert in_group > 0.5 * asked.sum()
+    assert max(len(rows) for rows in found.examples.a) == 2
+    recorded = json.loads((made / "grouped" / "manifest.json").read_text())["settings"]["groups"]
+    assert recorded["none"] == ["zebra"]
+    (made / "all.toml").write_text("all = 3")
+    assert run([*command[:-4], "--groups", "all.toml", "--overwrite"]) == 2
+    assert "groups = all: is no list of words" in capsys.readouterr().err
+
+
+def test_universality_with_its_controls(
+    made: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(made)
+    command = [
+        "study",
+        "universality",
+        "--dictionary",
+        "a",
+        "--dictionary",
+        "b",
+        "--store",
+        "store",
+        "--out",
+        "families",
+    ]
+    assert run([*command, "--second-seeds", "--random-weights", "--offline", "--json"]) == 0, capsys.readouterr().err
+    told = json.loads(capsys.readouterr().out)
+    one, two = told["dictionaries"]
+    assert one["ceiling"] is not None
+    assert two["ceiling"] is not None
+    assert one["random"] is not None
+    assert two["random"] is None, "its own model is the one with random weights"
+    assert {p.name for p in (made / "families-controls").iterdir()} == {"seed-0", "seed-1", "random-store", "random"}
+    assert sum(told["sizes"]) == len(suture.Universality.load(made / "families").families)
+    assert run(["study", "universality", "--dictionary", "a", "--store", "store", "--out", "x"]) == 2
+    assert "is too few to have something in common" in capsys.readouterr().err
+
+
 def test_a_control_of_another_dictionary_is_not_taken_for_this_ones(made: Path) -> None:
     ours, store = made / "mine", suture.Store.open(made / "store")
     make([second_seed_job(ours, made / "a", store)])

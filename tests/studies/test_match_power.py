@@ -1,13 +1,21 @@
 """The control of a matching, whole: pairs that are the same are called so, hard ones and strangers are not."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
+from suture.activations.store import Store
 from suture.cli.app import run
+from suture.dictionary.activation import Sparsity
+from suture.dictionary.design import Design
+from suture.dictionary.dictionary import Dictionary
 from suture.errors import UserError
 from suture.pipeline.settings import from_flat
+from suture.planted.related import RelatedStore, add_related
 from suture.planted.settings import PlantedSettings
 from suture.planted.spike_settings import RelatedSettings
 from suture.planted.store import planted_store
@@ -34,7 +42,12 @@ def test_the_same_are_called_the_same_and_the_hard_ones_are_not(store: Path, tmp
     for relation in ("half", "super", "exclusive"):
         assert "same" not in result.called[relation]
     assert result.sentence.startswith("Of known pairs, 2 of 2 in both models, called the same; ")
-    assert result.sentence.endswith("0 that are not the same were called so.")
+    assert "0 that are not the same were called so." in result.sentence
+    assert result.touched >= 4, "both shared ones and some of the hard ones"
+    assert result.true_pairs == result.touched
+    assert result.sentence.endswith(
+        f"Of {result.touched} pairs with r of 0.3 or more that touch a known feature {result.touched} are true."
+    )
     assert MatchPower.load(tmp_path / "power") == result
     assert sorted(p.name for p in tmp_path.iterdir()) == ["power"], "the rows with known pairs are gone"
 
@@ -45,11 +58,36 @@ def test_the_command_says_it_and_refuses_what_does_not_go_together(
     command = ["study", "power", str(store), "--out", str(tmp_path / "p")]
     assert run([*command, "--pairs", "3"]) == 2
     assert "pairs = 3: is for known pairs of features; add --matching" in capsys.readouterr().err
+    assert run([*command, "--second-seeds"]) == 2
+    assert "second-seeds = True: is for a matching" in capsys.readouterr().err
     small = ["--features", "32", "--k", "3", "--rows", "4000", "--batch-size", "256", "--related-rate", "0.02"]
-    assert run([*command, "--matching", "--pairs", "1", *small, "--json"]) == 0
+    assert run([*command, "--matching", "--second-seeds", "--pairs", "1", *small, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert set(told["called"]) == {"shared", "half", "super", "split", "exclusive"}
     assert "Of known pairs" in told["sentence"]
+    assert told["second_seeds"]
+
+
+def test_a_partner_that_stands_for_something_else_is_no_true_pair(store: Path, tmp_path: Path) -> None:
+    known = add_related(tmp_path / "known", Store.open(store), RelatedSettings(n_pairs=2, related_rate=0.02))
+    a, b = (truth(known, m) for m in (0, 1))
+    n = len(known.pairs)
+    right, r = np.arange(n).astype(float), np.full(n, 0.5)
+    first = [i for i, pair in enumerate(known.pairs) if pair.partners]
+    assert known.pairs_that_touch(a, b, right, r, 0.3) == (n, len(first)), "an exclusive one has no true partner"
+    assert known.pairs_that_touch(a, b, np.roll(right, 1), r, 0.3) == (n, 0)
+    r[first[0]] = 0.2
+    assert known.pairs_that_touch(a, b, right, r, 0.3) == (n - 1, len(first) - 1)
+
+
+def truth(known: RelatedStore, model: int) -> Dictionary:
+    """A dictionary whose rows are the known directions of one model."""
+    space = replace(known.store.spaces[model], mean=None)
+    n = len(known.pairs)
+    dictionary = Dictionary([space], Design(kind="sae", n_features=n, sparsity=Sparsity(kind="topk", k=2)))
+    rows = [p.direction if model == 0 else p.partners[0] if p.partners else torch.randn(24) for p in known.pairs]
+    dictionary.W_dec.data.copy_(torch.stack(rows))
+    return dictionary
 
 
 def test_a_store_of_one_space_is_refused(tmp_path: Path) -> None:

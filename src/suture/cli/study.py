@@ -306,6 +306,8 @@ class PowerStudy:
     """Folder of the result, to be made."""
     matching: bool = False
     """Of a matching of two dictionaries, one of each model, instead of a joint one: what would be called the same."""
+    second_seeds: bool = False
+    """With --matching: train a second seed of each, so that the training's noise is taken out of r."""
     settings: TrainSettings = field(default_factory=TrainSettings)
     spikes: SpikeSettings = field(default_factory=SpikeSettings)
     related: Given[RelatedSettings]
@@ -318,6 +320,8 @@ class PowerStudy:
             return
         for name, value in self.related.values.items():
             raise UserError(name, value, "is for known pairs of features", "add --matching")
+        if self.second_seeds:
+            raise UserError("second-seeds", True, "is for a matching", "add --matching")
         from suture.studies.power import power
 
         result = power(
@@ -344,6 +348,7 @@ class PowerStudy:
                 self.store,
                 self.settings,
                 self.related.over(),
+                second_seeds=self.second_seeds,
                 tell=advance,
                 overwrite=self.output.overwrite,
                 command=command_line(),

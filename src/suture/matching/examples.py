@@ -70,7 +70,8 @@ def strongest(codes: csr_matrix, documents: Int[ndarray, "row"], n: int) -> Int[
     feature = np.repeat(np.arange(n_features, dtype=np.int64), np.diff(by_feature.indptr))
     order = np.lexsort((by_feature.indices, -by_feature.data, feature))
     feature, row = feature[order], by_feature.indices[order].astype(np.int64)
-    _, first = np.unique(np.stack([feature, documents[row]]), axis=1, return_index=True)
+    document = np.unique(documents, return_inverse=True)[1].ravel()
+    _, first = np.unique(feature * len(documents) + document[row], return_index=True)
     first.sort()
     feature, row = feature[first], row[first]
     count = np.bincount(feature, minlength=n_features)

@@ -32,6 +32,8 @@ MEMBER = 0.5
 """Share of a feature's words that are keywords."""
 LEAST_WORDS = 3
 """Rows below which a feature has no subject."""
+LEAST_MEMBERS = 5
+"""Features below which a group has no share to speak of."""
 LEAST_PAIRS = 6
 """Pairs below which decoder rows have no arrangement to compare."""
 N_DRAWS = 200
@@ -142,10 +144,10 @@ class Scored:
 
 
 def group_table(scored: Scored, groups: Sequence[str], names: Sequence[str], *, seed: int = 0) -> Table:
-    """A row for each group that has features: its scores, and those of as many drawn at random (2, 3)."""
+    """A row for each group that has a few features: its scores, and those of as many drawn at random (2, 3)."""
     asked = np.flatnonzero(scored.table["kind"] != SILENT)
     of = np.asarray(groups, dtype=object)[asked]
-    there = [name for name in names if (of == name).any()]
+    there = [name for name in names if (of == name).sum() >= LEAST_MEMBERS]
     values: dict[str, list[float]] = {column.name: [] for column in GROUP_COLUMNS}
     for name in there:
         own = asked[of == name]

@@ -68,6 +68,28 @@ class RelatedStore:
             found.append(kinds[best] if float(cosines[best]) >= STANDS else "not found")
         return tuple(found)
 
+    def pairs_that_touch(
+        self,
+        a: Dictionary,
+        b: Dictionary,
+        partner: Float[np.ndarray, "feature"],
+        r: Float[np.ndarray, "feature"],
+        least: float,
+    ) -> tuple[int, int]:
+        """Of the features of A that stand for known ones, the nearest to each, how many have a partner with r of
+        `least`, and how many of these partners stand for what the second model has of it."""
+        one, two = (normalize(d.decoder(0).detach().cpu(), dim=1) for d in (a, b))
+        touched = true = 0
+        for pair in self.pairs:
+            cosines = one @ normalize(pair.direction, dim=0)
+            feature = int(cosines.argmax())
+            other = int(partner[feature])
+            if float(cosines[feature]) < STANDS or other < 0 or not r[feature] >= least:
+                continue
+            touched += 1
+            true += any(float(two[other] @ normalize(own, dim=0)) >= STANDS for own in pair.partners)
+        return touched, true
+
 
 def add_related(out: str | Path, store: Store, settings: RelatedSettings | None = None) -> RelatedStore:
     """A copy of a store of two spaces, all rows in float32, with known pairs added."""

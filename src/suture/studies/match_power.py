@@ -3,8 +3,9 @@
 1. Known pairs are added to a copy of the store (`planted/related`): shared ones, three hard kinds that are neither the
    same nor nothing, and exclusive ones.
 2. A dictionary of each model is trained on it with the run's own settings, on the same documents, and the two are
-   matched as any others.
-3. What the matching says of every known pair, counted by what it is.
+   matched as any others; with second seeds, which take the training's own noise out of r, where they are asked for.
+3. What the matching says of every known pair, counted by what it is; and of the pairs with r of 0.3 or more in which a
+   feature stands for a known one, how many have its partner on the other side.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from suture.activations.store import Store, as_store
 from suture.dictionary.dictionary import Dictionary
 from suture.errors import UserError
 from suture.matching.kinds import NONE, OVERLAPPING, PARENT, SAME, SPLIT
-from suture.matching.match import match
+from suture.matching.match import Matching, match
 from suture.matching.settings import MatchSettings
+from suture.matching.shares import CORRELATED
 from suture.pipeline import artifact
 from suture.pipeline.job import Context, Tell, silent
 from suture.pipeline.result import read_typed
@@ -51,6 +53,11 @@ class MatchPower:
 
     called: Mapping[str, Mapping[str, int]]
     """Relation -> what was said, and how often; `not found` where no feature stands for the known one."""
+    touched: int = 0
+    """Known ones whose feature in the first model has a partner with r of 0.3 or more."""
+    true_pairs: int = 0
+    """Those of them whose partner stands for what the second model has of it."""
+    second_seeds: bool = False
 
     def right(self, relation: Relation) -> tuple[int, int]:
         """How many were called what they are, and of how many."""
@@ -69,7 +76,12 @@ class MatchPower:
         }
         parts = [f"{self.right(r)[0]} of {self.right(r)[1]} {said}" for r, said in words.items() if r in self.called]
         hard = sum(self.called.get(r, {}).get(SAME, 0) for r in ("half", "super", "exclusive"))
-        return f"Of known pairs, {'; '.join(parts)}; {hard} that are not the same were called so."
+        said = f"Of known pairs, {'; '.join(parts)}; {hard} that are not the same were called so."
+        if self.touched:
+            said += (
+                f" Of {self.touched} pairs with r of 0.3 or more that touch a known feature {self.true_pairs} are true."
+            )
+        return said
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -93,6 +105,7 @@ def match_power(
     related: RelatedSettings | None = None,
     matching: MatchSettings | None = None,
     *,
+    second_seeds: bool = False,
     tell: Tell = silent,
     overwrite: bool = False,
     command: str | None = None,
@@ -105,6 +118,7 @@ def match_power(
         settings: how dictionaries are trained; each is one of a single space, whatever design is named.
         related: which known pairs.
         matching: how they are matched.
+        second_seeds: train each dictionary once more from another seed, and judge by r_corr.
         tell: told (what, done, total, note).
         overwrite: replace a finished result.
         command: the shell command, for the manifest.
@@ -123,6 +137,7 @@ def match_power(
         problem = f"has {len(store.spaces)} space{'s' if len(store.spaces) != 1 else ''}"
         raise UserError("store", store.path, problem, "give one of two models at one hookpoint each")
     recorded = {"train": asdict(settings), "related": asdict(related), "match": asdict(matching)}
+    recorded |= {"second_seeds": second_seeds}
     create = artifact.create(
         out, stage=STAGE, settings=recorded, seed=settings.seed, parents=(store.path,), overwrite=overwrite,
         command=command,
@@ -130,25 +145,48 @@ def match_power(
     with create as draft, TemporaryDirectory(dir=out.resolve().parent, prefix=f".{out.name}-") as name:
         tell("adding known pairs", 0, 1, "")
         known = add_related(Path(name) / "store", store, related)
-        called = _called(Path(name), known, settings, matching, tell)
+        a, b, found = _matched(Path(name), known, settings, matching, tell, second_seeds=second_seeds)
+        called = known.called(a, list(found.features_a["kind"]))
+        touched, true_pairs = known.pairs_that_touch(
+            a, b, found.features_a["partner"], found.features_a["r"], CORRELATED
+        )
         counts: dict[str, Counter[str]] = {relation: Counter() for relation in related.relations}
         for pair, said in zip(known.pairs, called, strict=True):
             counts[pair.relation][said] += 1
-        result = MatchPower(called={relation: dict(said) for relation, said in counts.items()})
+        result = MatchPower(
+            called={relation: dict(said) for relation, said in counts.items()},
+            touched=touched,
+            true_pairs=true_pairs,
+            second_seeds=second_seeds,
+        )
         artifact.write_json(draft.folder / POWER, result.to_json())
     return result
 
 
-def _called(
-    folder: Path, known: RelatedStore, settings: TrainSettings, matching: MatchSettings, tell: Tell
-) -> tuple[str, ...]:
-    """2."""
+def _matched(
+    folder: Path,
+    known: RelatedStore,
+    settings: TrainSettings,
+    matching: MatchSettings,
+    tell: Tell,
+    *,
+    second_seeds: bool,
+) -> tuple[Dictionary, Dictionary, Matching]:
+    """2: both dictionaries, and what their matching says."""
     base = settings.of_one_space(least_heldout=LEAST_HELDOUT)
     jobs = [
-        train_job(f"dictionary {letter}", folder / letter, known.store.path, replace(base, view=View(spaces=(m,))))
+        train_job(
+            f"dictionary {letter}{', second seed' if again else ''}",
+            folder / f"{letter}{again}",
+            known.store.path,
+            replace(base, view=View(spaces=(m,)), seed=base.seed + again),
+        )
+        for again in range(1 + second_seeds)
         for m, letter in enumerate("ab")
     ]
     make(jobs, Context(tell=tell))
     tell("matching", 0, 1, "")
-    found = match(folder / "matching", jobs[0].out, jobs[1].out, known.store, matching)
-    return known.called(Dictionary.load(jobs[0].out), list(found.features_a["kind"]))
+    a, b, *seconds = (job.out for job in jobs)
+    twins = (seconds[0], seconds[1]) if seconds else (None, None)
+    found = match(folder / "matching", a, b, known.store, matching, twins=twins)
+    return Dictionary.load(a), Dictionary.load(b), found
