@@ -234,8 +234,8 @@ def auroc_interval(auc: float, n_positive: int, n_negative: int) -> Interval:
         return (auc - true) ** 2 - 1.959964**2 * variance
 
     inside = min(max(auc, 1e-9), 1 - 1e-9)  # at the very ends there is no variance, and nothing beyond it
-    low = 0.0 if auc <= 0 else float(optimize.brentq(beyond, 0.0, inside))
-    high = 1.0 if auc >= 1 else float(optimize.brentq(beyond, inside, 1.0))
+    low = 0.0 if auc <= 0 else optimize.root_scalar(beyond, bracket=(0.0, inside)).root
+    high = 1.0 if auc >= 1 else optimize.root_scalar(beyond, bracket=(inside, 1.0)).root
     return low, high
 
 

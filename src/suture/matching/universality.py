@@ -29,7 +29,7 @@ from numpy import ndarray
 from scipy import special
 from scipy.sparse import csr_matrix
 
-from suture import units
+from suture import seeds, units
 from suture.activations.store import Store, as_store
 from suture.dictionary.dictionary import Dictionary
 from suture.errors import UserError
@@ -312,7 +312,8 @@ class Together:
         asked = [columns(own[0]).count >= settings.min_rows for own in codes]
         whole = joined(candidates, [len(one) for one in asked], bar=settings.bar)
         scoring = [own[1] for own in codes]
-        group = np.random.default_rng(0).permutation(int(grouping.document.max(initial=-1)) + 1) % N_GROUPS
+        dealt = seeds.numpy_generator("groups of documents", 0).permutation(int(grouping.document.max(initial=-1)) + 1)
+        group = dealt % N_GROUPS
         without = []
         for left_out in range(N_GROUPS):
             kept = np.flatnonzero(group[grouping.document] != left_out)
