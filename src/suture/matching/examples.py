@@ -68,7 +68,7 @@ def strongest(codes: csr_matrix, documents: Int[ndarray, "row"], n: int) -> Int[
     by_feature = csc_matrix(codes)
     n_features = len(by_feature.indptr) - 1
     feature = np.repeat(np.arange(n_features, dtype=np.int64), np.diff(by_feature.indptr))
-    order = np.lexsort((by_feature.indices, np.negative(by_feature.data), feature))
+    order = np.lexsort((by_feature.indices, -np.asarray(by_feature.data, dtype=np.float64), feature))
     feature, row = feature[order], by_feature.indices[order].astype(np.int64)
     document = np.unique(documents, return_inverse=True)[1].ravel()
     _, first = np.unique(feature * len(documents) + document[row], return_index=True)
