@@ -30,7 +30,7 @@ def found() -> Responses:
     values["transfer"] = np.tile([0.62, np.nan], (n, 1))
     table = Table(axes=("feature",), columns=COLUMNS, values=values, coordinates={"model": ["one", "two"]})
     summary = ResponseSummary(
-        models=("one @ mlp0.out", "two @ mlp0.out"), reference=1.0, kl=0.1, n_texts=321,
+        models=("one @ mlp0.out", "two @ mlp0.out"), reference=1.0, dose="strength", kl=0.1, n_texts=321,
         predictions=predictions(table, tuple(c.name for c in SCORES), n_draws=50, seed=0),
         groups=groups(table, n_draws=50, seed=0),
     )  # fmt: skip

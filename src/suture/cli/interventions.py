@@ -219,6 +219,9 @@ def _effect_text(effect: "Effect") -> str:
             lines.append(f"  {model.model}: promotes {tokens}; KL on neutral text by strength {kl}")
         if model.controls:
             lines.append(f"    at {effect.settings.equal_kl:g} nats of KL: {_at_kl_text(model)}")
+        if model.collateral:
+            at, what = effect.settings.reference_dose, "KL" if effect.settings.kl else "strength"
+            lines.append(f"    {model.collateral[at]} other features move at {what} {effect.settings.doses[at]:g}")
     if effect.agreement is not None:
         a = effect.agreement
         lines.append(f"  agreement {a.value:.3f} (mismatched features {a.mismatched or 0:.3f})")

@@ -15,7 +15,7 @@ from suture.report.html import Child, Html, join, tag
 from suture.report.parts import figure, section, table
 from suture.uncertainty import Interval
 
-_SYMBOLS = {"shared": "circle", "one-sided": "diamond", "drifted": "square", "ambiguous": "cross"}
+_SYMBOLS = {"shared": "circle", "one-sided": "diamond", "drifted": "square", "ambiguous": "x-thin"}
 """Of a label; letters of models have the triangle."""
 SHOWN = ("r", "r_ctx", "evenness")
 """Scores that have a figure."""
@@ -48,7 +48,7 @@ def _one(name: str, found: Responses, number: int) -> Html:
     ]  # fmt: skip
     where = " and ".join(short_labels(s.models))
     said = (
-        f"{units.count(len(found.responses))} features of {where}, at {words.plain(s.reference)}, over "
+        f"{units.count(len(found.responses))} features of {where}, at {s.dose} {words.plain(s.reference)}, over "
         f"{units.count(s.n_texts)} texts."
     )
     return join(

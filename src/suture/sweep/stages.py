@@ -301,6 +301,7 @@ def _steer(
         neutral=neutral,
         settings=job.settings,
         on_progress=lambda p: context.tell(job.name, p.done, p.total, ""),
-        overwrite=True,  # some may be there, but all are measured against one another
+        resume=True,  # features that are done against the same others, on the same texts, stay
+        overwrite=True,
         command=context.command,
     )

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -53,6 +53,8 @@ class ResponseSummary:
     models: tuple[str, ...]
     reference: float
     """The strength, or KL budget, at which the models' answers are compared."""
+    dose: Literal["strength", "KL"]
+    """Which of the two it is."""
     kl: float
     """KL on neutral text at which effects are, nats per token."""
     n_texts: int
@@ -174,6 +176,7 @@ def responses(
         summary = ResponseSummary(
             models=described.models,
             reference=steering.doses[steering.reference_dose],
+            dose="KL" if steering.kl else "strength",
             kl=steering.equal_kl,
             n_texts=agreement.n_tokens if agreement is not None else 0,
             predictions=predictions(found, tuple(c.name for c in SCORES), **draws),

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy import ndarray
 
 from suture.activations.store import Store
 from suture.dictionary.dictionary import Dictionary
+from suture.errors import UserError
 from suture.features.table import FeatureTable
 from suture.interventions.responses.columns import SCORES
 from suture.matching.evidence import Grouping, evidence
@@ -44,7 +46,8 @@ def scores(dictionary: Path, table: FeatureTable, chosen: Sequence[int]) -> dict
     found["evenness"] = 1 - np.abs(2 * found["evenness"] - 1)
     store = _own_store(dictionary)
     if store is not None:
-        found["r_ctx"] = beyond_token(dictionary, store, chosen)  # 2
+        with suppress(UserError):  # too few documents: it is not known then, and the rest is
+            found["r_ctx"] = beyond_token(dictionary, store, chosen)  # 2
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -199,6 +200,8 @@ class Effect:
     kl: str = "KL(plain || steered), nats per token"
     texts: str = ""
     """Checksum of the prompts and the neutral text."""
+    compared: tuple[int, ...] = ()
+    """Features that agreement is compared with."""
     path: Path | None = field(default=None, compare=False)
     """The folder that it was written to or read from."""
 
@@ -230,7 +233,9 @@ class Effect:
         Raises:
             ArtifactError: `path` is finished already and `overwrite` is off, or is something else.
         """
-        settings = recorded(self.feature, self.scale, self.settings, self.texts)
+        settings = recorded(
+            self.feature, self.scale, self.settings, self.texts, self.compared, [m.model for m in self.models]
+        )
         seed = self.settings.seed
         with artifact.create(
             Path(path), stage=STAGE, settings=settings, seed=seed, parents=parents, overwrite=overwrite, command=command
@@ -248,6 +253,9 @@ class Effect:
         return replace(read_typed(Path(path) / FILE, Effect), path=Path(path))
 
 
-def recorded(feature: int, scale: float, settings: SteerSettings, texts: str) -> dict[str, Any]:
+def recorded(
+    feature: int, scale: float, settings: SteerSettings, texts: str, compared: Sequence[int], models: Sequence[str]
+) -> dict[str, Any]:
     """What decides an effect, beside the artifacts that it is made from."""
-    return {"feature": feature, "scale": scale, **asdict(settings), "texts": texts}
+    own = {"feature": feature, "scale": scale, "texts": texts, "compared": list(compared), "models": list(models)}
+    return own | asdict(settings)

@@ -152,7 +152,7 @@ def steered(
     """`steer_many`, each feature's effect as soon as it is known; those `finished` are only compared with."""
     settings = settings or SteerSettings()
     _check(dictionary, lms, features, scales, prompts)
-    partners = _partners(features, scales, settings, mismatched)
+    partners = partners_of(features, scales, settings, mismatched)
     wanted = [feature for feature in features if feature not in finished]
     subjects = [
         Subject.of(
@@ -201,6 +201,7 @@ def steered(
             evaluation_prompts=tuple(halves[1].tolist()),
             settings=settings,
             texts=checksum(prompts, neutral),
+            compared=partners[feature],
         )
 
 
@@ -238,10 +239,14 @@ def _halves(n_prompts: int, seed: int, *, given: bool) -> tuple[Int[Tensor, "dis
     return order[:n_discovery].sort().values, order[n_discovery:].sort().values
 
 
-def _partners(
-    features: Sequence[int], scales: Tensor, settings: SteerSettings, named: Sequence[int] | None
+def partners_of(
+    features: Sequence[int], scales: Tensor, settings: SteerSettings, named: Sequence[int] | None = None
 ) -> dict[int, tuple[int, ...]]:
-    """For each feature the others that agreement is compared with: those named, or the others steered and live ones."""
+    """For each feature the others that agreement is compared with: those named, or the others steered and live ones.
+
+    Raises:
+        UserError: a named one that is not live.
+    """
     live = torch.nonzero(scales.nan_to_num() > 0)[:, 0]
     drawn = live[torch.randperm(len(live), generator=seeds.generator("mismatched features", settings.seed))].tolist()
     if named is not None:

@@ -21,7 +21,7 @@ from suture.features.table import FeatureTable, need_table_of
 from suture.interventions.settings import SteerSettings
 from suture.interventions.steer.effect import STAGE as EFFECT
 from suture.interventions.steer.effect import Effect, recorded
-from suture.interventions.steer.effects import checksum, steered
+from suture.interventions.steer.effects import checksum, partners_of, steered
 from suture.interventions.steer.progress import OnProgress
 from suture.lm.load import LanguageModel
 from suture.lm.models import as_models
@@ -66,9 +66,12 @@ def steer(
         parents.append(artifact.folder_of(bridge, setting="bridge"))
         bridge = Bridge.load(parents[-1])
 
+    partners, texts = partners_of(chosen, scales, settings), checksum(prompts, neutral)
+    models = [space.label for space, lm in zip(dictionary.spaces, lms, strict=False) if lm is not None]
+
     def is_made(feature: int) -> bool:
         scale = float(scales[feature]) if 0 <= feature < len(scales) else 0.0
-        wanted = recorded(feature, scale, settings, checksum(prompts, neutral))
+        wanted = recorded(feature, scale, settings, texts, partners[feature], models)
         return resume and artifact.is_made(out_of[feature], stage=EFFECT, settings=wanted, parents=parents)
 
     finished = [feature for feature in chosen if is_made(feature)]
