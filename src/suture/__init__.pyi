@@ -35,6 +35,8 @@ from .lm.load import LanguageModel, load_model
 from .matching.layers import Layers, layers
 from .matching.match import Matching, match
 from .matching.settings import LayerSettings, MatchSettings
+from .naming.naming import Naming, label
+from .naming.settings import NameSettings
 from .parallel import grid
 from .report.page import report
 from .stitching.settings import StitchSettings
@@ -73,6 +75,8 @@ __all__ = [  # grouped as they are used
     "Layers",
     "MatchSettings",
     "Matching",
+    "NameSettings",
+    "Naming",
     "Objective",
     "Organism",
     "OrganismSettings",
@@ -100,6 +104,7 @@ __all__ = [  # grouped as they are used
     "graft",
     "grid",
     "import_dictionary",
+    "label",
     "layers",
     "load_model",
     "match",
