@@ -21,7 +21,7 @@ FLOORS = {
     "activations": 3,
     "dictionary": 4,
     "training": 5, "features": 5, "planted": 5, "matching": 5, "bridges": 5, "formats": 5,
-    "interventions": 6, "stitching": 6,
+    "interventions": 6, "stitching": 6, "naming": 6,
     "report": 7, "estimate": 7, "sweep": 7,
     "studies": 8, "play": 8,
     "cli": 9, "__init__": 9, "__main__": 9,

@@ -44,6 +44,8 @@ from .matching.layers import Layers, layers
 from .matching.match import Matching, match
 from .matching.settings import FamilySettings, LayerSettings, MatchSettings
 from .matching.universality import Universality, universality
+from .naming.naming import Naming, label
+from .naming.settings import NameSettings
 from .parallel import grid
 from .report.page import report
 from .stitching.settings import StitchSettings
@@ -83,6 +85,8 @@ __all__ = [
     "Layers",
     "MatchSettings",
     "Matching",
+    "NameSettings",
+    "Naming",
     "Objective",
     "Organism",
     "OrganismSettings",
@@ -113,6 +117,7 @@ __all__ = [
     "graft",
     "grid",
     "import_dictionary",
+    "label",
     "layers",
     "load_model",
     "match",

@@ -670,3 +670,20 @@ def test_ctrl_c_leaves_what_was_reached_and_resume_goes_on(planted: Path, tmp_pa
     assert not partial_path(out).exists()
     n_lines = len((out / "metrics.jsonl").read_text().splitlines())
     assert n_lines == 600 // 20
+
+
+def test_quiet_leaves_out_progress_and_nothing_else(suture: Suture, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    planted_store(store, PlantedSettings(), 2_000)
+    words = ["--store", store, *SMALL]
+    loud = suture("train", tmp_path / "loud", *words)
+    assert (loud.code, "training" in loud.err) == (0, True)
+    for said, name in (
+        (suture("train", tmp_path / "one", *words, "--quiet"), "one"),
+        (suture("--quiet", "train", tmp_path / "two", *words), "two"),
+    ):
+        assert (said.code, said.err) == (0, "")
+        assert said.out.replace(name, "loud") == loud.out
+    wrong = suture("train", tmp_path / "one", *words, "--quiet")
+    assert (wrong.code, wrong.err.count("\n")) == (2, 1)
+    assert suture("train", tmp_path / "three", *words).err  # it was quiet for those commands alone

@@ -1,7 +1,8 @@
 """The command line: the list of its commands, each a frozen dataclass of settings that runs the stage of its name.
 
-Every command: `--json` prints one JSON object on stdout and nothing else there; progress goes to stderr; exit code 0
-done, 2 the user can fix it (one line that names the setting, its value and the way out), 1 our bug, 130 interrupted.
+Every command: `--json` prints one JSON object on stdout and nothing else there; progress goes to stderr, and `--quiet`
+leaves it out; exit code 0 done, 2 the user can fix it (one line that names the setting, its value and the way out), 1
+our bug, 130 interrupted.
 Heavy imports stand inside functions, in the command line's files alone, so that every `--help` is instant.
 """
 
@@ -11,12 +12,13 @@ from difflib import get_close_matches
 from suture.cli.activate import Activate, Attribute
 from suture.cli.bridge import Bridge, Carry
 from suture.cli.collect import Collect
-from suture.cli.console import answer, emit, said_once
+from suture.cli.console import answer, emit, said_once, without_quiet
 from suture.cli.estimate import EstimateStudy
 from suture.cli.features import Features
 from suture.cli.formats import Export, Import
 from suture.cli.graft import MakeGraft
 from suture.cli.interventions import CausalCheck, SpliceCheck, Steer
+from suture.cli.label import Label
 from suture.cli.match import Match
 from suture.cli.options import Command
 from suture.cli.organism import MakeOrganism
@@ -46,6 +48,7 @@ COMMANDS: Mapping[str, type[Command]] = {
     "activate": Activate,
     "attribute": Attribute,
     "play": Play,
+    "label": Label,
     "match": Match,
     "refit": Refit,
     "stitch": Stitch,
@@ -75,6 +78,7 @@ RESUMABLE = {
     "organism": "what was finished is kept, --resume goes on from there",
     "graft": "what was finished is kept, --resume goes on from there",
     "steer": "the features that are done were kept, --resume goes on after them",
+    "label": "what was finished is kept, --resume goes on from there",
     "demo": "the same command goes on after the stages that are done",
     "sweep": "the same command goes on after the cells that are done",
     "study designs": "the same command goes on after the cells that are done",
@@ -86,7 +90,7 @@ RESUMABLE = {
 
 def run(words: Sequence[str]) -> int:
     """Run a command line; returns the exit code."""
-    name, rest = _split(words)
+    name, rest = _split(without_quiet(words))
     kind = COMMANDS.get(name)
     return answer(
         words,
@@ -143,6 +147,6 @@ def _help(group: str) -> str:
             "Commands:",
             *lines,
             "",
-            "suture COMMAND --help says more; suture --version",
+            "suture COMMAND --help says more; --quiet leaves progress out; suture --version",
         ]
     )

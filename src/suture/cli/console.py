@@ -26,7 +26,11 @@ INTERRUPTED = 130
 PLACE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
 """What the system refuses because of the place named; its other complaints would be our bugs."""
 
+QUIET = "--quiet"
+"""Before or behind any command's other words: nothing but the result and what went wrong is said."""
+
 _given: ContextVar[Sequence[str]] = ContextVar("the command's arguments", default=())
+_quiet: ContextVar[bool] = ContextVar("nothing but the result and errors", default=False)
 
 
 def answer(words: Sequence[str], work: Callable[[], None], *, interrupted: str, named: Callable[[str], str]) -> int:
@@ -38,7 +42,7 @@ def answer(words: Sequence[str], work: Callable[[], None], *, interrupted: str, 
         interrupted: what Ctrl-C leaves.
         named: what the user calls a setting that an error names.
     """
-    given = _given.set(tuple(words))
+    given, quiet = _given.set(tuple(words)), _quiet.set(QUIET in own_words(words))
     before = _on_termination()
     try:
         work()
@@ -49,15 +53,35 @@ def answer(words: Sequence[str], work: Callable[[], None], *, interrupted: str, 
     except UsageError as error:
         return _refuse(f"{error}; see {error.program} --help")
     except KeyboardInterrupt:
-        say(f"\ninterrupted; {interrupted}")
+        complain(f"\ninterrupted; {interrupted}")
         return INTERRUPTED
     except OSError as error:
         return _refuse(_system(error))
     finally:
         _given.reset(given)
+        _quiet.reset(quiet)
         if before is not None:
             signal.signal(signal.SIGTERM, before)
     return 0
+
+
+def own_words(words: Sequence[str]) -> Sequence[str]:
+    """Those before `--`, behind which a word is a word.
+
+    >>> own_words(["activate", "d", "--", "--quiet"])
+    ['activate', 'd']
+    """
+    return words[: words.index("--")] if "--" in words else words
+
+
+def without_quiet(words: Sequence[str]) -> list[str]:
+    """The words that a command reads.
+
+    >>> without_quiet(["--quiet", "train", "d"]), without_quiet(["activate", "d", "--", "--quiet"])
+    (['train', 'd'], ['activate', 'd', '--', '--quiet'])
+    """
+    own = own_words(words)
+    return [*(word for word in own if word != QUIET), *words[len(own) :]]
 
 
 @contextmanager
@@ -82,7 +106,7 @@ def _on_termination() -> Any:
 
 
 def _refuse(message: str) -> int:
-    say("suture: " + " ".join(message.split()))
+    complain("suture: " + " ".join(message.split()))
     return 2
 
 
@@ -137,7 +161,10 @@ class Advance(Protocol):
 
 @contextmanager
 def progress() -> Iterator[Advance]:
-    """Bars on a terminal, otherwise a plain line now and then; all on stderr."""
+    """Bars with the time left on a terminal, otherwise a plain line now and then; all on stderr. Quiet: nothing."""
+    if _quiet.get():
+        yield _unsaid
+        return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -160,6 +187,10 @@ def progress() -> Iterator[Advance]:
         yield advance
 
 
+def _unsaid(what: str, done: int, total: int, note: str = "") -> None:
+    """Says nothing."""
+
+
 def _plain() -> Advance:
     last: dict[str, float] = {}
     first: dict[str, tuple[float, int]] = {}
@@ -177,7 +208,13 @@ def _plain() -> Advance:
 
 
 def say(line: str) -> None:
-    """A line for people, on stderr."""
+    """A line for people, on stderr; nothing where quiet is asked for."""
+    if not _quiet.get():
+        _write(sys.stderr, line)
+
+
+def complain(line: str) -> None:
+    """The same of what went wrong, which quiet does not leave out."""
     _write(sys.stderr, line)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from suture import units
-from suture.cli.console import emit, progress, say
+from suture.cli.console import complain, emit, progress
 from suture.cli.options import Argument
 from suture.pipeline.settings import Limits
 
@@ -53,7 +53,7 @@ class EstimateStudy:
             )
         emit(found.to_json(), as_json=self.json, text=_table(found))
         for problem in found.problems[:-1]:
-            say(f"suture: {problem}")
+            complain(f"suture: {problem}")
         if found.problems:
             raise found.problems[-1]
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from suture.cli.console import command_line, emit, say
+from suture.cli.console import command_line, complain, emit
 from suture.cli.options import Argument, Output
 from suture.formats.settings import ExportSettings, ImportSettings
 
@@ -50,7 +50,7 @@ class Import:
         if found is not None:
             lines.append(f"FVU {', '.join(f'{v:.3f}' for v in found.fvu)}, L0 {found.l0:.1f} on the store's rows")
             if max(found.fvu) > MORE_THAN_NOTHING:
-                say("more error than the mean alone: is it the right model, hookpoint and scale?")
+                complain("more error than the mean alone: is it the right model, hookpoint and scale?")
         emit(
             {"out": str(self.out), "imported": record, "evaluation": found and found.to_json()},
             as_json=self.output.json,

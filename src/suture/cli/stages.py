@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from suture.cli.console import emit, progress, say
+from suture.cli.console import complain, emit, progress
 from suture.cli.options import Argument, Output
 from suture.errors import ArtifactError, UserError
 from suture.pipeline.settings import Seed
@@ -88,6 +88,6 @@ class Verify:
         found = {"results": len(folders), "damaged": len(damaged), "bytes": n_bytes}
         emit(found, as_json=self.json, text=f"{len(folders) - len(damaged)} of {len(folders)} results are as written")
         for error in damaged[:-1]:
-            say(f"suture: {error}")
+            complain(f"suture: {error}")
         if damaged:
             raise damaged[-1]

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from suture.cli.console import command_line, emit, progress, say
+from suture.cli.console import command_line, complain, emit, progress
 from suture.cli.options import Argument, Output
 from suture.errors import UserError
 from suture.pipeline.settings import Count
@@ -47,7 +47,7 @@ class Sweep:
             )
         emit(result.to_json(), as_json=self.output.json, text=result.text())
         for failed in result.failed:
-            say(f"suture: {failed.job.name} {failed.state}: {in_words(failed.error)}")
+            complain(f"suture: {failed.job.name} {failed.state}: {in_words(failed.error)}")
         if result.failed:
             mistakes = all(isinstance(r.error, UserError | OSError) for r in result.failed if r.state == "failed")
             raise SystemExit(2 if mistakes else 1)

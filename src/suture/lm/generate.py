@@ -83,11 +83,11 @@ def samples(
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """Where a continuation stands after one more token."""
+    """Where the continuations, a row each, stand after one more token."""
 
-    ids: Int[Tensor, "sample token"]
+    ids: Int[Tensor, "row token"]
     """The prompt, with whatever starts it, and what was written so far."""
-    logits: Float[Tensor, "sample vocab"]
+    logits: Float[Tensor, "row vocab"]
     """What the newest token was chosen from."""
     n_prompt: int
 

@@ -12,6 +12,8 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain, zip_longest
 from typing import Any
 
 from suture.features.columns import ABOUT
@@ -168,7 +170,7 @@ def _folded(examples: Sequence[Example], limits: Limits) -> Folded:
     for example in examples:
         row = (example["document"], example["row"])
         cut = _window(example, limits)
-        text = tuple(t for side in cut["sides"] for t in side["tokens"])
+        text = tuple(chain.from_iterable(side["tokens"] for side in cut["sides"]))
         if text in by_text:
             if row not in rows:
                 found[by_text[text]][1].append(example)
@@ -182,15 +184,9 @@ def _folded(examples: Sequence[Example], limits: Limits) -> Folded:
 def _window(example: Example, limits: Limits) -> dict[str, Any]:
     sides = []
     for side in example["sides"]:
-        peak = side["peak"]
+        tokens, values, peak = side["tokens"], side["values"], side["peak"]
         start, stop = max(0, peak - limits.n_before), peak + limits.n_after + 1
-        sides.append(
-            {
-                "tokens": [str(t) for t in side["tokens"][start:stop]],
-                "values": side["values"][start:stop],
-                "peak": peak - start,
-            }
-        )
+        sides.append({"tokens": tokens[start:stop], "values": values[start:stop], "peak": peak - start})
     # The joint code has the tokens of the first side; other sides have their own positions where tokenizers differ.
     peak = example["sides"][0]["peak"] if sides else 0
     joint = example["joint"][max(0, peak - limits.n_before) : peak + limits.n_after + 1]
@@ -243,10 +239,11 @@ def _values(example: Example) -> list[Any]:
     lists = [example["joint"], *(side["values"] for side in example["sides"])]
     peaks = {side["peak"] for side in example["sides"]}
     found: list[Any] = []
-    for i in range(max(map(len, lists))):
-        values = [own[i] if i < len(own) else 0 for own in lists]
+    for i, values in enumerate(zip_longest(*lists, fillvalue=0)):
         if any(values):
-            found += [i, *(_short(v, 3 if i in peaks else 2) for v in values)]
+            digits = 3 if i in peaks else 2
+            found.append(i)
+            found += [_short(v, digits) for v in values]
     return found
 
 
@@ -317,7 +314,8 @@ def _word(text: str, words: dict[str, int]) -> int:
     return words.setdefault(text, len(words))
 
 
-def _short(value: Any, digits: int = 3) -> Any:
+@lru_cache(maxsize=2**16)  # windows that overlap have the same values
+def _short(value: float | int | None, digits: int = 3) -> float | int:
     """So many significant digits; what is no number is 0."""
     if value is None or value != value:
         return 0

@@ -34,11 +34,18 @@ class Texts:
 
     def holds(self, example: Mapping[str, Any]) -> bool:
         """Whether every side of an example reads the tokens of its rows.  (3)"""
-        return all(
-            self.document.get(row) == example["document"] and self.token.get(row) == text
-            for side in example["sides"]
-            for row, text in enumerate(side["tokens"], start=example["row"] - side["peak"])
-        )
+        read = None
+        for side in example["sides"]:
+            tokens, peak = side["tokens"], side["peak"]
+            if (peak, tokens) == read:  # as a rule all sides read the same
+                continue
+            rows = range(example["row"] - peak, example["row"] - peak + len(tokens))
+            if list(map(self.token.get, rows)) != tokens:
+                return False
+            if set(map(self.document.get, rows)) - {example["document"]}:
+                return False
+            read = (peak, tokens)
+        return True
 
     def pieces(self) -> Iterator[tuple[str, list[Any]]]:
         """(`x` and its number, [document, first row, tokens] of every stretch of rows in it)."""
