@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -199,15 +200,11 @@ def _causes(
 ) -> Causal:
     """2: made, or found as it was made."""
     wanted = CausalSettings(n_documents=len(documents), seed=settings.seed)
-    try:
+    with suppress(ArtifactError):
         made = Causal.load(out)
-        same = [c.feature for c in made] == list(chosen) and artifact.is_made(
-            out, stage=CAUSAL, settings=asdict(wanted), parents=[dictionary, table]
-        )
-    except ArtifactError:
-        same = False
-    if same:
-        return made
+        alike = artifact.is_made(out, stage=CAUSAL, settings=asdict(wanted), parents=[dictionary, table])
+        if alike and [c.feature for c in made] == list(chosen):
+            return made
     return causal(out, dictionary, table, lms, documents, chosen=chosen, settings=wanted, overwrite=True)
 
 
