@@ -71,6 +71,8 @@ def test_an_oracle_finds_all_and_a_stranger_none(spiked: Spiked) -> None:
     assert [f.feature for f in found] == list(range(n))
     assert not any(f.right for f in spiked.score(oracle, ["ambiguous"] * n))
     assert not any(f.feature is not None for f in spiked.score(oracle, ["dead"] * n))
+    one_sided = spiked.score(oracle, ["one-sided"] * n)
+    assert {(f.kind, len(f.owners)) for f in one_sided if f.right} == {("token", 1)}, "its occasion is known to all"
     stranger = Dictionary(spiked.store.spaces, oracle.design)
     stranger.W_dec.data.copy_(torch.randn(oracle.W_dec.shape, generator=torch.Generator().manual_seed(3)))
     assert sum(f.right for f in spiked.score(stranger, labels)) <= 1
@@ -96,7 +98,8 @@ def test_what_is_never_or_always_right_has_a_limit_beyond_or_below_all() -> None
     never = [_found(s, right=False) for s in (0.1, 0.3) for _ in range(4)]
     assert detection_limit(never, exclusive=True, n_spaces=2).strength == float("inf")
     always = [_found(s, right=True, owners=(0, 1)) for s in (0.1, 0.3) for _ in range(4)]
-    assert detection_limit(always, exclusive=False, n_spaces=2).strength < 0.1
+    faintest = detection_limit(always, exclusive=False, n_spaces=2)
+    assert (faintest.strength, faintest.low, faintest.high) == (0.1, 0.1, 0.1), "of fainter ones nothing is known"
 
 
 def test_refusals() -> None:

@@ -66,6 +66,10 @@ def test_a_kind_that_cannot_be_labelled_does_not_hide_in_the_limit_of_all() -> N
     assert "in chosen documents not even half of the strongest" in both.sentence
     assert "on any rows" not in replace(both, kinds=(random,)).sentence, "one kind needs no telling apart"
     assert limits_by_kind(found, ("token",), 2) == ()
+    early = tuple(replace(f, right=True) for f in found)
+    exclusive, shared = limits(early, 2)
+    said = replace(both, exclusive=exclusive, shared=shared, kinds=(), found=early).sentence
+    assert "exclusive ones, half of the faintest tried already, 0.10 of the median norm (95 % interval 0.10" in said
 
 
 def test_the_command_says_the_detection_limit(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

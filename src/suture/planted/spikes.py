@@ -8,8 +8,11 @@
    occasion every model can read.
 4. A feature of a dictionary stands for a known one where its decoder row, spaces side by side in scaled units, has a
    cosine of at least 0.8 with it.
-5. The detection limit of a class (exclusive, shared) is the strength at which half are found and rightly labelled, from
-   a logistic curve through all of them, with an interval from drawing the known features again.
+5. It is rightly labelled where it is called shared, or its owners' own. Of an exclusive one tied to a token, whose
+   occasion every model can read, `one-sided` is as right.
+6. The detection limit of a class (exclusive, shared) is the strength at which half are found and rightly labelled, from
+   a logistic curve through all of them, with an interval from drawing the known features again. It is never below the
+   faintest strength tried, of which alone something is known.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ from suture.activations.shards import write_store
 from suture.activations.store import Store
 from suture.dictionary.dictionary import Dictionary
 from suture.errors import UserError
-from suture.labels import DEAD, SHARED
+from suture.labels import DEAD, ONE_SIDED, SHARED
 from suture.planted.spike_settings import SpikeKind, SpikeSettings
 
 FOUND_COSINE = 0.8
@@ -68,7 +71,7 @@ class Limit:
     """At which strength half of the known features of a class are found and rightly labelled."""
 
     strength: float
-    """Infinite where not even the strongest were."""
+    """Infinite where not even the strongest were; the faintest one tried where half of those were already."""
     low: float
     high: float
     n: int
@@ -87,7 +90,7 @@ class Found:
     cosine: float
     label: str
     right: bool
-    """Found, and labelled as its owners'."""
+    """Found, and rightly labelled (5)."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -109,7 +112,8 @@ class Spiked:
             cosine = float(cosines[best])
             stands = cosine >= FOUND_COSINE
             label = labels[best] if stands else "not found"
-            wanted = SHARED if not spike.exclusive else "".join("ABCDEFGH"[m] for m in spike.owners)
+            own = "".join("ABCDEFGH"[m] for m in spike.owners)
+            wanted = (SHARED,) if not spike.exclusive else (own, ONE_SIDED) if spike.kind == "token" else (own,)
             found.append(
                 Found(
                     strength=spike.strength,
@@ -118,7 +122,7 @@ class Spiked:
                     feature=best if stands else None,
                     cosine=cosine,
                     label=label,
-                    right=stands and label == wanted,
+                    right=stands and label in wanted,
                 )
             )
         return tuple(found)
@@ -159,7 +163,7 @@ def add_spikes(out: str | Path, store: Store, settings: SpikeSettings | None = N
 
 
 def detection_limit(found: Sequence[Found], *, exclusive: bool, n_spaces: int, seed: int = 0) -> Limit:
-    """The detection limit of the exclusive, or of the shared, known features (5)."""
+    """The detection limit of the exclusive, or of the shared, known features (6)."""
     mine = [f for f in found if (len(f.owners) < n_spaces) == exclusive]
     strength, right = np.array([f.strength for f in mine]), np.array([f.right for f in mine], dtype=float)
     generator = seeds.numpy_generator("detection limit", seed)
@@ -192,7 +196,7 @@ def _half(strength: np.ndarray, right: np.ndarray) -> float:
 
     starts = [np.array([m, np.log(8)]) for m in (x.min() - 0.5, float(np.median(x)), x.max())]
     best = min((minimize(cost, start, method="Nelder-Mead") for start in starts), key=lambda r: r.fun)
-    return float(np.exp(best.x[0]))
+    return float(max(np.exp(best.x[0]), strength.min()))
 
 
 def random_direction(centred: Float[Tensor, "row width"], generator: np.random.Generator) -> Float[Tensor, "width"]:

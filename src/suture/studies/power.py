@@ -67,8 +67,9 @@ class Power:
     def sentence(self) -> str:
         """The detection limits in words, by kind of rows where there are several."""
         several = self.kinds if len(self.kinds) > 1 else ()
-        exclusive = _reached(self.exclusive, " of the median norm", [(k.kind, k.exclusive) for k in several])
-        shared = _reached(self.shared, "", [(k.kind, k.shared) for k in several])
+        faintest = min(one.strength for one in self.found)
+        exclusive = _reached(self.exclusive, " of the median norm", [(k.kind, k.exclusive) for k in several], faintest)
+        shared = _reached(self.shared, "", [(k.kind, k.shared) for k in several], faintest)
         return (
             f"Of known features on {100 * self.rate:.2g} % of the rows, found and rightly labelled were: "
             f"exclusive ones, {exclusive}; shared ones, {shared}."
@@ -157,18 +158,21 @@ def limits_by_kind(found: Sequence[Found], kinds: Sequence[SpikeKind], n_spaces:
     return tuple(made)
 
 
-def _reached(limit: Limit, unit: str, kinds: Sequence[tuple[SpikeKind, Limit]]) -> str:
+def _reached(limit: Limit, unit: str, kinds: Sequence[tuple[SpikeKind, Limit]], faintest: float) -> str:
     """A limit in words, and of every kind the strength alone."""
-    own = [f"{WHERE[kind]} {_strength(one, 'from ', ' on')}" for kind, one in kinds]
-    said = _strength(limit, "half from ", f"{unit} on")
+
+    def strength(one: Limit, unit: str = "") -> str:
+        if not math.isfinite(one.strength):
+            return "not even half of the strongest"
+        if one.strength <= faintest:
+            return f"half of the faintest tried already, {one.strength:.2f}{unit}"
+        return f"half from {one.strength:.2f}{unit} on"
+
+    own = [f"{WHERE[kind]} {strength(one).removeprefix('half ')}" for kind, one in kinds]
     if math.isfinite(limit.strength):
         high = f"{limit.high:.2f}" if math.isfinite(limit.high) else "beyond the strongest"
         own.insert(0, f"95 % interval {limit.low:.2f} to {high}")
-    return f"{said} ({', '.join(own)})" if own else said
-
-
-def _strength(limit: Limit, before: str, after: str) -> str:
-    return f"{before}{limit.strength:.2f}{after}" if math.isfinite(limit.strength) else "not even half of the strongest"
+    return f"{strength(limit, unit)} ({', '.join(own)})" if own else strength(limit, unit)
 
 
 def _finite(value: Any) -> Any:
