@@ -88,7 +88,15 @@ def test_a_sweep_makes_one_store_a_table_and_a_report_and_keeps_what_is_done(sut
         assert cell["shared"] == pytest.approx(counts.get("shared", 0) / live)
     saved = Sweep.load(desk / "study" / "sweep").table
     assert saved.to_pandas()["fvu_B"].tolist() == [c["fvu_B"] for c in said["cells"]]
-    assert "train.k=3 at=mlp0.out,mlp0.out" in (desk / "study" / "report.html").read_text()
+    page = (desk / "study" / "report.html").read_text()
+    assert "train.k=3 at=mlp0.out,mlp0.out" in page
+    links = re.findall(r'href="(cells/[^"]+/report\.html)"', page)
+    assert len(links) == 5, "each cell from the table, and the two of one map from there"
+    assert len(set(links)) == 3
+    assert all((desk / "study" / link).is_file() for link in links)
+    best = max((c for c in said["cells"] if c["k"] == 2), key=lambda c: c["shared"])
+    assert f"Largest of 2 cells: {best['at_A']} with {best['at_B']}" in page
+    written_at = {link: (desk / "study" / link).stat().st_mtime_ns for link in set(links)}
     # again, with another axis, from Python: what is done is kept, byte for byte
     before = written(desk)
     grown = FILE.replace('"train.k" = [2, 3]', '"train.seed" = [0, 1]\n"train.k" = [2, 3]')
@@ -98,6 +106,7 @@ def test_a_sweep_makes_one_store_a_table_and_a_report_and_keeps_what_is_done(sut
     assert (result.count("kept"), result.count("made")) == (7, 4)
     after = written(desk)
     assert [f for f in before if after[f] != before[f]] == [desk / "study" / "sweep" / "manifest.json"]
+    assert {link: (desk / "study" / link).stat().st_mtime_ns for link in written_at} == written_at
     again = sweep("study.toml", "study")
     assert again.count("kept") == 11
     assert written(desk) == after

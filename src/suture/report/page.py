@@ -114,7 +114,7 @@ def _page(
         bridges(gathered),
         grafts(gathered),
         *([] if alone else of_studies),
-        *(sweep_section(found) for _, found in gathered.results(Sweep)),
+        *(sweep_section(found, out) for _, found in gathered.results(Sweep)),
         matching_section([(a.name, found) for a, found in gathered.results(Matching)], limits, beside),
         universality_section([(a.name, found) for a, found in gathered.results(Universality)]),
         layers_section([found for _, found in gathered.results(Layers)]),

@@ -5,7 +5,8 @@
    share (`OUT/dictionaries/NAME`), and a matching for each cell (`OUT/cells/NAME/matching`). A folder is named by its
    settings, so that a sweep may grow: more values, or another axis, leave what is done where it is.
 2. The runner keeps what is done and goes on after a failure.
-3. `OUT/sweep`: a row for each cell that is done. `OUT/report.html`.
+3. `OUT/sweep`: a row for each cell that is done. `OUT/report.html`, whose cells open a page of their own each,
+   `OUT/cells/NAME/report.html`.
 """
 
 import hashlib
@@ -29,7 +30,7 @@ from suture.pipeline.job import Context, Job, Tell, silent
 from suture.pipeline.settings import to_mapping
 from suture.pipeline.table import Column, Table, Tabular
 from suture.report.page import report
-from suture.report.sweep import FILE, STAGE
+from suture.report.sweep import FILE, PAGE, STAGE
 from suture.sweep.file import Cell, preset, read_study
 from suture.sweep.run import PATIENCE, JobResult, State, in_words, run_jobs
 from suture.sweep.stages import collect_job, features_job, import_job, match_job, train_job
@@ -147,8 +148,21 @@ def sweep(
     if not artifact.is_made(out / STAGE, **whole):
         with artifact.create(out / STAGE, **whole, overwrite=True, command=command) as draft:
             table.save(draft.folder / FILE)
+    for number, cell in enumerate(done, start=1):
+        _write_page(cell)
+        context.tell("pages", number, len(done), cell.cell.name)
     page = report(out / REPORT, [out / STAGE], title="A sweep", commands=[command] if command else [])
     return SweepResult(out=out, report=page, cells=table, jobs=results)
+
+
+def _write_page(planned: PlannedCell) -> None:
+    """A cell's page, unless there is one made after its results."""
+    assert planned.result is not None
+    page = planned.folder / REPORT
+    made = [job.out for job in (*planned.dictionaries, planned.result)]
+    newest = max((folder / artifact.MANIFEST).stat().st_mtime_ns for folder in made)
+    if not page.is_file() or page.stat().st_mtime_ns < newest:
+        report(page, made, title=planned.cell.name or "A cell")
 
 
 def plan(cells: Sequence[Cell], out: Path) -> list[PlannedCell]:
@@ -241,7 +255,7 @@ def fingerprint(value: Any) -> str:
 
 def table_of(done: Sequence[PlannedCell]) -> Table:
     """A row for each cell: what sets it apart, and what came out."""
-    rows = [dict(_settings_of(planned)) | dict(_numbers(planned)) for planned in done]
+    rows = [dict(_settings_of(planned)) | dict(_numbers(planned)) | _page_of(planned) for planned in done]
     keys = {column.name: column for row in rows for column in row}
     values = [[{c.name: v for c, v in row.items()}.get(name) for row in rows] for name in keys]
     columns, arrays = [], {}
@@ -253,6 +267,11 @@ def table_of(done: Sequence[PlannedCell]) -> Table:
             else np.array([np.nan if v is None else v for v in own], dtype=float)
         )
     return Table(axes=("cell",), columns=tuple(columns), values=arrays)
+
+
+def _page_of(planned: PlannedCell) -> dict[Column, Any]:
+    """Where its page lies."""
+    return {PAGE: f"cells/{planned.folder.name}/{REPORT}"}
 
 
 def _settings_of(planned: PlannedCell) -> Iterator[tuple[Column, Any]]:
