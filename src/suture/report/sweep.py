@@ -81,7 +81,8 @@ def _maps(found: Sweep, out: Path) -> Iterator[Html]:
     chosen = [c.name for c in table.columns if _is_chosen(c)]
     groups: dict[tuple[str, ...], list[int]] = {}
     for cell in range(len(table)):
-        groups.setdefault(tuple(str(table[name][cell]) for name in chosen), []).append(cell)
+        key = tuple(known[name].write(table[name].tolist()[cell]) for name in chosen)
+        groups.setdefault(key, []).append(cell)
     varied = [i for i, _ in enumerate(chosen) if len({key[i] for key in groups}) > 1]
     for key, cells in groups.items():
         ones, others = (list(dict.fromkeys(map(str, table[place][cells]))) for place in PLACES)
