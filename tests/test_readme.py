@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from suture.cli.app import COMMANDS
+from suture.cli.console import QUIET
 from suture.cli.options import Command
 from suture.cli.parser import read
 from suture.errors import UsageError, UserError
@@ -64,7 +65,7 @@ def named_by(words: list[str]) -> tuple[type[Command], list[str]]:
 def options_of(command: type[Command]) -> set[str]:
     names = {name for setting in declared(command).values() for name in (setting.name, *setting.also)}
     names |= {f"no-{name}" for name, setting in declared(command).items() if setting.default is True}
-    return {f"--{name}" for name in names} | {"--help", "-h"}
+    return {f"--{name}" for name in names} | {"--help", "-h", QUIET}
 
 
 def stories(file: Path) -> None:

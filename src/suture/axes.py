@@ -11,6 +11,7 @@
 | `feature`, `vector`, `direction`, `edit` | one unit of a dictionary; one vector, or one edit made with it |
 | `member`, `own`, `other`, `one`, `left`, `right`, `pair` | one feature of several that are joined or compared, by the
   side that it is on; one pair of them |
+| `family`, `dictionary` | one feature that several dictionaries have; one of these |
 | `active` | one non-zero (row, feature) pair of a batch of codes |
 | `entry`, `bag` | one row of a table, and one sum of several of them, where sparse products are made |
 | `k` | one of the k largest |

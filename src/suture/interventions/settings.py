@@ -132,7 +132,7 @@ class ResponseSettings:
     each_label: Count = 8
     """Features of every label, evenly spaced in order of their co-firing."""
     causal: bool = False
-    """Take them out of both models, too: do the two shifts go together?"""
+    """Take them out of both models, too, and say whether the two shifts go together."""
     seed: Seed = 0
     """Of steering, and of the causal check."""
 

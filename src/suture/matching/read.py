@@ -162,7 +162,7 @@ def same_rows(random: tuple[Dictionary | str | Path, Store | str | Path], store:
     return Side.open(dictionary, other)
 
 
-def _places(store: Store) -> Int[Tensor, "row two"]:
+def _places(store: Store) -> Int[Tensor, "row 2"]:
     """Of every row the rank of its document among those of the store, and where its token ends in that."""
     rank = torch.unique(store.documents, return_inverse=True)[1]
     return torch.stack([rank, store.ends.long()], dim=1)
