@@ -268,3 +268,6 @@ def test_the_command_names_and_says_what_the_names_are_worth(folder: Path, capsy
     assert len(said["features"]) == 2
     assert all(0 <= own["low"] <= own["auroc"] <= own["high"] <= 1 for own in said["features"])
     assert Path(said["names"]).is_file()
+    words[words.index("tinystories-1l")] = "no-such-model"
+    assert run([*words, "--offline", "--overwrite"]) == 2
+    assert "suture: labeler = no-such-model: is no folder" in capsys.readouterr().err

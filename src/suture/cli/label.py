@@ -22,7 +22,7 @@ class Label:
     """Made by suture train."""
     table: Annotated[Path, Option(raised=("features",))]
     """Made by suture features: its examples are named and tried."""
-    labeler: str
+    labeler: Annotated[str, Option(raised=("model",))]
     """The model that is asked: local folder, hub name or shipped model. Its chat template is used where it has one."""
     out: Path
     """Folder to be made."""

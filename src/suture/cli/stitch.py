@@ -117,7 +117,8 @@ class Stitch:
     def _losses(self) -> "Callable[[Dictionary], Sequence[float]]":
         """Each model's loss with a dictionary spliced in."""
         from suture.dictionary.dictionary import Dictionary
-        from suture.interventions.splice import refuse_null, spliced_losses
+        from suture.interventions.edits import refuse_null
+        from suture.interventions.splice import spliced_losses
 
         refuse_null(Dictionary.load(self.small), self.small)
         lms = self.models.of(self.small)

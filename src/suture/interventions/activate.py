@@ -29,9 +29,8 @@ from suture.dictionary.codes import Codes, union
 from suture.dictionary.dictionary import Dictionary
 from suture.errors import UserError
 from suture.features.table import FeatureTable, need_table_of
-from suture.interventions.edits import check_feature, check_models
+from suture.interventions.edits import check_feature, check_models, refuse_null
 from suture.interventions.settings import ActivateSettings
-from suture.interventions.splice import refuse_null
 from suture.lm.align import Piece, pieces
 from suture.lm.load import LanguageModel
 from suture.lm.models import as_models

@@ -31,9 +31,9 @@ from suture import seeds
 from suture.dictionary.dictionary import Dictionary
 from suture.errors import UserError
 from suture.features.table import FeatureTable, need_table_of
+from suture.interventions.edits import refuse_null
 from suture.interventions.paired import PairedBatch, PairedText, codes_of
 from suture.interventions.settings import CausalSettings
-from suture.interventions.splice import refuse_null
 from suture.labels import DEAD, OPEN, SHARED
 from suture.lm.load import LanguageModel
 from suture.lm.models import as_models

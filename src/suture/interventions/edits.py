@@ -16,12 +16,13 @@ reconstruct passes through untouched.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from suture.activations.space import Space
+from suture.activations.space import Space, are_null
 from suture.dictionary.dictionary import Dictionary
 from suture.errors import UserError
 from suture.lm.load import LanguageModel
@@ -217,6 +218,17 @@ def check_space(dictionary: Dictionary, space: int) -> None:
     if not 0 <= space < len(dictionary.spaces):
         known = ", ".join(f"{i}: {s.model} @ {s.hookpoint}" for i, s in enumerate(dictionary.spaces))
         raise UserError("space", space, "the dictionary does not have it", f"take one of {known}")
+
+
+def refuse_null(dictionary: Dictionary, path: str | Path) -> None:
+    """A null's second model is a copy made of stored rows; no language model computes it.
+
+    Raises:
+        UserError: the dictionary is a null's.
+    """
+    if are_null(dictionary.spaces):
+        problem = "was trained on a model and a copy of it, which no language model computes"
+        raise UserError("dictionary", path, problem, "name one trained on language models")
 
 
 def check_models(spaces: Sequence[Space], lms: Sequence[LanguageModel | None]) -> None:

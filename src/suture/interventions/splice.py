@@ -17,10 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from suture.activations.space import are_null
 from suture.dictionary.clipping import Clipping
 from suture.dictionary.dictionary import Dictionary
-from suture.errors import UserError
+from suture.interventions.edits import refuse_null
 from suture.interventions.paired import (
     PairedBatch,
     PairedText,
@@ -178,17 +177,6 @@ def splice(
         result = spliced_losses(dictionary, as_models(lms), documents, settings, on_progress=on_progress)
         artifact.write_json(draft.folder / RESULT, result.to_json())
     return replace(result, path=Path(out))
-
-
-def refuse_null(dictionary: Dictionary, path: str | Path) -> None:
-    """A null's second model is a copy made of stored rows; no language model computes it.
-
-    Raises:
-        UserError: the dictionary is a null's.
-    """
-    if are_null(dictionary.spaces):
-        problem = "was trained on a model and a copy of it, which no language model computes"
-        raise UserError("dictionary", path, problem, "name one trained on language models")
 
 
 def mean_rows(text: PairedText, tell: Callable[[int], None], clipping: Clipping | None = None) -> list[Tensor]:

@@ -9,7 +9,9 @@ import torch
 
 from interventions.conftest import FEATURES, PROMPTS, SENTENCES, known_dictionary
 from suture.activations.moments import AffineMap
+from suture.activations.space import Copy
 from suture.bridges.bridge import Bridge, BridgeSummary
+from suture.dictionary.dictionary import Dictionary
 from suture.errors import ArtifactError, UserError
 from suture.features.table import FeatureTable
 from suture.interventions.settings import SteerSettings
@@ -38,6 +40,21 @@ def inputs(models, tmp_path: Path) -> dict:
         "dictionary": tmp_path / "dictionary", "table": tmp_path / "table", "lms": models, "prompts": PROMPTS,
         "neutral": SENTENCES, "settings": SETTINGS,
     }  # fmt: skip
+
+
+def test_a_null_is_refused(inputs, tmp_path):
+    """Its second model is a rotated copy, which no language model computes."""
+    dictionary = Dictionary.load(inputs["dictionary"])
+    copy = Copy(original=dictionary.spaces[0].label, rotated=True, seed=0)
+    spaces = (dictionary.spaces[0], replace(dictionary.spaces[0], copy_of=copy))
+    null = Dictionary(spaces, dictionary.design)
+    null.save(tmp_path / "null")
+    table = FeatureTable.load(inputs["table"])
+    with artifact.create(tmp_path / "its", stage="features", settings={}, parents=(tmp_path / "null",)) as draft:
+        table.write(draft.folder)
+    with pytest.raises(UserError, match="a model and a copy of it"):
+        steer(tmp_path / "out", **(inputs | {"dictionary": tmp_path / "null", "table": tmp_path / "its"}), chosen=[0])
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_stopped_run_keeps_what_is_done_and_goes_on_to_the_same(inputs, tmp_path, monkeypatch):

@@ -18,6 +18,7 @@ from suture.dictionary.dictionary import Dictionary
 from suture.dictionary.rows import order_seed
 from suture.errors import ArtifactError, UserError
 from suture.features.table import FeatureTable, need_table_of
+from suture.interventions.edits import refuse_null
 from suture.interventions.settings import SteerSettings
 from suture.interventions.steer.effect import STAGE as EFFECT
 from suture.interventions.steer.effect import Effect, recorded
@@ -60,6 +61,7 @@ def steer(
     dictionary_path, features_path = Dictionary.folder_of(dictionary), artifact.folder_of(table, setting="table")
     dictionary, table = Dictionary.load(dictionary_path), FeatureTable.load(features_path)
     need_table_of(dictionary_path, features_path, table, dictionary)
+    refuse_null(dictionary, dictionary_path)
     scales = table.columns["q999"].float()
     parents = [dictionary_path, features_path]
     if bridge is not None:
