@@ -10,6 +10,8 @@ from suture.activations.space import Space
 from suture.dictionary.activation import Sparsity
 from suture.dictionary.design import Design
 from suture.dictionary.dictionary import Dictionary
+from suture.interventions.steer.effect import Effect
+from suture.interventions.steer.effects import steered
 from suture.lm.create import LMShape, new_lm, train_tokenizer
 from suture.lm.load import LanguageModel
 
@@ -98,3 +100,13 @@ def dictionary_made(models_loaded: list[LanguageModel]) -> Dictionary:
 def dictionary(dictionary_made: Dictionary) -> Dictionary:
     """This test's own copy."""
     return copy.deepcopy(dictionary_made)
+
+
+def steer_many(*given, **how) -> list[Effect]:
+    """The effects of some features, all at once."""
+    return list(steered(*given, **how))
+
+
+def steer_effect(dictionary: Dictionary, lms, feature: int, **how) -> Effect:
+    """The effect of one feature."""
+    return steer_many(dictionary, lms, [feature], **how)[0]

@@ -23,7 +23,7 @@ from suture.lm.chat import asked, preference
 from suture.lm.load import LanguageModel, load_model
 from suture.naming import naming
 from suture.naming.detect import auroc, detection
-from suture.naming.naming import NOTES, Naming, deal, label, shuffled
+from suture.naming.naming import NOTES, TRIED, Naming, deal, label, shuffled
 from suture.naming.prompts import fit_prompt, name_in, name_prompt, window
 from suture.naming.settings import NameSettings
 from suture.pipeline import artifact
@@ -197,6 +197,8 @@ def test_an_interrupted_run_goes_on(folder: Path, lm: LanguageModel, monkeypatch
     with pytest.raises(KeyboardInterrupt):
         label(folder / "broken", folder / "dictionary", folder / "table", lm, SMALL)
     said = ask(monkeypatch, word_in, right)
+    half = artifact.partial_path(folder / "broken") / TRIED
+    half.write_bytes(half.read_bytes() + b'[7, "half a li')  # killed while it wrote
     again = label(folder / "broken", folder / "dictionary", folder / "table", lm, SMALL, resume=True)
     assert again.to_pandas().equals(whole.to_pandas())
     assert not any(prompt.endswith("In common:") for prompt in said)  # names are not made twice

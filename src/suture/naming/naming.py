@@ -330,10 +330,14 @@ def words(own: Detection) -> str:
 
 
 def _lines(file: Path) -> list[Any]:
-    """What was written whole before an interrupt."""
+    """What was written whole before an interrupt; half a line is cut off, or the next one would be joined to it."""
     if not file.is_file():
         return []
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n")[:-1]]
+    whole, _, half = file.read_bytes().rpartition(b"\n")
+    if half:
+        with file.open("r+b") as stream:
+            stream.truncate(len(whole) + 1 if whole else 0)
+    return [json.loads(line) for line in whole.splitlines()]
 
 
 def _add(file: Path, record: Any) -> None:

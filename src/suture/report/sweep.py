@@ -25,7 +25,7 @@ PAGE = Column(
 MAPPED = ("shared", "beyond_token_A")
 """What a map shows: the first of these that the table has."""
 OUTCOMES = ("seconds", "l0", "dead", "exclusive", "open", *MAPPED)
-"""Columns that say what came out; with those of one model, whose names end in its letter."""
+"""Columns that say what came out; with those of one model, whose names end in `_` and its letter."""
 PLACES = ("at_A", "at_B")
 
 
@@ -118,6 +118,8 @@ def _map(
 
 
 def _is_chosen(column: Column) -> bool:
-    """Whether a column says how a cell was made, other than where."""
-    outcome = column.name in OUTCOMES or column.name[-2:] in ("_A", "_B", "_C", "_D")
+    """Whether a column sets a map's cells apart from another map's: how they were made, and where in a third model."""
+    if column.name.startswith("at_"):
+        return column.name not in PLACES
+    outcome = column.name in OUTCOMES or (column.name[-2:-1] == "_" and column.name[-1].isupper())
     return not outcome and column.name not in ("cell", PAGE.name)

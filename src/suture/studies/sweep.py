@@ -353,7 +353,7 @@ def _text(name: str, title: str, sentence: str) -> Column:
 
 def _laid(table: Table) -> Iterator[str]:
     """A table as lines of text."""
-    columns = table.columns
+    columns = [column for column in table.columns if column != PAGE]  # the report has the links
     rows = zip(*(table[column.name].tolist() for column in columns), strict=True)
     shown = [[column.write(value) for column, value in zip(columns, row, strict=True)] for row in rows]
     laid = [[column.title for column in columns], *shown]

@@ -3,11 +3,10 @@
 import pytest
 import torch
 
-from interventions.conftest import FEATURES, PROMPTS, SENTENCES, known_dictionary
+from interventions.conftest import FEATURES, PROMPTS, SENTENCES, known_dictionary, steer_effect
 from suture.interventions.edits import solo_codes
 from suture.interventions.settings import SteerSettings
 from suture.interventions.steer.collateral import FAR, Bystanders
-from suture.interventions.steer.effects import steer_effect
 from suture.interventions.steer.probe import make_probe
 from suture.lm.continuations import nats_after
 

@@ -5,14 +5,13 @@ import math
 import pytest
 import torch
 
-from interventions.conftest import FEATURES, PROMPTS, SENTENCES, known_dictionary
+from interventions.conftest import FEATURES, PROMPTS, SENTENCES, known_dictionary, steer_effect
 from suture.activations.moments import Moments
 from suture.dictionary.imputation import Imputation
 from suture.interventions.edits import solo_codes
 from suture.interventions.settings import SteerSettings
 from suture.interventions.steer.controls import Surroundings, control_directions, square_root, surroundings
 from suture.interventions.steer.effect import Effect
-from suture.interventions.steer.effects import steer_effect
 from suture.interventions.steer.probe import make_probe
 from suture.uncertainty import mean_interval
 

@@ -6,12 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from interventions.conftest import FEATURES, PROMPTS, SENTENCES
+from interventions.conftest import FEATURES, PROMPTS, SENTENCES, steer_effect, steer_many
 from suture.errors import UserError
 from suture.interventions.settings import SteerSettings
 from suture.interventions.steer.doses import MOST, TOLERANCE, met, next_strength, settle
 from suture.interventions.steer.effect import Effect
-from suture.interventions.steer.effects import steer_effect, steer_many
 
 SCALES = torch.full((FEATURES,), 0.15)
 

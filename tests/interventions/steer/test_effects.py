@@ -4,12 +4,11 @@ import pytest
 import torch
 from torch.nn import functional as fn
 
-from interventions.conftest import FEATURES, PROMOTED, PROMPTS, SENTENCES
+from interventions.conftest import FEATURES, PROMOTED, PROMPTS, SENTENCES, steer_effect, steer_many
 from suture.errors import ArtifactError, UserError
 from suture.interventions.edits import sparing_first, steer
 from suture.interventions.settings import SteerSettings
 from suture.interventions.steer.effect import Effect
-from suture.interventions.steer.effects import steer_effect, steer_many
 from suture.lm.generate import generate
 from suture.lm.hooks import edit as editing
 from suture.lm.hooks import logits

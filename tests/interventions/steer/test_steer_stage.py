@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from interventions.conftest import FEATURES, PROMPTS, SENTENCES, known_dictionary
+from interventions.conftest import FEATURES, PROMPTS, SENTENCES, known_dictionary, steer_effect
 from suture.activations.moments import AffineMap
 from suture.activations.space import Copy
 from suture.bridges.bridge import Bridge, BridgeSummary
@@ -16,7 +16,6 @@ from suture.errors import ArtifactError, UserError
 from suture.features.table import FeatureTable
 from suture.interventions.settings import SteerSettings
 from suture.interventions.steer import steer as stage
-from suture.interventions.steer.effects import steer_effect
 from suture.interventions.steer.steer import steer
 from suture.pipeline import artifact
 from suture.pipeline.table import Column, Table

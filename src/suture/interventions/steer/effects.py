@@ -44,95 +44,6 @@ from suture.lm.vocabulary import shared_texts, token_texts
 from suture.uncertainty import Draws
 
 
-def steer_effect(
-    dictionary: Dictionary,
-    lms: Sequence[LanguageModel | None],
-    feature: int,
-    *,
-    scales: Float[Tensor, "feature"],
-    neutral: Sequence[str],
-    prompts: Sequence[str],
-    settings: SteerSettings | None = None,
-    targets: Sequence[str] | None = None,
-    anti_targets: Sequence[str] | None = None,
-    mismatched: Sequence[int] | None = None,
-    bridge: Bridge | None = None,
-    on_progress: OnProgress | None = None,
-) -> Effect:
-    """`steer_many` for one feature."""
-    return steer_many(
-        dictionary,
-        lms,
-        [feature],
-        scales=scales,
-        neutral=neutral,
-        prompts=prompts,
-        settings=settings,
-        targets=targets,
-        anti_targets=anti_targets,
-        mismatched=mismatched,
-        bridge=bridge,
-        on_progress=on_progress,
-    )[0]
-
-
-def steer_many(
-    dictionary: Dictionary,
-    lms: Sequence[LanguageModel | None],
-    features: Sequence[int],
-    *,
-    scales: Float[Tensor, "feature"],
-    neutral: Sequence[str],
-    prompts: Sequence[str],
-    settings: SteerSettings | None = None,
-    targets: Sequence[str] | None = None,
-    anti_targets: Sequence[str] | None = None,
-    mismatched: Sequence[int] | None = None,
-    bridge: Bridge | None = None,
-    on_progress: OnProgress | None = None,
-) -> list[Effect]:
-    """Steer some features in every model given and measure what follows.
-
-    Args:
-        dictionary: with one space per entry of `lms`.
-        lms: the models of the dictionary's spaces, in order; None for one that is not to be steered.
-        features: the features to steer.
-        scales: every feature's 99.9 % activation in code units; NaN or 0 for a dead one.
-        neutral: texts on which steering ought to change little.
-        prompts: the same for every model; the measures are taken after their last token.
-        settings: strengths or KL budgets, controls, lengths.
-        targets: texts of tokens whose log-probability E is about; each must be one token of every model. By default
-            the tokens most promoted on the half of the prompts that E is not measured on.
-        anti_targets: likewise what E is compared with; by default the tokens most suppressed there.
-        mismatched: features to compare agreement with; by default the other `features` and some drawn live ones.
-        bridge: between two of the dictionary's spaces: adds the other model's vector, carried over, to the controls.
-        on_progress: called after every pass.
-
-    Returns:
-        One effect per feature, in the order given.
-
-    Raises:
-        UserError: no model, an unknown or dead feature, fewer than two prompts, no neutral text, a target that is not
-            one token, a model that is not the one the dictionary was trained on.
-    """
-    return list(
-        steered(
-            dictionary,
-            lms,
-            features,
-            scales=scales,
-            neutral=neutral,
-            prompts=prompts,
-            settings=settings,
-            targets=targets,
-            anti_targets=anti_targets,
-            mismatched=mismatched,
-            bridge=bridge,
-            on_progress=on_progress,
-        )
-    )
-
-
 def steered(
     dictionary: Dictionary,
     lms: Sequence[LanguageModel | None],
@@ -149,7 +60,31 @@ def steered(
     finished: Container[int] = (),
     on_progress: OnProgress | None = None,
 ) -> Iterator[Effect]:
-    """`steer_many`, each feature's effect as soon as it is known; those `finished` are only compared with."""
+    """Steer some features in every model given and measure what follows; each effect comes as soon as it is known.
+
+    Args:
+        dictionary: with one space per entry of `lms`.
+        lms: the models of the dictionary's spaces, in order; None for one that is not to be steered.
+        features: the features to steer.
+        scales: every feature's 99.9 % activation in code units; NaN or 0 for a dead one.
+        neutral: texts on which steering ought to change little.
+        prompts: the same for every model; the measures are taken after their last token.
+        settings: strengths or KL budgets, controls, lengths.
+        targets: texts of tokens whose log-probability E is about; each must be one token of every model. By default
+            the tokens most promoted on the half of the prompts that E is not measured on.
+        anti_targets: likewise what E is compared with; by default the tokens most suppressed there.
+        mismatched: features to compare agreement with; by default the other `features` and some drawn live ones.
+        bridge: between two of the dictionary's spaces: adds the other model's vector, carried over, to the controls.
+        finished: those of `features` that are only compared with.
+        on_progress: called after every pass.
+
+    Yields:
+        One effect per feature that is not finished, in the order given.
+
+    Raises:
+        UserError: no model, an unknown or dead feature, fewer than two prompts, no neutral text, a target that is not
+            one token, a model that is not the one the dictionary was trained on.
+    """
     settings = settings or SteerSettings()
     _check(dictionary, lms, features, scales, prompts)
     partners = partners_of(features, scales, settings, mismatched)
