@@ -88,7 +88,7 @@ def test_times_grow_with_rows_as_far_as_rows_are_described(tmp_path: Path, monke
 
     def middle(n_rows: int) -> float:
         given = Material(
-            store=store, dictionary=tmp_path / "d", n_rows=n_rows, lms=None, folder=tmp_path,
+            store=store, dictionary=tmp_path / "d", n_rows=n_rows, lms=None, folder=tmp_path, heldout=0.1,
             features=FeatureSettings(n_rows=1000), match=MatchSettings(n_rows=1000),
         )  # fmt: skip
         return probe_after("features", given).seconds.middle

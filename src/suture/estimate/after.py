@@ -29,6 +29,7 @@ from suture.estimate.probe import Span
 from suture.features.describe import features
 from suture.features.settings import FeatureSettings
 from suture.interventions.causal import find_causes
+from suture.interventions.paired import PairedText
 from suture.interventions.settings import CausalSettings, SpliceSettings, SteerSettings
 from suture.interventions.splice import spliced_losses
 from suture.lm.downstream import CONTEXTS
@@ -81,12 +82,18 @@ class Material:
     lms: tuple[LanguageModel, ...] | None
     """None where the store's models are not at hand."""
     folder: Path
+    heldout: float
+    """The part of the documents that training leaves out, from which texts are taken."""
     features: FeatureSettings
     match: MatchSettings
 
     @property
     def rows_per_document(self) -> float:
         return len(self.store) / len(self.store.documents.unique())
+
+    def rows_of_text(self, n_documents: int) -> float:
+        """Rows in so many documents, or in all that training leaves out."""
+        return min(n_documents * self.rows_per_document, (self.heldout or 1.0) * self.n_rows)
 
     def text(self) -> str:
         """The beginning of a document, long enough to hold shared positions."""
@@ -202,12 +209,17 @@ def _row_of_text(given: Material) -> float:
         found.append(spliced_losses(dictionary, given.lms or (), [given.text()], SpliceSettings(n_documents=1)))
 
     run()
-    return _seconds(run) / found[0].n_rows
+    return max(_seconds(run) - _beginning(given, dictionary), 0.0) / found[0].n_rows
+
+
+def _beginning(given: Material, dictionary: Dictionary) -> float:
+    """Seconds that any text takes once, however long: models are tried on how far their passes can be cut short."""
+    return _seconds(lambda: PairedText(dictionary.spaces, given.lms or (), [given.text()], block=128))
 
 
 def _splice(given: Material) -> AfterProbe:
     settings = SpliceSettings()
-    n_rows = settings.n_documents * given.rows_per_document
+    n_rows = given.rows_of_text(settings.n_documents)
     seconds = AROUND * (_row_of_text(given) * n_rows)
     return AfterProbe(seconds=seconds, rows_per_second=n_rows / seconds.middle, disk=SPLICE_FILE_BYTES)
 
@@ -226,15 +238,16 @@ def _causal(given: Material) -> AfterProbe:
         find_causes(dictionary, given.lms or (), [text], dict.fromkeys(chosen, "shared"), settings)
 
     run(busiest)
-    once, with_features = _seconds(lambda: run([busiest[0]])), _seconds(lambda: run(busiest))
+    beginning = _beginning(given, dictionary)
+    once, with_features = (max(_seconds(lambda n=n: run(busiest[:n])) - beginning, 0.0) for n in (1, 2))
     n_text = max(
         1.0, given.rows_per_document * len(text) / max(len(given.store.text(int(given.store.documents[0]))), 1)
     )
     per_feature = max(with_features - once, with_features / 4)
-    whole = settings.n_documents * given.rows_per_document / n_text
+    whole = given.rows_of_text(settings.n_documents) / n_text
     few, usual, most = (per_feature * CAUSAL_EACH_LABEL * n * whole for n in N_LABELS)
     clean = max(once - per_feature, 0.0) * whole
-    seconds = Span(0.5 * (few + clean), usual + clean, 1.5 * (most + clean))
+    seconds = Span(0.25 * (few + clean), usual + clean, 1.5 * (most + clean))
     return AfterProbe(seconds=seconds, rows_per_second=None, disk=SPLICE_FILE_BYTES)
 
 
@@ -245,7 +258,8 @@ def _steer(given: Material) -> AfterProbe:
     n_edits = n_directions * len(settings.doses)
     n_stand_ins = 3 + len(given.store.spaces)
     row = _row_of_text(given) / n_stand_ins
-    neutral = STEERED_NEUTRAL * given.rows_per_document * (n_edits + 1)
+    text = given.rows_of_text(STEERED_NEUTRAL + STEERED_PROMPTS) / 2
+    neutral = text * (n_edits + 1)
     prompts = STEERED_PROMPTS * PROMPT_ROWS * (n_edits + settings.n_mismatched) / 2
     kinds = len(settings.controls) + 2
     written = settings.n_generation_prompts * settings.max_new_tokens * kinds * (len(settings.doses) + 1) * 2

@@ -62,6 +62,8 @@ SHORT_BY = 0.9
 """A corpus that plainly holds less than this share of the rows wanted is refused."""
 SAFE = 0.9
 """How much of what is free a value proposed instead may take: the rest is the estimate's own uncertainty."""
+STARTING = Span(0.75, 1.0, 1.75)
+"""How far the start of a stage after training is off: what it imports and looks through is its own."""
 INDEX_BYTES = 4096
 """Manifest, index and means of a store, without its shards' own notes."""
 FREE_FIELDS = ("n_rows", "learning_rate", "warmup", "decay", "k_start", "k_anneal", "heldout", "validate_every")
@@ -302,6 +304,7 @@ class _Estimator:
             n_rows=source.n_rows,
             lms=None if cell.train.view.null else self._models(cell, view),
             folder=folder,
+            heldout=cell.train.heldout,
             features=cell.features,
             match=cell.match or MatchSettings(),
         )
@@ -497,7 +500,7 @@ def _after_step(
     fixed = started.collect_seconds + (models.loading if models else 0.0)
     return StepEstimate(
         name=name,
-        seconds=Span(fixed, fixed, fixed) + found.seconds,
+        seconds=STARTING * fixed + found.seconds,
         rows_per_second=found.rows_per_second,
         memory=started.collect_memory + (models.memory if models else 0),
         mapped=0,
