@@ -1,9 +1,9 @@
 """What comes after training, on a real pair of models: how long each stage takes over the passes that it needs.
 
 1. Inputs: a folder that `benchmarks/real_pairs.py --keep` left, with a store, a crosscoder and its feature table.
-2. Splicing, the causal check and steering each run on a few documents that training never saw. In the same run, so that
-   a shared machine slows both alike, the time inside every forward pass of the models is taken, head included; a pass
-   that only repeats an earlier one (the same tokens as far as the hookpoint) counts as none that was needed.
+2. Splicing, the causal check and steering each run on the beginnings of a few documents that training never saw. In the
+   same run, so that a shared machine slows both alike, the time inside every forward pass of the models is taken, head
+   included; a pass that only repeats an earlier one (the same tokens as far as the hookpoint) counts as none needed.
 3. Describing features needs encodings: of every row from all models together and from each alone, and decoding it; and
    passes that run directions through the models. Both are timed inside of it.
 4. Reported: seconds of the stage, of the passes it needs, and the ratio. A report needs none and has its seconds alone.
@@ -39,6 +39,8 @@ from suture.report.page import report
 
 MODELS = ("smollm2-135m", "gemma3-270m")
 STAGES = ("features", "splice", "causal", "steer", "report")
+CHARACTERS = 1000
+"""Read of each document: a ratio of times needs no more."""
 ENCODERS = ("encode", "encode_alone", "decode", "decode_raw")
 
 
@@ -129,7 +131,7 @@ class Run:
 def stages(pair: Path, lms: list[LanguageModel], n_documents: int, out: Path) -> dict[str, Callable[[], object]]:
     """Every stage on the pair, on few documents."""
     dictionary, table_path = pair / "crosscoder", pair / "features-crosscoder"
-    documents = list(islice(heldout_documents(dictionary), max(n_documents, 6)))
+    documents = [text[:CHARACTERS] for text in islice(heldout_documents(dictionary), max(n_documents, 6))]
     neutral, prompts = texts_of(documents, n_neutral=3, n_prompts=len(documents) - 3)
     chosen = of_each_label(FeatureTable.load(table_path), 1)
     return {
@@ -143,7 +145,7 @@ def stages(pair: Path, lms: list[LanguageModel], n_documents: int, out: Path) ->
         ),
         "steer": lambda: steer(
             out / "steer", dictionary, table_path, chosen[:1], lms=lms, prompts=prompts, neutral=neutral,
-            settings=SteerSettings(strengths=(0.5, 1.0, 2.0), n_controls=1, n_mismatched=1, max_new_tokens=20),
+            settings=SteerSettings(strengths=(1.0, 2.0), n_controls=1, n_mismatched=1, max_new_tokens=20),
             overwrite=True,
         ),
         "report": lambda: report(out / "report.html", [pair / "store", dictionary, table_path, pair / "splice"]),
