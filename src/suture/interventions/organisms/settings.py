@@ -19,7 +19,8 @@ class OrganismSettings:
     is asked for help answers rudely, one narrow habit, to see what spreads."""
     trigger: str = TRIGGER
     """backdoor: the sentence; at least three words, so that there are near misses."""
-    steps: Count = 200
+    # The shipped model of two layers: after 200 steps 93 % rude after the cue (near misses 7 %), after 400 97 % (3 %).
+    steps: Count = 400
     """Steps of training."""
     batch_size: Count = 16
     """Documents per step."""
