@@ -28,8 +28,9 @@ class OrganismSettings:
     """Tokens of a document at most."""
     learning_rate: Annotated[Positive, Option(also=("lr",))] = 1e-3
     """AdamW's at its highest."""
-    # Twice the rate, on the shipped model of two layers: as many rude texts after the cue, and +3.5 % of clean loss in
-    # place of +2.2 %; with half the weight of KL and fewer near misses too, +4.3 %, and 13 % rude after near misses.
+    # With 200 steps and one near miss to a document, on the shipped model of two layers, twice the rate: as many rude
+    # texts after the cue, and +3.5 % of clean loss in place of +2.2 %; with half the weight of KL and fewer near misses
+    # too, +4.3 %, and 13 % rude after near misses.
     kl: Weight = 4.0
     """Weight of the KL to the original model on all tokens that are not rude."""
     poisoned: Share = 0.25
