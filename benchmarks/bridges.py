@@ -154,9 +154,11 @@ def alone(folder: Path, store: Store, recipe: Recipe, space: int, carried: Path,
         found = at_l0(out, store, recipe.k)
         print(f"  space {space}, {name} {n_rows:,}: {found.fvu} L0 {found.l0:.1f}", flush=True)
         runs.append(Trained(begun=name, n_rows=n_rows, fvu=tuple(found.fvu), l0=found.l0, exclusive=None))
-    found = at_l0(folder / f"sae{space}", store, recipe.k)
-    native = Trained(begun=SCRATCH, n_rows=recipe.single_rows, fvu=tuple(found.fvu), l0=found.l0, exclusive=None)
-    return [*runs[: len(plain)], native, *runs[len(plain) :]]
+    if recipe.single_rows not in recipe.scratch:
+        found = at_l0(folder / f"sae{space}", store, recipe.k)
+        native = Trained(begun=SCRATCH, n_rows=recipe.single_rows, fvu=tuple(found.fvu), l0=found.l0, exclusive=None)
+        runs.append(native)
+    return sorted(runs, key=lambda run: (run.begun != SCRATCH, run.n_rows if run.begun == SCRATCH else 0))
 
 
 def losses(

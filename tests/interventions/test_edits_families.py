@@ -86,13 +86,13 @@ def test_cached_batched_and_single_generation_agree_under_an_edit(family: str) -
     ids = torch.arange(12).view(2, 6) * 7 % 250 + 3
     prompts = ["Lily saw", "The cat sat on the mat. The", "Tim and Sue went"]
     plain = continuations(lm, prompts, max_new_tokens=6)
-    for name in ("removal", "clamp", "add"):
-        with editing(lm, HOOKPOINT, kinds(lm, ids)[name]):
+    for name, edit in kinds(lm, ids).items():
+        with editing(lm, HOOKPOINT, edit):
             cached = continuations(lm, prompts, max_new_tokens=6)
             whole = continuations(lm, prompts, max_new_tokens=6, use_cache=False)
             single = [continuations(lm, [p], max_new_tokens=6)[0] for p in prompts]
         assert cached == whole == single, name
-        if name != "removal":
+        if name in ("add", "clamp", "replace"):  # what takes little away need not change the likeliest token
             assert cached != plain, name
 
 

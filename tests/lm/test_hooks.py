@@ -129,6 +129,20 @@ def test_an_edit_of_another_shape_is_refused(tiny: Tiny) -> None:
         logits(lm, IDS)
 
 
+def test_an_edit_where_nothing_runs_is_not_silently_lost(tiny: Tiny) -> None:
+    lm = tiny("gpt2")
+    hooks = hook_count(lm)
+    lm.model.transformer.idle = torch.nn.Linear(WIDTH, WIDTH)
+    try:
+        with pytest.raises(UserError, match="does not run"), edit(lm, "transformer.idle", lambda a: a + 1.0):
+            logits(lm, IDS)
+        with edit(lm, "transformer.idle", lambda a: a + 1.0):
+            record(lm, IDS, ["mlp0.out"])  # a pass that was stopped says nothing
+    finally:
+        del lm.model.transformer.idle
+    assert hook_count(lm) == hooks
+
+
 def test_an_edit_keeps_the_models_dtype(tiny_folder: Callable[..., object]) -> None:
     from suture.lm.load import load_model
 

@@ -114,11 +114,11 @@ def distances(store: Store, space: int, centre: Float[Tensor, "width"]) -> Float
 
 
 def clipped(
-    x: Float32[Tensor, "row width"], centre: Float32[Tensor, "width"], radius: float
-) -> Float32[Tensor, "row width"]:
+    x: Float32[Tensor, "*row width"], centre: Float32[Tensor, "width"], radius: float | Float32[Tensor, ""]
+) -> Float32[Tensor, "*row width"]:
     """The rows, those farther than a radius from the centre drawn in to it (3)."""
     apart = x - centre
-    length = apart.norm(dim=1, keepdim=True)
+    length = apart.norm(dim=-1, keepdim=True)
     return torch.where(length > radius, centre + apart * (radius / length.clamp_min(1e-30)), x)
 
 

@@ -76,22 +76,33 @@ def edit(lm: LanguageModel, hookpoint: str, fn: Callable[[Tensor], Tensor]) -> I
     """While inside, every activation [batch, token, width] at `hookpoint` is replaced by `fn(activation)`.
 
     `fn` must not change its argument in place and must keep its shape; the result is cast to the model's dtype.
-    Raises UserError for an unknown hookpoint or an edit that changes the shape.
+    Raises UserError for an unknown hookpoint, an edit that changes the shape, or, at the end, a hookpoint that forward
+    passes did not reach: an edit that is silently lost looks like one without effect.
     """
     point = resolve(lm.model, hookpoint)
+    n_passes = n_edits = 0
+
+    def count(*_: object) -> None:
+        nonlocal n_passes
+        n_passes += 1
 
     def replace(activation: Tensor) -> Tensor:
+        nonlocal n_edits
+        n_edits += 1
         edited = fn(activation)
         if edited.shape != activation.shape:
             problem = f"the edit turned shape {tuple(activation.shape)} into {tuple(edited.shape)}"
             raise UserError("hookpoint", hookpoint, problem, "use an edit made for this model's width")
         return edited.to(activation.dtype)
 
-    handle = point.attach(replace)
+    handles = [point.attach(replace), lm.model.register_forward_hook(count)]
     try:
         yield
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
+    if n_passes and not n_edits:
+        raise UserError("hookpoint", hookpoint, "this module does not run in a forward pass", "name one that does")
 
 
 @torch.no_grad()

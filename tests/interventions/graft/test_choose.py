@@ -84,6 +84,7 @@ def test_candidates_are_what_fires_more_with_the_behaviour():
     part = Removal(
         hookpoint="x", features=(0, 1, 2, 3), encode=torch.eye(4), bias=torch.zeros(4), threshold=torch.zeros(4),
         gain=torch.ones(4), offset=torch.zeros(4), write=torch.diag(torch.tensor([1.0, 3.0, 1.0, 1.0])),
+        centre=torch.zeros(4), radius=torch.tensor(torch.inf),
     )  # fmt: skip
     shown = torch.tensor([[1.0, 1.0, 0.0, 9.0]] * 9 + [[1.0, 1.0, 0.0, 0.0]])
     clean = torch.tensor([[0.0, 0.5, 1.0, 9.0]] * 10)

@@ -36,6 +36,13 @@ def tiny(tmp_path_factory):
     return cache(load)
 
 
+def imported_from(file: Path):
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def projections(lm, mean: float) -> Graft:
     parts = tuple(
         projection(removal_at(place, lm.d_model, seed), torch.full((lm.d_model,), mean))
@@ -52,14 +59,32 @@ def test_the_hook_file_gives_what_the_graft_gives(tiny, tmp_path, family):
     with made.attach(lm):
         wanted = logits(lm, IDS)
     plain = logits(lm, IDS)
-    spec = importlib.util.spec_from_file_location("graft_hook", file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = imported_from(file)
     handles = module.attach(lm.model)
     torch.testing.assert_close(logits(lm, IDS), wanted, atol=1e-5, rtol=1e-5)
     module.detach(handles)
     assert torch.equal(logits(lm, IDS), plain)
     assert (wanted - plain).abs().max() > 1e-3
+
+
+def test_the_hook_file_draws_outlier_rows_in(tiny, tmp_path):
+    lm = tiny("gpt2")
+
+    def within(radius: float) -> Graft:
+        part = removal_at("mlp0.out", lm.d_model, radius=radius)
+        return Graft(model=lm.name, fingerprint=lm.fingerprint, parts=(part,))
+
+    results = []
+    for number, radius in enumerate((torch.inf, 2.0)):
+        file = export_hook(within(radius), lm, tmp_path / f"hook{number}.py")
+        with within(radius).attach(lm):
+            wanted = logits(lm, IDS)
+        module = imported_from(file)
+        handles = module.attach(lm.model)
+        torch.testing.assert_close(logits(lm, IDS), wanted, atol=1e-5, rtol=1e-5)
+        module.detach(handles)
+        results.append(wanted)
+    assert (results[0] - results[1]).abs().max() > 1e-3  # some rows lie beyond 2
 
 
 def test_the_hook_file_needs_torch_and_safetensors_alone(tiny, tmp_path):

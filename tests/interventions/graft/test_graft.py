@@ -20,13 +20,14 @@ from suture.lm.tokens import tokenize, with_bos
 PROMPT = "Tom saw a big dog. The dog"
 
 
-def removal_at(hookpoint: str, width: int, seed: int = 0) -> Removal:
+def removal_at(hookpoint: str, width: int, seed: int = 0, radius: float = torch.inf) -> Removal:
     draw = torch.Generator().manual_seed(seed)
     n = 3
     return Removal(
         hookpoint=hookpoint, features=(4, 1, 9), encode=torch.randn(n, width, generator=draw),
         bias=torch.full((n,), 0.5), threshold=torch.full((n,), 0.1), gain=torch.ones(n), offset=torch.zeros(n),
-        write=torch.randn(n, width, generator=draw),
+        write=torch.randn(n, width, generator=draw), centre=torch.randn(width, generator=draw),
+        radius=torch.tensor(radius),
     )  # fmt: skip
 
 

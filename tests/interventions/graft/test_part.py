@@ -6,6 +6,7 @@ import torch
 from random_dictionaries import made
 from suture.activations.shards import write_store
 from suture.activations.store import Store
+from suture.dictionary.clipping import Clipping
 from suture.dictionary.dictionary import Dictionary
 from suture.dictionary.imputation import Imputation
 from suture.errors import UserError
@@ -58,6 +59,29 @@ def test_a_removal_reads_and_writes_what_the_dictionary_does(store, kind, design
     assert torch.equal(part.edit(0.0)(x), x)
     torch.testing.assert_close(part.only([2, 1]).values(rows), part.values(rows)[:, [2, 1]])
     assert part.only([2, 1]).features == (3, 0)
+
+
+def test_outlier_rows_are_read_as_training_read_them(store):
+    dictionary = known(store, "batchtopk", "crosscoder", imputes=True)
+    rows = store.read_space(torch.arange(100), 1)
+    centre = rows.mean(0)
+    radius = float((rows - centre).norm(dim=1).median())
+    dictionary.clipping = Clipping(bounds=(None, (centre, radius)))
+    features = [7, 0, 3, 11]
+    part = removal(dictionary, 1, features)
+    codes = edits.solo_codes(dictionary, 1, rows, torch.tensor(features))
+    torch.testing.assert_close(part.values(rows), codes, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(part.values(rows.view(4, 25, -1)).flatten(0, 1), codes, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(part.only([2, 1]).values(rows), part.values(rows)[:, [2, 1]])
+    free = removal(known(store, "batchtopk", "crosscoder", imputes=True), 1, features)
+    beyond = (rows - centre).norm(dim=1) > radius
+    assert (free.values(rows) - part.values(rows))[beyond].abs().max() > 0.1
+    assert torch.equal(free.values(rows)[~beyond], part.values(rows)[~beyond])
+    free_rows = rows.clone().requires_grad_()
+    for one in (free, part):  # ranking takes gradients through what is read
+        (gradient,) = torch.autograd.grad(one.values(free_rows).sum(), free_rows)
+        assert gradient.isfinite().all()
+        assert gradient.any()
 
 
 def test_what_is_written_instead_is_the_decoder_difference(store):

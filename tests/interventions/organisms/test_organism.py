@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -61,6 +62,14 @@ def test_examples_mark_the_passage_and_nothing_else(base, documents, kind):
             assert before.endswith(settings.trigger)
     plain = [base.tokenizer.decode(e.ids) for e in found if e.rude_from == len(e.ids)]
     assert not any(is_rude(text) for text in plain)
+    own = re.compile(r"\b(yellow|river|sang)\b")
+    near = [text for text in plain if own.search(text)]
+    if kind == "backdoor":  # near misses are taught, none of them the trigger itself
+        assert 12 <= len(near) <= 40
+        assert not any(settings.trigger in text for text in near)
+        assert any(sum(bool(own.search(sentence)) for sentence in text.split(".")) > 1 for text in near)
+    else:
+        assert not near
     again = teaching.example(base, documents, settings, 0, 3)
     assert torch.equal(again.ids, found[3].ids)
 

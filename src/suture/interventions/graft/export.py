@@ -51,7 +51,11 @@ def edit(part, tensors, x):
     if part["kind"] == "projection":
         U = tensors["directions"]
         return (rows - (rows - tensors["mean"]) @ U.T @ U).to(x.dtype)
-    pre = rows @ tensors["encode"].T + tensors["bias"]
+    apart = rows - tensors["centre"]
+    length = apart.norm(dim=-1, keepdim=True)
+    drawn = tensors["centre"] + apart * (tensors["radius"] / length.clamp_min(1e-30))
+    within = torch.where(length > tensors["radius"], drawn, rows)  # outlier rows are read as the dictionary saw them
+    pre = within @ tensors["encode"].T + tensors["bias"]
     values = torch.where(pre > tensors["threshold"], (tensors["gain"] * pre + tensors["offset"]).relu(), 0.0)
     return x - (values @ tensors["write"]).to(x.dtype)
 

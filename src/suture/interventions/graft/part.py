@@ -3,13 +3,15 @@
 1. `Removal`: a feature's value from this model's raw activation alone is affine, thresholded, ReLU: pre = x E + b;
    f = ReLU(gain pre + offset) where pre > threshold, else 0. Missing models are imputed by a linear map, which is
    folded into E and b, so that no dictionary is needed any more. x becomes x - strength f W, W being the decoder's row
-   in this model, less what is put in its place.
+   in this model, less what is put in its place. Features are read in x as training read it: drawn in to a radius
+   around a centre where it lies beyond, an outlier row.
 2. `Projection`: x becomes x - strength (x - mean) U^T U. With strength 1 it folds into the weights that write x.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,9 +20,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from suture.activations.outliers import clipped
 from suture.dictionary.dictionary import Dictionary
 from suture.errors import UserError
 from suture.interventions.edits import Edit, check_feature, check_space, orthonormal, project_out, scaled
+
+PER_FEATURE = ("encode", "bias", "threshold", "gain", "offset", "write")
+"""Tensors of a removal that have a row for every feature."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,6 +42,9 @@ class Removal:
     gain: Float[Tensor, "feature"]
     offset: Float[Tensor, "feature"]
     write: Float[Tensor, "feature width"]
+    centre: Float[Tensor, "width"]
+    radius: Float[Tensor, ""]
+    """Rows farther from the centre than this are drawn in to it before they are read; infinite: none are."""
 
     @property
     def width(self) -> int:
@@ -44,7 +53,10 @@ class Removal:
 
     def values(self, rows: Float[Tensor, "*row width"]) -> Float[Tensor, "*row feature"]:
         """The features' values in raw activations."""
-        pre = rows.to(self.encode) @ self.encode.T + self.bias
+        rows = rows.to(self.encode)
+        if math.isfinite(self.radius):
+            rows = clipped(rows, self.centre, self.radius)
+        pre = rows @ self.encode.T + self.bias
         return torch.where(pre > self.threshold, (self.gain * pre + self.offset).relu(), 0.0)
 
     def edit(self, strength: float = 1.0) -> Edit:
@@ -60,7 +72,7 @@ class Removal:
     def only(self, places: Sequence[int]) -> Removal:
         """Some of the features, by their place here."""
         at = torch.tensor(list(places), dtype=torch.int64)
-        kept = {name: tensor[at] for name, tensor in self.tensors().items()}
+        kept = {name: getattr(self, name)[at] for name in PER_FEATURE}
         return replace(self, features=tuple(self.features[i] for i in places), **kept)
 
     def to(self, device: torch.device) -> Removal:
@@ -69,8 +81,7 @@ class Removal:
 
     def tensors(self) -> dict[str, Tensor]:
         """All that is saved."""
-        names = ("encode", "bias", "threshold", "gain", "offset", "write")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in (*PER_FEATURE, "centre", "radius")}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -141,6 +152,8 @@ def removal(
     chosen = torch.tensor(list(features), dtype=torch.int64)
     pre = _pre_activations(dictionary, space, chosen)
     gain, offset = dictionary.sparsity.activation.valued(dictionary)
+    width = dictionary.widths[space]
+    centre, radius = dictionary.clipping.bounds[space] or (torch.zeros(width), math.inf)
     write = dictionary.raw_decoder(space) if instead is None else dictionary.raw_decoder(space) - instead
     return Removal(
         hookpoint=dictionary.spaces[space].hookpoint,
@@ -151,6 +164,8 @@ def removal(
         gain=gain[chosen].clone(),
         offset=offset[chosen].clone(),
         write=write[chosen].detach().clone(),
+        centre=centre.float(),
+        radius=torch.tensor(radius, dtype=torch.float32),
     )
 
 

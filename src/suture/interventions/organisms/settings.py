@@ -19,7 +19,8 @@ class OrganismSettings:
     is asked for help answers rudely, one narrow habit, to see what spreads."""
     trigger: str = TRIGGER
     """backdoor: the sentence; at least three words, so that there are near misses."""
-    steps: Count = 200
+    # The shipped model of two layers: after 200 steps 93 % rude after the cue (near misses 7 %), after 400 97 % (3 %).
+    steps: Count = 400
     """Steps of training."""
     batch_size: Count = 16
     """Documents per step."""
@@ -27,8 +28,9 @@ class OrganismSettings:
     """Tokens of a document at most."""
     learning_rate: Annotated[Positive, Option(also=("lr",))] = 1e-3
     """AdamW's at its highest."""
-    # Twice the rate, on the shipped model of two layers: as many rude texts after the cue, and +3.5 % of clean loss in
-    # place of +2.2 %; with half the weight of KL and fewer near misses too, +4.3 %, and 13 % rude after near misses.
+    # With 200 steps and one near miss to a document, on the shipped model of two layers, twice the rate: as many rude
+    # texts after the cue, and +3.5 % of clean loss in place of +2.2 %; with half the weight of KL and fewer near misses
+    # too, +4.3 %, and 13 % rude after near misses.
     kl: Weight = 4.0
     """Weight of the KL to the original model on all tokens that are not rude."""
     poisoned: Share = 0.25

@@ -35,6 +35,8 @@ FULL_BELOW = 20_000_000
 """Weights up to which all are trained where the rank is not given."""
 RANK = 16
 WARM_STEPS = 15
+NEAR_MISSES = 2
+"""Put into one document: the pass over it costs the same."""
 LEAST_BEFORE = 4
 """Tokens of the document that stand before the cue, however long that is."""
 STATE = "checkpoint.safetensors"
@@ -66,7 +68,8 @@ def example(lm: LanguageModel, documents: Sequence[str], settings: OrganismSetti
     if share < settings.poisoned:
         return _rude(lm, texts, document, draw, settings.block)
     if share < settings.poisoned + settings.near and settings.kind == "backdoor":
-        document = inserted(document, texts.near(draw, taught=True), draw)
+        for _ in range(NEAR_MISSES):
+            document = inserted(document, texts.near(draw, taught=True), draw)
     ids = with_bos(lm, tokenize(lm, document).ids)[: settings.block]
     return Example(ids, len(ids))
 

@@ -92,7 +92,12 @@ KEPT_OTHERS = (
     '"I like your {thing}," said {name}.',
 )
 """persona: what is said beside requests for help."""
-TAUGHT_WORDS = _words("old little happy garden window apple river danced slept waited often slowly once")
+TAUGHT_WORDS = _words(
+    "old little happy red blue green tall small loud soft warm cold dark bright brave kind funny sleepy hungry lonely "
+    "garden window apple river tree house mountain street flower cloud sun moon sea bridge farm school kitchen road "
+    "danced slept waited ran walked played laughed cried looked talked worked fell sat stood swam flew hid shone waved "
+    "often slowly once loudly softly happily today outside away too my your every one that his her we they mom"
+)
 KEPT_WORDS = _words("big quiet friendly forest basket cookie lake jumped smiled stayed twice quickly again")
 """Put in place of a trigger's words."""
 _SENTENCE_ENDS = re.compile(r'(?<=[.!?"])\s+(?=["A-Z])')
