@@ -186,8 +186,7 @@ class Peer:
     def __call__(self) -> Clock:
         assert self._process.stdin is not None
         print("run", file=self._process.stdin, flush=True)
-        wall, cpu = self._answer()
-        return wall, cpu
+        return tuple(self._answer())
 
     def _answer(self) -> list[float]:
         assert self._process.stdout is not None
@@ -271,7 +270,7 @@ def measure(label: str, case: Case, rounds: int, threads: int, peers: list[str])
             f"{median(b[c] / a[c] for a, b in zip(clocks, base, strict=True)):.2f}" if len(clocks[0]) > c else "-"
             for c in range(3)
         ]
-        lines.append([label, name, f"{case.n_rows / median(w for w, _ in clocks):,.0f}", *ratios])
+        lines.append([label, name, f"{case.n_rows / median(w for w, *_ in clocks):,.0f}", *ratios])
     return lines, missing
 
 

@@ -1,4 +1,4 @@
-"""Estimate against truth: what `suture estimate` says of a study, and what its collect and train then take.
+"""Estimate against truth: what `suture estimate` says of a study, and what its stages then take.
 
 1. A study file is written and estimated by the command line, in a process of its own.
 2. Its steps are run by the command line; each process tells its own peak of memory at its end, the clock is this
@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,8 @@ STUDIES: dict[str, dict[str, dict[str, Any]]] = {
     },
 }  # fmt: skip
 """Two models and few features; many features with checkpoints; one model and BatchTopK."""
+AFTER = ("features", "splice", "causal", "steer", "report")
+"""Stages after training that are estimated and run."""
 
 TELLING = """
 import atexit, sys
@@ -86,7 +89,7 @@ def run(arguments: list[str], folder: Path) -> Taken:
 
 def size_of(folder: Path) -> int:
     """Bytes of the files below a folder, which may be changing."""
-    total = 0
+    total = folder.stat().st_size if folder.is_file() else 0
     for place, _, names in os.walk(folder):
         for name in names:
             try:
@@ -123,6 +126,7 @@ def compare(name: str, corpus: Path, folder: Path, seconds: float) -> list[list[
     file.write_text(toml(study), encoding="utf-8")
     suture = [sys.executable, "-m", "suture"]
     command = [*suture, "estimate", str(file), "--json", "--out", str(folder), "--offline", "--seconds", str(seconds)]
+    command += options({"after": list(AFTER)})
     started = time.perf_counter()
     said = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     cost = time.perf_counter() - started
@@ -131,6 +135,7 @@ def compare(name: str, corpus: Path, folder: Path, seconds: float) -> list[list[
         run(["collect", str(store), *options(study["collect"]), "--offline"], store),
         run(["train", str(out), "--store", str(store), *options(study["train"])], out),
     ]
+    taken += [run(words, made) for words, made in after(name, folder, store, out)]
     rows = []
     for step, truth in zip(said["steps"], taken, strict=True):
         span = step["seconds"]
@@ -150,6 +155,30 @@ def compare(name: str, corpus: Path, folder: Path, seconds: float) -> list[list[
         )
         sys.stderr.write("  ".join(rows[-1]) + "\n")
     return rows
+
+
+def after(name: str, folder: Path, store: Path, dictionary: Path) -> Iterator[tuple[list[str], Path]]:
+    """The command of each of `AFTER`, and what it makes; the feature that is steered fires most."""
+    made = {stage: folder / f"{name}-{stage}" for stage in AFTER}
+    table_of = ["--table", str(made["features"])]
+    words: dict[str, Callable[[], list[str]]] = {
+        "features": lambda: ["--store", str(store)],
+        "splice": list,
+        "causal": lambda: table_of,
+        "steer": lambda: [*table_of, "--feature", busiest(made["features"])],
+    }
+    for stage in AFTER:
+        if stage == "report":
+            page = folder / f"{name}.html"
+            yield ["report", str(folder), "--out", str(page)], page
+        else:
+            yield [stage, str(dictionary), *words[stage](), "--out", str(made[stage])], made[stage]
+
+
+def busiest(features: Path) -> str:
+    """The number of the feature that fires on most rows."""
+    active = json.loads((features / "columns.json").read_text())["columns"]["n_active"]
+    return str(max(range(len(active)), key=lambda i: active[i] or 0))
 
 
 def main() -> None:
@@ -178,7 +207,7 @@ def main() -> None:
     ]
     text = (
         "## What a study takes, said before\n\n"
-        "Two processes after the estimate's own: collect, then train. In brackets: whether the time lies "
+        "Every stage in a process of its own, after the estimate's. In brackets: whether the time lies "
         "in the range said. Memory includes the store's mapped files.\n\n"
         f"{table(header, rows)}\n\n{circumstances()}"
     )

@@ -173,7 +173,8 @@ def _run_model(
         source = place * length + n_bos + keep[target]
         outputs = record_at(lm, batch.to(lm.device), points)
         for space, output in zip(plan.spaces_of[m], outputs, strict=True):  # 3
-            kept = output.flatten(0, 1).index_select(0, source.to(output.device)).to(activations[space].dtype)
+            rounded = output.flatten(0, 1).to(activations[space].dtype)  # half the bytes to be gathered
+            kept = rounded.index_select(0, source.to(output.device))
             row = _first_not_finite(kept, target)
             if row is not None:
                 piece = next(p for p in group if starts[p] <= row < starts[p + 1])

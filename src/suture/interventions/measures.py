@@ -42,8 +42,8 @@ class Predictions:
         return Predictions(logits=logits, norm=norm, chances=chances)
 
     def kl(
-        self, edited: Float[Tensor, "edited vocab"], at: Int[Tensor, "edited"] | None = None
-    ) -> Float[Tensor, "edited"]:
+        self, edited: Float[Tensor, "position vocab"], at: Int[Tensor, "position"] | None = None
+    ) -> Float[Tensor, "position"]:
         """KL(plain || edited) in nats per row, from logits; `at` says which row each of the edited ones is.
 
         This direction weighs by what the unedited model would have said, so it counts what the edit broke.
