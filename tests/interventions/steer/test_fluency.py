@@ -9,6 +9,7 @@ from suture.interventions.steer.fluency import fluency, repetition
 from suture.lm.continuations import nats_after
 from suture.lm.hooks import edit as editing
 from suture.lm.hooks import logits
+from suture.lm.partial import Partial
 from suture.lm.tokens import tokenize, with_bos
 
 
@@ -47,3 +48,15 @@ def test_an_edit_in_force_is_seen(models):
     with editing(lm, "resid0.post", steer(torch.arange(lm.d_model).float(), 0.3)):
         edited, _ = nats_after(lm, [PROMPTS[0]], [" The dog"])
     assert abs(float(plain - edited)) > 1e-3
+
+
+def test_logits_where_they_count_are_enough(models):
+    """The same nats with the head cut down, an empty text and one cut off by the context among them."""
+    lm, texts = models[1], [*(s[20:60] for s in SENTENCES[:4]), "", " the dog" * 80]
+    whole = nats_after(lm, [*SENTENCES[:4], PROMPTS[0], PROMPTS[1]], texts, batch_size=3)
+    partial = Partial.of(lm, "resid0.post")
+    assert partial.cuts_head
+    cut = nats_after(lm, [*SENTENCES[:4], PROMPTS[0], PROMPTS[1]], texts, batch_size=3, partial=partial)
+    torch.testing.assert_close(cut[0], whole[0], rtol=1e-5, atol=1e-5)
+    assert torch.equal(cut[1], whole[1])
+    assert float(whole[0].min()) == 0.0 < float(whole[0].max())
