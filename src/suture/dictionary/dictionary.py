@@ -207,7 +207,7 @@ class Dictionary(nn.Module):
         if self.design.joint:
             centered = x - self.center
             if available is None:
-                return centered / self.n_spaces
+                return centered if self.n_spaces == 1 else centered.div_(self.n_spaces)
             share = self._share(available, x)
             return torch.where(share > 0, centered * share, 0.0)  # a missing model's columns may hold anything
         centered = x - self.center
