@@ -95,7 +95,7 @@ class TrainingState:
         self.parameters |= learned
         self.own = dictionary.own_weights | learned
         self.adam = Adam(self.parameters)
-        self._buffer = select.chunk_buffer(dictionary.W_enc.detach(), dictionary.precision)
+        self._buffers = select.buffers(dictionary.W_enc.detach(), dictionary.precision)
 
     @property
     def activation(self) -> Activation:
@@ -140,7 +140,7 @@ class TrainingState:
 
     def _select(self, encoder_input: Tensor, k: float) -> Selection:
         dictionary = self.dictionary
-        selection = self.activation.choose(dictionary.chunks(encoder_input, self._buffer), dictionary, self.own, k)
+        selection = self.activation.choose(dictionary.chunks(encoder_input, self._buffers), dictionary, self.own, k)
         if selection.cutoff is not None:
             # while k comes down the cut-off rises: remembering lower ones would leave too many features active
             memory = CUTOFF_MEMORY if bool(self.cutoff > 0) and k <= dictionary.sparsity.k else 0.0

@@ -61,6 +61,16 @@ class Selection:
 
 
 @dataclass(frozen=True)
+class Buffers:
+    """Memory for every step to use again: fresh memory costs a page fault for every 4 kB of it, each time."""
+
+    chunk: Float[Tensor, "entry"]
+    """For one chunk of pre-activations."""
+    weights: Float[Tensor, "feature D_in"] | None
+    """For W_enc in bf16."""
+
+
+@dataclass(frozen=True)
 class Chunks:
     """The pre-activations x · W_enc^T + b_enc, one chunk of rows at a time (never all of them at once)."""
 
@@ -68,8 +78,7 @@ class Chunks:
     W_enc: Float[Tensor, "feature D_in"]
     b_enc: Float[Tensor, "feature"]
     precision: Literal["float32", "bfloat16"] = "float32"
-    buffer: Float[Tensor, "entry"] | None = None
-    """Memory for a chunk, see `chunk_buffer`: fresh memory costs a page fault for every 4 kB of it, each time."""
+    buffers: Buffers | None = None
     grid: Grid = ALONE
     """Where rows or features are split over ranks, each gets its own pairs of what one process would have chosen."""
 
@@ -77,12 +86,14 @@ class Chunks:
         """(first row, pre-activations of the chunk), computed without gradient; a chunk is gone when the next comes."""
         with torch.no_grad():
             dtype = torch.bfloat16 if self.precision == "bfloat16" else self.x.dtype
-            W, b = self.W_enc.to(dtype), self.b_enc.to(dtype)
+            kept = None if self.buffers is None else self.buffers.weights
+            W = self.W_enc.to(dtype) if kept is None else kept.copy_(self.W_enc)
+            b = self.b_enc.to(dtype)
             for start, part in self._parts():
-                if self.buffer is None:
+                if self.buffers is None:
                     yield start, functional.linear(part.to(dtype), W, b)
                 else:
-                    out = self.buffer[: part.shape[0] * W.shape[0]].view(part.shape[0], W.shape[0])
+                    out = self.buffers.chunk[: part.shape[0] * W.shape[0]].view(part.shape[0], W.shape[0])
                     yield start, torch.addmm(b, part.to(dtype), W.t(), out=out)
 
     def _parts(self) -> Iterator[tuple[int, Tensor]]:
@@ -208,15 +219,14 @@ def _chunk_rows(W_enc: Tensor) -> int:
     return max(64, (GPU_CHUNK_ELEMENTS if W_enc.is_cuda else CHUNK_ELEMENTS) // W_enc.shape[0])
 
 
-def chunk_buffer(W_enc: Float[Tensor, "feature D_in"], precision: str) -> Float[Tensor, "entry"] | None:
-    """Memory for one chunk of pre-activations, for every step to use again.
-
-    None on a GPU, whose allocator keeps its memory.
-    """
+def buffers(W_enc: Float[Tensor, "feature D_in"], precision: str) -> Buffers | None:
+    """What every step's chunks use again; None on a GPU, whose allocator keeps its memory."""
     if W_enc.is_cuda:
         return None
-    dtype = torch.bfloat16 if precision == "bfloat16" else W_enc.dtype
-    return W_enc.new_empty(_chunk_rows(W_enc) * W_enc.shape[0], dtype=dtype)
+    halved = precision == "bfloat16"
+    dtype = torch.bfloat16 if halved else W_enc.dtype
+    chunk = W_enc.new_empty(_chunk_rows(W_enc) * W_enc.shape[0], dtype=dtype)
+    return Buffers(chunk, W_enc.new_empty(W_enc.shape, dtype=dtype) if halved else None)
 
 
 def best_of_row(pre: Float[Tensor, "row feature"], k: int) -> Int[Tensor, "row k"]:
