@@ -11,7 +11,7 @@ EXTRAS := dev,tensorboard,wandb,ray,maps
 UV := $(TRIED)/uv/bin/uv
 RESOLVE := $(UV) pip compile --quiet --all-extras --python-version 3.11 --constraint constraints-torch.txt
 
-.PHONY: install demo test check docs dist fix clean pins test-lowest test-newest
+.PHONY: install demo test check docs notebooks dist fix clean pins test-lowest test-newest
 
 install: $(STAMP)
 
@@ -34,6 +34,9 @@ check: install  ## lint, format, types
 
 docs: install  ## the documentation's site, in build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+notebooks: install  ## those in docs/notebooks run in fresh kernels; an error in one fails
+	$(BIN)/python scripts/run_notebooks.py
 
 dist: install  ## sdist and wheel in dist/, tried outside the repository
 	$(BIN)/python scripts/check_dist.py --keep dist

@@ -59,5 +59,5 @@ def test_a_finished_result_holds_no_parts(tmp_path: Path) -> None:
         run(fails=True, resume=False, work=work)
     run(fails=False, resume=True, work=work)
     assert work.calls == 1
-    assert sorted(f.name for f in (tmp_path / "out").iterdir()) == ["manifest.json", "result"]
+    assert sorted(f.name for f in (tmp_path / "out").iterdir()) == ["manifest.json", "result", "run.log"]
     assert [f.name for f in artifact.open_artifact(tmp_path / "out").files] == ["result"]

@@ -16,6 +16,7 @@ from suture.interventions.settings import ActivateSettings
 from suture.lm.generate import generate
 from suture.lm.hooks import edit
 from suture.lm.load import load_model
+from suture.naming.naming import names_of
 from suture.pipeline.artifact import MANIFEST
 from suture.pipeline.files import sha256_of, write_json
 from suture.play.player import Player
@@ -150,7 +151,7 @@ def test_names_stand_beside_their_features_wherever_they_are_shown(folder: Path,
         "63": {"name": "ends of texts"},
     }
     named = Player.open(folder, names=notes(folder, tmp_path / "notes.json", given))
-    assert named.about["names"] == {3: "dogs", 63: "ends of texts"}
+    assert named.about["names"] == names_of(folder, tmp_path / "notes.json") == {3: "dogs", 63: "ends of texts"}
     said = named.read(Scene(prompt=PROMPT, features=(3, 9, 63)))
     assert [own["name"] for own in said["chosen"]] == ["dogs", "", "ends of texts"]
     assert Player.open(folder).about["names"] == {}

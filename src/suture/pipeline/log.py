@@ -78,26 +78,28 @@ def keeping(
         inputs: what it is made from.
         goes_on: whether this run goes on with an unfinished one.
     """
-    with (folder / LOG).open("a", encoding="utf-8", errors="backslashreplace") as stream:
-        log = Log(stream)
-        log.line(f"{what}: {'gone on with' if goes_on else 'begun'}")
-        log.line(f"versions: {versions()}")
-        for name, value in (("command", command), ("made from", ", ".join(inputs))):
-            if value:
-                log.line(f"{name}: {value}")
-        _open.set((*_open.get(), log))
-        _listen(log)
-        try:
-            yield log
-        except BaseException as error:
-            why = "interrupted" if isinstance(error, KeyboardInterrupt) else f"failed: {type(error).__name__}: {error}"
-            log.line(f"{why}, after {log.taken}")
-            raise
-        else:
-            log.line(f"finished, after {log.taken}")
-        finally:
-            _unlisten(log)
-            _open.set(tuple(own for own in _open.get() if own is not log))
+    stream = (folder / LOG).open("a", encoding="utf-8", errors="backslashreplace")
+    log = Log(stream)
+    log.line(f"{what}: {'gone on with' if goes_on else 'begun'}")
+    log.line(f"versions: {versions()}")
+    for name, value in (("command", command), ("made from", ", ".join(inputs))):
+        if value:
+            log.line(f"{name}: {value}")
+    _open.set((*_open.get(), log))
+    _listen(log)
+    try:
+        yield log
+    except BaseException as error:
+        why = "interrupted" if isinstance(error, KeyboardInterrupt) else f"failed: {type(error).__name__}: {error}"
+        log.line(f"{why}, after {log.taken}")
+        raise
+    else:
+        log.line(f"finished, after {log.taken}")
+    finally:
+        _unlisten(log)
+        _open.set(tuple(own for own in _open.get() if own is not log))
+        with suppress(OSError):  # what a full disk did not take is tried once more
+            stream.close()
 
 
 def note(text: str) -> None:
