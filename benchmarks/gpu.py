@@ -2,13 +2,17 @@
 
 1. Per shape: build the contenders on one device and warm each up; note what memory each holds.
 2. In rounds, each contender in turn takes some steps, every step timed by itself (CUDA events). The encoder's product
-   alone (bf16 on a GPU) is a contender too: its time is the part of a step that no method of this kind can save.
+   alone (bf16 on a GPU) is a contender too: its time is the part of a step that no method of this kind can save. So is
+   copying what is moved at least once in a step: weights, gradients and both moments. The two together are the floor.
 3. Medians over all steps; memory is a contender's peak without what the others hold.
 
 A step is forward, loss, backward, Adam and the decoder's renormalisation, with no auxiliary loss in any of them. The
 dense step runs under bf16 autocast with fused Adam; sparsify sets its own autocast, and Adam replaces its sign descent.
 
-    python benchmarks/gpu.py [--device cuda] [--small] [--rounds 8] [--steps 3] [--write]
+    python benchmarks/gpu.py [--device cuda] [--small] [--rounds 8] [--steps 3] [--minutes 6] [--write]
+
+Rounds end when `--minutes` are over, after one at least. On a bare machine `benchmarks/install_gpu.py` comes first: it
+is all done in eight minutes, installation included.
 """
 
 import argparse
@@ -43,7 +47,12 @@ except ImportError:
 RESULTS = Path(__file__).parent / "RESULTS.md"
 BEGIN, END = "<!-- gpu:begin -->", "<!-- gpu:end -->"
 LEARNING_RATE = 1e-4
-PRODUCT, SUTURE, DENSE, SPARSIFY = "encoder product alone", "suture", "dense PyTorch", "eai-sparsify"
+MEASURING = 0.8
+"""Part of a shape's time in which rounds begin: the last one has to end, too."""
+COPIED = 2 * 4
+"""Matrices of the encoder's size that a step moves: of encoder and decoder the weights, gradients and two moments."""
+PRODUCT, COPY = "encoder product alone", "weights, gradients, moments copied"
+SUTURE, DENSE, SPARSIFY = "suture", "dense PyTorch", "eai-sparsify"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +126,7 @@ def suture_step(shape: Shape, device: torch.device, batches: Iterator[Tensor]) -
 
     def step() -> Tensor:
         batch = Batch(activations=next(batches), model=None)
-        return state.step(batch, k=shape.k, learning_rate=LEARNING_RATE, available=None).terms["reconstruction"]
+        return state.step(batch, k=float(shape.k), learning_rate=LEARNING_RATE, available=None).terms["reconstruction"]
 
     return step
 
@@ -183,6 +192,19 @@ def product_step(shape: Shape, device: torch.device, batches: Iterator[Tensor]) 
     return step
 
 
+def copy_step(shape: Shape, device: torch.device, batches: Iterator[Tensor]) -> Callable[[], Tensor]:  # noqa: ARG001
+    """Encoder and decoder with their gradients and moments, each read and written once."""
+    one = start(shape, device)
+    other = torch.empty_like(one)
+
+    def step() -> Tensor:
+        for _ in range(COPIED):
+            other.copy_(one)
+        return other[0, 0]
+
+    return step
+
+
 # --- measuring ------------------------------------------------------------------------------------------------------
 
 
@@ -210,7 +232,7 @@ def contenders(shape: Shape, device: torch.device) -> list[Contender]:
     """1: all that can be measured here, warmed up."""
     draw = torch.Generator().manual_seed(0)
     pool = [torch.randn(shape.n_rows, shape.joint_width, generator=draw).to(device) for _ in range(4)]
-    makers = {PRODUCT: product_step, SUTURE: suture_step, DENSE: dense_step}
+    makers = {PRODUCT: product_step, COPY: copy_step, SUTURE: suture_step, DENSE: dense_step}
     if SparseCoder is not None:
         makers[SPARSIFY] = sparsify_step
     out: list[Contender] = []
@@ -223,10 +245,14 @@ def contenders(shape: Shape, device: torch.device) -> list[Contender]:
     return out
 
 
-def measure(shape: Shape, device: torch.device, *, rounds: int, steps: int) -> list[Contender]:
-    """2, 3: the contenders of a shape with their times and peaks."""
+def measure(
+    shape: Shape, device: torch.device, *, rounds: int, steps: int, until: float = float("inf")
+) -> list[Contender]:
+    """2, 3: the contenders of a shape with their times and peaks; no round begins after the time `until`."""
     found = contenders(shape, device)
-    for _ in range(rounds):
+    for number in range(rounds):
+        if number and time.time() > until:
+            break
         for contender in found:
             contender.step()  # the caches and the clock are another contender's
             if device.type == "cuda":
@@ -245,8 +271,11 @@ def table(shape: Shape, found: list[Contender]) -> str:
     """A shape's measurements as Markdown."""
     by_name = {c.name: c for c in found}
     product, suture = by_name[PRODUCT].median, by_name[SUTURE].median
+    floor = product + by_name[COPY].median
     lines = [
-        f"{shape.label}; the product runs at {shape.product_flop / product / 1e9:.3g} TFLOP/s:",
+        f"{shape.label}; the product runs at {shape.product_flop / product / 1e9:.3g} TFLOP/s, "
+        f"{len(by_name[SUTURE].milliseconds)} steps; suture's step is {suture / floor:.2f} times the floor of "
+        f"{floor:.2f} ms:",
         "",
         "| | ms per step | rows/s | share of the matrix rate | peak memory, GB | times suture's step |",
         "|---|---|---|---|---|---|",
@@ -291,6 +320,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, help="rows of a batch, where not the shape's own")
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--steps", type=int, default=3, help="timed steps of each contender in a round")
+    parser.add_argument("--minutes", type=float, default=6.0, help="in all, about")
     parser.add_argument("--write", action="store_true", help="put the tables into benchmarks/RESULTS.md")
     given = parser.parse_args()
     device = torch.device(given.device)
@@ -298,9 +328,12 @@ def main() -> None:
         print("benchmarks/gpu.py: no CUDA device here; --device cpu --small shows that it runs", file=sys.stderr)
         sys.exit(2)
     tables: list[str] = []
-    for shape in SMALL if given.small else SHAPES:
+    shapes = SMALL if given.small else SHAPES
+    ends = time.time() + 60 * given.minutes
+    for number, shape in enumerate(shapes):
+        until = time.time() + (ends - time.time()) / (len(shapes) - number) * MEASURING
         sized = shape if given.rows is None else Shape(**{**vars(shape), "n_rows": given.rows})
-        tables.append(table(sized, measure(sized, device, rounds=given.rounds, steps=given.steps)))
+        tables.append(table(sized, measure(sized, device, rounds=given.rounds, steps=given.steps, until=until)))
         print(tables[-1], end="\n\n", flush=True)
     if given.write:
         write_section(section(tables, device))

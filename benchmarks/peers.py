@@ -298,6 +298,24 @@ def product(job: Job, dtype: str) -> Model:
     return Model(step, aux_worked=lambda: True)
 
 
+def floor(job: Job, dtype: str) -> Model:
+    """What no exact step can do without: the product, and weights, gradients and two moments each moved once.
+
+    They move at the rate of a copy between blocks as large as they are, and a copy of n bytes moves 2 n.
+    """
+    import torch
+
+    multiply = product(job, dtype).step
+    moved = torch.ones(4, 2 * job.n_features * job.width)
+    source, target = moved[:2], moved[2:]
+
+    def step(batch: torch.Tensor) -> None:
+        multiply(batch)
+        target.copy_(source)
+
+    return Model(step, aux_worked=lambda: True)
+
+
 def sae_lens(job: Job, batches: Iterator[Any]) -> Model:
     """`SAETrainer.step` on a TopKTrainingSAE."""
     from sae_lens import LoggingConfig  # pyright: ignore[reportMissingImports]
@@ -422,12 +440,14 @@ MODELS: dict[str, Callable[[Job, Iterator[Any]], Model]] = {
     "suture": suture,
     "product float32": lambda job, _: product(job, "float32"),
     "product bfloat16": lambda job, _: product(job, "bfloat16"),
+    "floor float32": lambda job, _: floor(job, "float32"),
+    "floor bfloat16": lambda job, _: floor(job, "bfloat16"),
     "sae-lens": sae_lens,
     "dictionary-learning": dictionary_learning,
     "eai-sparsify": sparsify,
     "overcomplete": overcomplete,
 }
-OWN = ("suture", "product float32", "product bfloat16")
+OWN = ("suture", "product float32", "product bfloat16", "floor float32", "floor bfloat16")
 """What runs in suture's own environment."""
 REQUIREMENTS: dict[str, tuple[str, ...]] = {
     "sae-lens": ("sae-lens",),

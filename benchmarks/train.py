@@ -6,15 +6,17 @@
    give them.
 3. A round's ratio is peer / suture of its medians; reported are the median over the rounds, the least and the most.
 4. The same against the encoder product alone (suture / product), in fp32, and in bf16 where the processor has units
-   for it.
+   for it; and against the floor: that product in the quicker precision, and weights, gradients and moments each moved
+   once at the rate of a copy, timed together.
 5. All of it again with a tenth of the features dead, so that the auxiliary loss is at work in every step.
 
-    python benchmarks/train.py [--shapes W1 W3] [--peers sae-lens] [--rounds 5] [--threads 2] [--quick] [--write]
+    python benchmarks/train.py [--shapes W1 W3] [--peers sae-lens] [--batch-sizes 1024 4096] [--rounds 5]
+                                [--threads 2] [--quick] [--write]
 """
 
 import argparse
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 
@@ -99,7 +101,7 @@ def write_rows(file: Path, shape: Shape, n_rows: int, seed: int = 0) -> None:
 def data_file(name: str) -> Path:
     """The rows of a shape, written once."""
     shape = SHAPES[name]
-    file = ENVIRONMENTS / f"rows-{name}.npy"
+    file = ENVIRONMENTS / f"rows-{name.replace(' ', '-')}.npy"
     if not file.exists():
         ENVIRONMENTS.mkdir(exist_ok=True)
         write_rows(file, shape, N_BATCHES * shape.batch_size)
@@ -224,6 +226,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["W1", "W2", "W3"])
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS))
+    parser.add_argument("--batch-sizes", nargs="*", type=int, default=[], help="instead of the shapes' own")
     parser.add_argument("--dead", nargs="+", type=float, default=[0.0, DEAD], help="shares of dead features")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=3, help="steps of one run")
@@ -237,10 +240,19 @@ def arguments() -> argparse.Namespace:
     return given
 
 
+def at_batch_sizes(shapes: Sequence[str], sizes: Sequence[int]) -> list[str]:
+    """The names of the shapes at each batch size, entered among `SHAPES`; the shapes themselves where none is given."""
+    for name in shapes:
+        SHAPES.update({f"{name} at {size}": replace(SHAPES[name], batch_size=size) for size in sizes})
+    return [f"{name} at {size}" for name in shapes for size in sizes] if sizes else list(shapes)
+
+
 def main() -> None:
     """Compare and print."""
     given = arguments()
-    products = ["product float32", *(["product bfloat16"] if bf16_units() else [])]
+    given.shapes = at_batch_sizes(given.shapes, given.batch_sizes)
+    quick = "bfloat16" if bf16_units() else "float32"
+    products = ["product float32", *(["product bfloat16"] if bf16_units() else []), f"floor {quick}"]
     found = [
         compare(name, dead, [*(products if dead == 0 else products[:1]), *given.peers], given)
         for name in given.shapes

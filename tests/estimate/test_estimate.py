@@ -304,12 +304,12 @@ def test_the_command_prints_one_object_or_a_table(
     command = ["estimate", str(tmp_path / "study.toml"), "--out", str(tmp_path), "--offline", "--seconds", "0.5"]
     assert run([*command, "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
-    assert [s["name"] for s in said["steps"]] == ["collect", "train"]
+    assert [s["name"] for s in said["steps"]] == ["collect", "train", "features"]
     assert said["total"]["seconds"]["low"] <= said["total"]["seconds"]["middle"] <= said["total"]["seconds"]["high"]
     study_of(tmp_path, corpus, tokens=3_000_000, train="heldout = 0.9999")
     assert run(command) == 2
     out, err = capsys.readouterr()
-    assert [line.split()[0] for line in out.splitlines()][1:5] == ["collect", "train", "in", "free"]
+    assert [line.split()[0] for line in out.splitlines()][1:6] == ["collect", "train", "features", "in", "free"]
     refusals = [line for line in err.splitlines() if line.startswith("suture: ")]
     assert [line.split(" = ")[0] for line in refusals] == ["suture: collect.tokens", "suture: train.batch-size"]
 

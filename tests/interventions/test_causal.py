@@ -10,7 +10,7 @@ import torch
 from interventions.conftest import SENTENCES, known_dictionary
 from own_copy import own_copy
 from suture.dictionary.dictionary import Dictionary
-from suture.errors import UserError
+from suture.errors import ArtifactError, UserError
 from suture.features.table import FeatureTable
 from suture.interventions.causal import (
     CausalSettings,
@@ -22,6 +22,7 @@ from suture.interventions.causal import (
     of_each_label,
     verdict,
 )
+from suture.interventions.paired import PairedText
 from suture.lm.hooks import edit
 from suture.lm.load import LanguageModel
 from suture.pipeline import artifact
@@ -145,6 +146,35 @@ def test_the_step(twins: list[LanguageModel], twin_dictionary: Dictionary, tmp_p
     assert not (tmp_path / "none").exists()
     with pytest.raises(UserError, match="feature = -1"):
         find_causes(twin_dictionary, twins, SENTENCES, {-1: "A"})
+
+
+def test_a_stopped_check_goes_on_after_its_batches(
+    twins: list[LanguageModel], twin_dictionary: Dictionary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    twin_dictionary.save(tmp_path / "dictionary")
+    _table(["shared"] * 5 + ["A"] + ["dead"] * 18).save(tmp_path / "table")
+    places = (tmp_path / "dictionary", tmp_path / "table", twins, SENTENCES)
+    monkeypatch.setattr("suture.interventions.paired.group_by_length", lambda lengths, _: [[i] for i in lengths])
+    told: list[tuple[int, int]] = []
+    whole = causal(tmp_path / "whole", *places, chosen=[0, 5], settings=SHORT, on_progress=lambda *p: told.append(p))
+    total = told[-1][1]
+    assert told[-1] == (total, total)
+    assert total > 5
+    watched: list[int] = []
+    real = PairedText.batch
+    monkeypatch.setattr(PairedText, "batch", lambda self, number: watched.append(number) or real(self, number))
+
+    def stop(done: int, _: int) -> None:
+        if done == total // 2 + 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        causal(tmp_path / "out", *places, chosen=[0, 5], settings=SHORT, on_progress=stop)
+    assert causal(tmp_path / "out", *places, chosen=[0, 5], settings=SHORT, resume=True) == whole
+    assert sorted(set(watched)) == list(range(total // 2))
+    assert len(watched) <= total // 2 + 1
+    with pytest.raises(ArtifactError, match="features"):
+        causal(tmp_path / "out", *places, chosen=[0, 4], settings=SHORT, resume=True)
 
 
 # ---- the controls: each of these fails where a control is left out, or taken elsewhere -------------------------------

@@ -13,15 +13,35 @@ def log_probs(*shape: int, seed: int) -> torch.Tensor:
     return torch.log_softmax(3 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed)), dim=-1)
 
 
-def test_kl_and_ce_agree_with_torch():
+@pytest.mark.parametrize("at_once", [1, 2**18])
+def test_kl_and_ce_agree_with_torch(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measures, "AT_ONCE", at_once)
     plain, edited = log_probs(7, 50, seed=0), log_probs(7, 50, seed=1)
     following = torch.arange(7)
-    found = measures.kl_and_ce_change(plain, edited, following)
+    shift = torch.linspace(-5, 30, 7)[:, None]  # logits are log-probabilities up to a constant of each row
+    predictions = measures.Predictions.of(plain + shift)
+    found = predictions.kl_and_ce_change(edited - shift, following)
     kl = fn.kl_div(edited, plain, reduction="none", log_target=True).sum(-1)
     ce = fn.nll_loss(edited, following, reduction="none") - fn.nll_loss(plain, following, reduction="none")
-    torch.testing.assert_close(found, torch.stack([kl, ce], 1))
+    torch.testing.assert_close(found, torch.stack([kl, ce], 1), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(predictions.surprise(following), -plain[following, following], rtol=1e-4, atol=1e-5)
     assert bool((kl > 0.1).all())
-    assert torch.equal(measures.kl_and_ce_change(plain, plain, following), torch.zeros(7, 2))
+    at = torch.tensor([3, 0, 3])
+    torch.testing.assert_close(predictions.kl((edited - shift)[at], at), kl[at], rtol=1e-4, atol=1e-5)
+    unmoved = predictions.kl_and_ce_change(plain + shift, following)
+    assert torch.equal(unmoved, torch.zeros(7, 2))
+    assert torch.equal(predictions.kl(plain + shift), torch.zeros(7))
+
+
+def test_small_shifts_are_not_lost_in_large_logits() -> None:
+    """A KL of a millionth on logits around a hundred, against float64."""
+    plain = 100 + 5 * torch.randn(20, 4000, generator=torch.Generator().manual_seed(0))
+    edited = plain + 1e-2 * torch.randn(20, 4000, generator=torch.Generator().manual_seed(1))
+    p, q = (torch.log_softmax(x.double(), dim=-1) for x in (plain, edited))
+    exact = (p.exp() * (p - q)).sum(-1)
+    found = measures.Predictions.of(plain).kl(edited)
+    assert float(exact.max()) < 1e-4
+    assert float((found - exact).abs().max()) < 2e-5  # half a unit in the last place of two sums around a hundred
 
 
 def test_the_effect_is_the_change_of_the_sets_log_odds():

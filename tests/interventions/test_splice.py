@@ -14,7 +14,7 @@ from suture.dictionary.activation import Sparsity
 from suture.dictionary.clipping import Clipping
 from suture.dictionary.design import Design
 from suture.dictionary.dictionary import Codes, Dictionary
-from suture.errors import UserError
+from suture.errors import ArtifactError, UserError
 from suture.interventions.paired import PairedText
 from suture.interventions.settings import SpliceSettings
 from suture.interventions.splice import mean_rows, splice, spliced_losses
@@ -178,6 +178,66 @@ def test_the_step_writes_what_it_returns(models: list[LanguageModel], tmp_path: 
     written = artifact.read_json(tmp_path / "out" / "splice.json")
     assert written == artifact.as_json(result.to_json())
     assert written["models"][1]["spliced"]["ce"] == result.models[1].spliced.ce
+
+
+def test_a_stopped_run_goes_on_after_its_batches(
+    models: list[LanguageModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three moments: before, between and among the measured batches; the numbers are those of an unbroken run."""
+    known_dictionary(models).save(tmp_path / "dictionary")
+    monkeypatch.setattr("suture.interventions.paired.group_by_length", lambda lengths, _: [[i] for i in lengths])
+    passes: list[int] = []
+    whole = splice(
+        tmp_path / "whole", tmp_path / "dictionary", models, SENTENCES, BLOCK, on_progress=lambda n, _: passes.append(n)
+    )
+    assert passes == sorted(passes)
+    n_passes, real = passes[-1], PairedText.surprise
+    measured: list[int] = []
+
+    def counted(self: PairedText, *args: object) -> Tensor:
+        measured.append(1)
+        return real(self, *args)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(PairedText, "surprise", counted)
+
+    def stopping_at(moment: int) -> None:
+        def tell(done: int, total: int) -> None:
+            assert total == n_passes
+            if done == moment:
+                raise KeyboardInterrupt
+
+        splice(
+            tmp_path / "out", tmp_path / "dictionary", models, SENTENCES, BLOCK, resume=True, on_progress=tell
+        )  # fmt: skip
+
+    for moment in (1, n_passes // 2, n_passes - 1):
+        with pytest.raises(KeyboardInterrupt):
+            stopping_at(moment)
+        assert not (tmp_path / "out").exists()
+    found = splice(tmp_path / "out", tmp_path / "dictionary", models, SENTENCES, BLOCK, resume=True)
+    assert found == whole
+    n_batches = n_passes // 11
+    assert n_batches > 2
+    assert n_passes == 11 * n_batches  # as far as the hookpoints, and five in each of two models
+    assert len(measured) < 10 * n_batches + 2 * 10
+    before = len(measured)
+    assert splice(tmp_path / "out", tmp_path / "dictionary", models, SENTENCES, BLOCK, resume=True) == whole
+    assert len(measured) == before
+    with pytest.raises(ArtifactError, match="texts"):
+        splice(tmp_path / "out", tmp_path / "dictionary", models, SENTENCES[1:], BLOCK, resume=True)
+
+
+def test_activations_are_computed_once_where_they_fit(
+    models: list[LanguageModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dictionary, made = known_dictionary(models), []
+    real = PairedText._run_to_hookpoint
+    monkeypatch.setattr(PairedText, "_run_to_hookpoint", lambda *args: made.append(1) or real(*args))
+    found = spliced_losses(dictionary, models, SENTENCES, BLOCK)
+    once = len(made)
+    monkeypatch.setattr("suture.interventions.splice.HELD_BYTES", 0)
+    assert spliced_losses(dictionary, models, SENTENCES, BLOCK) == found
+    assert len(made) == 3 * once
 
 
 def _first(out: object) -> Tensor:

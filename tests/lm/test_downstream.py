@@ -37,6 +37,26 @@ def test_changes_are_those_of_plain_passes(family: str, monkeypatch: pytest.Monk
         torch.testing.assert_close(change, expected - expected.mean(), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("family", ["gpt2", "llama", "opt"])
+def test_what_comes_before_is_read_once(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passes under vectors are of one token each; a cache that gives other logits is not used, and nothing changes."""
+    lm = tiny_family(family)
+    contexts, vectors = contexts_of(lm, TEXTS), torch.randn(5, WIDTH, generator=torch.Generator().manual_seed(0))
+    lengths: list[int] = []
+    handle = lm.model.get_input_embeddings().register_forward_hook(
+        lambda _m, args, _o: lengths.append(args[0].shape[1])
+    )
+    found = torch.cat(list(changes(lm, "resid0.post", vectors, contexts)))
+    assert lengths[-1] == 1
+    assert max(lengths) == contexts.shape[1]  # the pass that it is held against
+    lengths.clear()
+    monkeypatch.setattr(downstream, "CLOSE", -1.0)
+    whole = torch.cat(list(changes(lm, "resid0.post", vectors, contexts)))
+    assert lengths[-1] == contexts.shape[1]
+    handle.remove()
+    torch.testing.assert_close(found, whole, rtol=1e-3, atol=1e-5)
+
+
 def test_texts_without_a_token_are_refused() -> None:
     with pytest.raises(UserError, match="hold no token"):
         contexts_of(tiny_family("gpt2"), ["", ""])

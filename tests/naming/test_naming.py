@@ -23,7 +23,7 @@ from suture.lm.chat import asked, preference
 from suture.lm.load import LanguageModel, load_model
 from suture.naming import naming
 from suture.naming.detect import auroc, detection
-from suture.naming.naming import NOTES, TRIED, Naming, deal, label, shuffled
+from suture.naming.naming import NOTES, TRIED, Naming, deal, label, names_of, shuffled
 from suture.naming.prompts import fit_prompt, name_in, name_prompt, window
 from suture.naming.settings import NameSettings
 from suture.pipeline import artifact
@@ -111,6 +111,8 @@ def test_a_labeler_that_is_right_has_all_its_names_found_good(
         str(i): word for i, word in enumerate(WORDS)
     }
     assert Naming.load(folder / "right").good == found.good
+    assert names_of(folder / "dictionary", folder / "right") == found.good
+    assert names_of(folder / "dictionary", folder / "right" / NOTES) == found.good
     assert list(found.to_pandas()["name"]) == list(WORDS)
 
 

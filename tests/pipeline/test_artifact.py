@@ -175,7 +175,7 @@ def test_nothing_is_made_inside_a_finished_artifact(tmp_path: Path) -> None:
         artifact.create(tmp_path / "outer" / "deep" / "inner", stage="dictionary", settings={}),
     ):
         pass
-    assert [f.name for f in (tmp_path / "outer").iterdir()] == ["manifest.json"]
+    assert sorted(f.name for f in (tmp_path / "outer").iterdir()) == ["manifest.json", "run.log"]
 
 
 def test_folders_of_the_first_format_still_open(tmp_path: Path) -> None:

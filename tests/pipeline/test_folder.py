@@ -176,7 +176,7 @@ def test_killed_at_any_moment_of_a_replacement_the_old_or_the_new_is_there(tmp_p
         assert found == "new" or not done
         make(path, "new", overwrite=True, resume=resume)  # and the next run goes on
         assert text_of(path) == "new"
-        assert names(path) == ["data", "manifest.json"], moment
+        assert names(path) == ["data", "manifest.json", "run.log"], moment
         assert names(path.parent) == ["a"], moment
     assert moment > 10
     assert seen == {"old", "new"}
@@ -192,7 +192,7 @@ def test_killed_at_any_moment_of_a_first_run_the_next_one_ends_well(tmp_path: Pa
         if not artifact.is_made(path, stage="probe", settings={"text": "new"}):
             make(path, "new", resume=True)
         assert text_of(path) == "new"
-        assert names(path) == ["data", "manifest.json"], moment
+        assert names(path) == ["data", "manifest.json", "run.log"], moment
         assert names(path.parent) == ["a"], moment
 
 

@@ -15,6 +15,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
 from chromium import LOOPBACK_ONLY, chromium
+from suture.pipeline.files import sha256_of, write_json
 
 pytestmark = pytest.mark.browser
 SECONDS = 30
@@ -29,7 +30,11 @@ def browser() -> Iterator[webdriver.Chrome]:
 @pytest.fixture(scope="module")
 def address(folder: Path) -> Iterator[str]:
     """Of `suture play`; at the end it is interrupted, which is how it ends."""
-    words = [sys.executable, "-m", "suture", "play", str(folder), "--json"]
+    names = {str(i): {"name": f"name {i}"} for i in range(64)}
+    file = folder.with_name("notes.json")
+    identity = sha256_of(folder / "manifest.json")[:16]
+    write_json(file, {"suture_notes": 1, "dictionaries": {identity: {"features": names}}})
+    words = [sys.executable, "-m", "suture", "play", str(folder), "--names", str(file), "--json"]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as served:
         assert served.stdout is not None
         yield json.loads(served.stdout.readline())["address"]
@@ -74,6 +79,8 @@ def test_a_text_is_read_a_feature_found_and_both_models_steered(browser: webdriv
     feature = first.get_attribute("data-feature")
     first.find_element(By.XPATH, ".//button[text()='Shade']").click()
     WebDriverWait(page, SECONDS).until(lambda d: d.find_elements(By.CSS_SELECTOR, f"[data-shaded='{feature}']"))
+    assert f"name {feature}" in page.find_element(By.CSS_SELECTOR, f"#features [data-feature='{feature}'] .peek").text
+    assert f"name {feature}" in page.find_element(By.CSS_SELECTOR, f"[data-shaded='{feature}'] h3").text
     lines = page.find_elements(By.CSS_SELECTOR, f"[data-shaded='{feature}'] .line-of")
     assert [line.find_element(By.CSS_SELECTOR, ".letter").text for line in lines] == ["A", "B"]
     shaded = page.execute_script(
@@ -84,6 +91,7 @@ def test_a_text_is_read_a_feature_found_and_both_models_steered(browser: webdriv
     # steered: both models, while the default stays
     before = cell(page, "default-0"), cell(page, "default-1")
     page.find_element(By.XPATH, f"//li[@data-feature='{feature}']//button[text()='Steer']").click()
+    assert f"name {feature}" in page.find_element(By.CSS_SELECTOR, f"[data-steered='{feature}'] .name").text
     number = page.find_element(By.CSS_SELECTOR, f"[data-steered='{feature}'] input[type=number]")
     number.clear()
     number.send_keys("60")

@@ -16,6 +16,8 @@ from suture.interventions.settings import ActivateSettings
 from suture.lm.generate import generate
 from suture.lm.hooks import edit
 from suture.lm.load import load_model
+from suture.pipeline.artifact import MANIFEST
+from suture.pipeline.files import sha256_of, write_json
 from suture.play.player import Player
 from suture.play.settings import MOST_FEATURES, Scene
 
@@ -131,6 +133,54 @@ def test_a_unit_is_what_the_feature_reaches_where_that_is_known(player: Player) 
         row = player.dictionary.raw_decoder(space)
         expected = 2 * 7 * row[3] - 0.5 * row[9]
         assert torch.allclose(measured.vector(((3, 2.0), (9, -0.5)), space), expected, atol=1e-5)
+
+
+def notes(folder: Path, file: Path, names: dict[str, dict[str, Any]]) -> Path:
+    """A file as the report's reader saves it and `suture label` writes it."""
+    identity = sha256_of(folder / MANIFEST)[:16]
+    others = {"0123456789abcdef": {"features": {"3": {"name": "another dictionary's"}}}}
+    write_json(file, {"suture_notes": 1, "dictionaries": {identity: {"features": names}, **others}})
+    return file
+
+
+def test_names_stand_beside_their_features_wherever_they_are_shown(folder: Path, tmp_path: Path) -> None:
+    given = {
+        "3": {"name": " dogs ", "note": "seen", "lists": ["a"]},
+        "9": {"name": ""},
+        "63": {"name": "ends of texts"},
+    }
+    named = Player.open(folder, names=notes(folder, tmp_path / "notes.json", given))
+    assert named.about["names"] == {3: "dogs", 63: "ends of texts"}
+    said = named.read(Scene(prompt=PROMPT, features=(3, 9, 63)))
+    assert [own["name"] for own in said["chosen"]] == ["dogs", "", "ends of texts"]
+    assert Player.open(folder).about["names"] == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (
+            '{"suture_notes": 1, "dictionaries": {"0123456789abcdef": {"features": {}}}}',
+            "has no names for this dictionary",
+        ),
+        ('{"suture_notes": 2, "dictionaries": {}}', "cannot be read as names"),
+        ('{"suture_notes": 1, "dictionaries": {"a": {"features": {"1": {"name": 7}}}}}', "cannot be read as names"),
+        ("[]", "cannot be read as names"),
+        ("{", "cannot be read as names"),
+    ],
+)
+def test_names_of_another_dictionary_and_what_is_no_file_of_names_are_refused(
+    folder: Path, tmp_path: Path, text: str, says: str
+) -> None:
+    (tmp_path / "notes.json").write_text(text)
+    with pytest.raises(UserError, match=rf"^names = .*{says}"):
+        Player.open(folder, names=tmp_path / "notes.json")
+
+
+def test_a_folder_that_holds_no_names_is_refused(folder: Path, tmp_path: Path) -> None:
+    for wrong in (folder, tmp_path, tmp_path / "nothing"):
+        with pytest.raises(UserError, match=r"^names = "):
+            Player.open(folder, names=wrong)
 
 
 @pytest.mark.parametrize(

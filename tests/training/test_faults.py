@@ -68,7 +68,7 @@ def assert_same(found: Path, expected: Path) -> None:
     artifact.verify(found)
     names = {f.name for f in found.iterdir()}
     written = {"dictionary.json", "dictionary.safetensors", "moments.safetensors", "evaluation.json", "metrics.jsonl"}
-    assert names == {"manifest.json", *written}
+    assert names == {"manifest.json", "run.log", *written}
     assert not artifact.partial_path(found).exists()
     assert not found.with_name(found.name + ".replaced").exists()
     one, two = Dictionary.load(found).state_dict(), Dictionary.load(expected).state_dict()

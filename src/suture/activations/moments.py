@@ -18,6 +18,7 @@ from torch import Tensor
 
 from suture.activations.batches import sequential
 from suture.activations.store import Store
+from suture.parallel import Ranks
 
 RIDGE = 1e-3
 """lambda, as a part of the mean variance of a coordinate of the spaces mapped from."""
@@ -82,6 +83,22 @@ class Moments:
         self.total += x.sum(0)
         self.products.addmm_(x.T, x)
         self.n_rows += x.shape[0]
+
+    def add_up(self, ranks: Ranks) -> None:
+        """Put those of every rank's rows in the place of this one's."""
+        if ranks.size == 1:
+            return
+        own = self.total.new_zeros(0, len(self.total)) if self.pivot is None else self.pivot[None]
+        pivots = ranks.concatenate(own)
+        assert len(pivots), "no rank has rows"
+        away = torch.zeros_like(self.total) if self.pivot is None else self.pivot - pivots[0]
+        moved = torch.outer(self.total, away)
+        self.products += moved + moved.T + self.n_rows * torch.outer(away, away)
+        self.total += self.n_rows * away
+        self.pivot = pivots[0]
+        ranks.add_up(self.products)
+        ranks.add_up(self.total)
+        self.n_rows = int(ranks.add_up(torch.tensor(self.n_rows)))
 
     def mean(self, spaces: int | Sequence[int] | None = None) -> Float[Tensor, "columns"]:
         """Of these spaces side by side; of all when not given."""

@@ -135,9 +135,9 @@ def _sums(store: Store, space: int, chosen: Tensor | None) -> tuple[Tensor, Tens
     width = store.spaces[space].width
     total, square, n = torch.zeros(width, dtype=torch.float64), torch.zeros(width, dtype=torch.float64), 0
     for first, x in _blocks(store, space):
-        own = x.double() if chosen is None else x[chosen[first : first + len(x)]].double()
-        total += own.sum(0)
-        square += own.square().sum(0)
+        own = x if chosen is None else x[chosen[first : first + len(x)]]
+        total += own.sum(0, dtype=torch.float64)
+        square += own.square().sum(0, dtype=torch.float64)  # squares of float32 numbers, each to seven digits
         n += len(own)
     return total / max(n, 1), square / max(n, 1)
 

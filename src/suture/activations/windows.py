@@ -3,6 +3,7 @@
 1. Every document is cut into pieces where a token of every model ends (`suture.lm.align`).
 2. Consecutive pieces make a window until it holds enough tokens, or all the rows that are still wanted, or the row
    before a round number: there a shard of the usual size ends, and who computes the next need not know this window.
+   Enough is what came before the window, from `FIRST` of a full one on: nobody runs a model while the first is cut.
 3. A window carries the state before it: where it begins and what was counted until there. That state, the corpus and
    the settings decide everything that follows, so a run that starts from it goes on as an unbroken one would.
 """
@@ -18,6 +19,8 @@ from suture.lm.align import Piece, pieces
 from suture.lm.corpus import Corpus, Document
 from suture.lm.load import LanguageModel
 
+FIRST = 1 / 16
+"""The first window's part of a full one."""
 CUT_ROWS = 65536
 """A window ends with the piece that brings the rows to a multiple of this."""
 
@@ -70,7 +73,7 @@ class Window:
 def windows(
     corpus: Corpus, models: Sequence[LanguageModel], *, block: int, n_tokens: int, n_rows: int, start: State
 ) -> Iterator[Window]:
-    """Cut the corpus from `start` on into windows of about `n_tokens` of each model, until there are `n_rows` rows."""
+    """Cut the corpus from `start` on into windows of `n_tokens` of each model or less, until there are `n_rows`."""
     if start.finished:
         return
     held: list[tuple[Document, Piece]] = []
@@ -83,7 +86,8 @@ def windows(
         size += max(piece.n_tokens)
         after = _count(after, piece, models, begins_document=number == 0)
         is_cut = after.n_rows // CUT_ROWS > before.n_rows // CUT_ROWS
-        if size >= n_tokens or after.n_rows >= n_rows or is_cut:  # 2
+        enough = min(n_tokens, max(FIRST * n_tokens, *before.n_tokens))
+        if size >= enough or after.n_rows >= n_rows or is_cut:  # 2
             yield _window(before, after, held)
             held, size = [], 0
         if after.n_rows >= n_rows:

@@ -16,6 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from suture import units
 from suture.errors import UsageError, UserError
+from suture.pipeline import log
 from suture.pipeline.files import NO_ROOM
 
 PLAIN_SECONDS = 5.0
@@ -161,7 +162,22 @@ class Advance(Protocol):
 
 @contextmanager
 def progress() -> Iterator[Advance]:
-    """Bars with the time left on a terminal, otherwise a plain line now and then; all on stderr. Quiet: nothing."""
+    """Bars with the time left on a terminal, otherwise a plain line now and then; all on stderr. Quiet: nothing there.
+
+    The logs of the results being written are told in any case.
+    """
+    with _shown() as show:
+
+        def advance(what: str, done: int, total: int, note: str = "") -> None:
+            show(what, done, total, note)
+            log.told(what, done, total, note)
+
+        yield advance
+
+
+@contextmanager
+def _shown() -> Iterator[Advance]:
+    """What a person sees of it."""
     if _quiet.get():
         yield _unsaid
         return
@@ -202,19 +218,21 @@ def _plain() -> Advance:
             last[what] = now
             left = (now - begun) / (done - before) * (total - done) if before < done < total else None
             words = [f"{what}: {done:,}/{total:,}", *([f"{units.clock(left)} left"] if left is not None else []), note]
-            say("  ".join(word for word in words if word))
+            _write(sys.stderr, "  ".join(word for word in words if word))
 
     return advance
 
 
 def say(line: str) -> None:
-    """A line for people, on stderr; nothing where quiet is asked for."""
+    """A line for people, on stderr, and in the logs that are open; quiet leaves it out of stderr."""
+    log.note(line)
     if not _quiet.get():
         _write(sys.stderr, line)
 
 
 def complain(line: str) -> None:
     """The same of what went wrong, which quiet does not leave out."""
+    log.note(line)
     _write(sys.stderr, line)
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from suture import units
 from suture.cli.console import complain, emit, progress
@@ -31,6 +31,8 @@ class EstimateStudy:
     """cpu, cuda, .. for all stages; as in the file where it is not given."""
     seconds: Annotated[float, Limits(0.5)] = 4.0
     """To measure each store and each shape for, about."""
+    after: tuple[Literal["features", "match", "splice", "causal", "steer", "report"], ...] = ("features",)
+    """Stages of each dictionary after its training, with their usual settings; steer of one feature."""
     offline: bool = False
     """Never ask a hub: local folders and caches only."""
     json: bool = False
@@ -39,6 +41,7 @@ class EstimateStudy:
     def run(self) -> None:
         """Measure, and say what was found; what cannot be run is an error after it."""
         from suture.estimate.estimate import estimate
+        from suture.report.page import report
         from suture.sweep.file import read_study
 
         wanted = read_study(self.study)
@@ -49,6 +52,8 @@ class EstimateStudy:
                 device=self.device,
                 offline=self.offline,
                 probe_seconds=self.seconds,
+                after=self.after,
+                page=report,
                 on_progress=lambda what, done, total: advance("measuring", done, total, what),
             )
         emit(found.to_json(), as_json=self.json, text=_table(found))

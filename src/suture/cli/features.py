@@ -13,7 +13,8 @@ from suture.features.settings import FeatureSettings
 class Features:
     """Describe every feature, and say whose it is.
 
-    A, B, shared, ambiguous or dead, with the numbers, their intervals and the strongest examples.
+    A, B, shared, ambiguous or dead, with the numbers, their intervals and the strongest examples. Several processes
+    share the rows: torchrun --nproc-per-node N -m suture features ...
     """
 
     dictionary: Annotated[Path, Argument(metavar="DICT")]
@@ -31,18 +32,23 @@ class Features:
     def run(self) -> None:
         """Describe, and say how many features have which label."""
         from suture.features.describe import features
+        from suture.parallel import grid
 
-        with progress() as advance:
+        with grid() as place, progress() as advance:
+            leads = place.world.leads
             table = features(
                 self.out,
                 self.dictionary,
                 self.store,
                 self.settings,
-                lms=self.models.of(self.dictionary) if self.tokens else None,
-                on_progress=advance,
+                lms=self.models.of(self.dictionary) if self.tokens and leads else None,
+                on_progress=advance if leads else None,
                 overwrite=self.output.overwrite,
                 command=command_line(),
+                ranks=place.world,
             )
+        if not leads:
+            return
         counts = ", ".join(f"{n} {label}" for label, n in table.counts.items())
         null = table.summary.get("false_positive_rate")
         note = "" if null is None else f"; a null: {percent(null)} of the live features are falsely exclusive"

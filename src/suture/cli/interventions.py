@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from suture.cli.console import command_line, emit, progress
-from suture.cli.options import Argument, DictionaryModels, Output, ResumableOutput
+from suture.cli.options import Argument, DictionaryModels, ResumableOutput
 from suture.errors import UserError
 from suture.interventions.settings import CausalSettings, SpliceSettings, SteerSettings
 from suture.pipeline.settings import Count, Given, Limits, Option
@@ -114,7 +114,7 @@ class SpliceCheck:
     """Text to read; the store's held-out documents where none is named."""
     settings: SpliceSettings = field(default_factory=SpliceSettings)
     models: DictionaryModels = field(default_factory=DictionaryModels)
-    output: Output = field(default_factory=Output)
+    output: ResumableOutput = field(default_factory=ResumableOutput)
 
     def run(self) -> None:
         """Splice, and say every model's losses."""
@@ -128,7 +128,8 @@ class SpliceCheck:
                 lms,
                 self.models.texts(self.dictionary, self.corpus),
                 self.settings,
-                on_progress=lambda done, total: advance("batches", done, total),
+                on_progress=lambda done, total: advance("passes", done, total),
+                resume=self.output.resume,
                 overwrite=self.output.overwrite,
                 command=command_line(),
             )
@@ -156,7 +157,7 @@ class CausalCheck:
     """Text to read; the store's held-out documents where none is named."""
     settings: CausalSettings = field(default_factory=CausalSettings)
     models: DictionaryModels = field(default_factory=DictionaryModels)
-    output: Output = field(default_factory=Output)
+    output: ResumableOutput = field(default_factory=ResumableOutput)
 
     def run(self) -> None:
         """Ablate, and say of each feature whether its label holds."""
@@ -173,7 +174,8 @@ class CausalCheck:
                 chosen=self.feature,
                 each_label=(0 if self.feature else 8) if self.each_label is None else self.each_label,
                 settings=self.settings,
-                on_progress=lambda done, total: advance("batches", done, total),
+                on_progress=lambda done, total: advance("features of batches", done, total),
+                resume=self.output.resume,
                 overwrite=self.output.overwrite,
                 command=command_line(),
             )

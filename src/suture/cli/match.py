@@ -20,6 +20,7 @@ class Match:
 
     The same, one split into many, parent and child, overlapping, or nothing; and whether more than the token stands
     behind it. On rows that neither dictionary was trained on: one half chooses the pairs, the other scores them.
+    Several processes share the rows: torchrun --nproc-per-node N -m suture match ...
     """
 
     dictionary_a: Annotated[Path, Argument(metavar="DICT_A")]
@@ -44,9 +45,12 @@ class Match:
 
     def run(self) -> None:
         """Match, and say how many features are the same."""
+        from suture.parallel import grid
+        from suture.pipeline.job import silent
         from suture.studies.controls import match_with_controls
 
-        with progress() as advance:
+        with grid() as place, progress() as advance:
+            leads = place.world.leads
             found = match_with_controls(
                 self.out,
                 self.dictionary_a,
@@ -56,10 +60,13 @@ class Match:
                 twins=self.seed_twins or (None, None),
                 second_seeds=self.second_seeds,
                 random_weights=models_of(self.store, self.load, self.device) if self.random_weights else None,
-                tell=advance,
+                tell=advance if leads else silent,
                 overwrite=self.output.overwrite,
                 command=command_line(),
+                ranks=place.world,
             )
+        if not leads:
+            return
         emit({"out": str(self.out), **asdict(found.summary)}, as_json=self.output.json, text=_text(found, self.out))
 
 

@@ -23,6 +23,8 @@ class Play:
     """Made by suture train."""
     table: Annotated[Path | None, Option(raised=("features",))] = None
     """Made by suture features: labels, promoted tokens, and strengths in what each feature reaches."""
+    names: Path | None = None
+    """Made by suture label, or notes saved from the report: names shown beside the features."""
     json: bool = False
     """Print one JSON object with the address on stdout and nothing else."""
     settings: PlaySettings = field(default_factory=PlaySettings)
@@ -42,6 +44,7 @@ class Play:
             self.models.of(self.dictionary),
             self.settings,
             table=self.table,
+            names=self.names,
         )
 
         def ready(address: str) -> None:

@@ -32,7 +32,7 @@ from suture.dictionary.codes import Codes
 from suture.dictionary.design import Design, Missing, Precision
 from suture.dictionary.imputation import Imputation
 from suture.dictionary.kernels import select, sparse
-from suture.dictionary.kernels.select import Chunks
+from suture.dictionary.kernels.select import Buffers, Chunks
 from suture.errors import ArtifactError, UserError
 from suture.parallel import ALONE, Grid
 from suture.pipeline import artifact
@@ -207,7 +207,7 @@ class Dictionary(nn.Module):
         if self.design.joint:
             centered = x - self.center
             if available is None:
-                return centered / self.n_spaces
+                return centered if self.n_spaces == 1 else centered.div_(self.n_spaces)
             share = self._share(available, x)
             return torch.where(share > 0, centered * share, 0.0)  # a missing model's columns may hold anything
         centered = x - self.center
@@ -231,9 +231,9 @@ class Dictionary(nn.Module):
         widths = torch.tensor(self.widths, device=x.device)
         return (available.to(x.dtype) / counts).repeat_interleave(widths, dim=-1, output_size=self.width)
 
-    def chunks(self, encoder_input: Float[Tensor, "row D_in"], buffer: Float[Tensor, "entry"] | None = None) -> Chunks:
+    def chunks(self, encoder_input: Float[Tensor, "row D_in"], buffers: Buffers | None = None) -> Chunks:
         """The pre-activations, a chunk of rows at a time."""
-        return Chunks(encoder_input, self.W_enc.detach(), self.b_enc.detach(), self.precision, buffer, self.grid)
+        return Chunks(encoder_input, self.W_enc.detach(), self.b_enc.detach(), self.precision, buffers, self.grid)
 
     @torch.no_grad()
     def encode(

@@ -2,7 +2,8 @@
 
 1. What can be known from the settings alone is refused first: weights, dictionaries and stores that cannot fit.
 2. Every store that the cells ask for is probed, once however many cells share it; then the models are let go.
-3. Every dictionary's shape is probed once, however many cells (seeds, learning rates, lengths) share it.
+3. Every dictionary's shape is probed once, however many cells (seeds, learning rates, lengths) share it; so are the
+   stages asked for that come after training (`after`).
 4. Time is rate times work, plus what a process takes to start and to finish; memory is the larger of formula and probe
    on top of the libraries; disk is counted file by file. Steps run one after the other in one folder, and what they
    make stays.
@@ -30,6 +31,7 @@ from suture.activations.view import seen
 from suture.dictionary.kernels.select import resolve_precision
 from suture.errors import UserError
 from suture.estimate import sizes
+from suture.estimate.after import NEED_MODELS, AfterProbe, Material, Page, probe_after
 from suture.estimate.machine import existing, free_disk, free_memory
 from suture.estimate.probe import (
     ZERO,
@@ -43,12 +45,15 @@ from suture.estimate.probe import (
     probe_train,
 )
 from suture.lm.corpus import corpus_of
-from suture.lm.load import DTYPES, locate
-from suture.lm.models import accelerator
+from suture.lm.load import DTYPES, LanguageModel, locate
+from suture.lm.models import accelerator, load_models
+from suture.lm.settings import LoadSettings
+from suture.matching.settings import MatchSettings
 from suture.pipeline.settings import from_flat, to_flat
 from suture.sweep.file import Cell, Study
 from suture.training.run import EVALUATION_ROWS, check_device
 from suture.training.settings import TrainSettings
+from suture.training.start import data_statistics, new_dictionary
 
 PROBE_SECONDS = 4.0
 """For each store and each shape of dictionary."""
@@ -57,6 +62,8 @@ SHORT_BY = 0.9
 """A corpus that plainly holds less than this share of the rows wanted is refused."""
 SAFE = 0.9
 """How much of what is free a value proposed instead may take: the rest is the estimate's own uncertainty."""
+STARTING = Span(0.75, 1.0, 1.75)
+"""How far the start of a stage after training is off: what it imports and looks through is its own."""
 INDEX_BYTES = 4096
 """Manifest, index and means of a store, without its shards' own notes."""
 FREE_FIELDS = ("n_rows", "learning_rate", "warmup", "decay", "k_start", "k_anneal", "heldout", "validate_every")
@@ -155,6 +162,8 @@ def estimate(
     offline: bool = False,
     probe_seconds: float = PROBE_SECONDS,
     free: Free | None = None,
+    after: Sequence[str] = (),
+    page: Page | None = None,
     on_progress: OnProgress | None = None,
 ) -> Estimate:
     """Memory, disk and time of every step of a study, and what of it cannot fit.
@@ -166,6 +175,8 @@ def estimate(
         offline: never ask a hub.
         probe_seconds: for each store and each shape of dictionary.
         free: what the machine has left; asks the system without.
+        after: stages of each cell after training, of `estimate.after.STAGES`, with their usual settings.
+        page: writes a report on folders to a file, where `report` is among them.
         on_progress: told (what is measured, how many are done, how many there are).
 
     Raises:
@@ -174,7 +185,7 @@ def estimate(
     """
     cells = tuple(_placed(cell, device, offline=offline) for cell in study.cells())
     out, free = Path(out), free or _free(Path(out), cells)
-    estimator = _Estimator(out, free, probe_seconds, on_progress or (lambda *_: None))
+    estimator = _Estimator(out, free, probe_seconds, on_progress or (lambda *_: None), tuple(after), page)
     with tempfile.TemporaryDirectory(prefix=".suture-estimate-", dir=existing(out)) as folder:
         return estimator.run(cells, Path(folder))
 
@@ -187,12 +198,14 @@ class _Estimator:
     free: Free
     seconds: float
     on_progress: OnProgress
+    after: tuple[str, ...] = ()
+    page: Page | None = None
     problems: list[UserError] = field(default_factory=list)
 
     def run(self, cells: Sequence[Cell], folder: Path) -> Estimate:
         collections = list(dict.fromkeys(cell.collect for cell in cells if cell.collect is not None))
         shapes = {_shape_key(cell) for cell in cells if cell.train is not None}
-        n, done = 1 + len(collections) + len(shapes), 0
+        n, done = 1 + len(collections) + len(shapes) * (1 + len(self.after)), 0
         for settings in collections:  # 1
             self._check_models(settings)
         if self.problems:
@@ -205,6 +218,7 @@ class _Estimator:
             self.on_progress("collecting", done, n)
             probes[settings] = self._collect(settings, folder / f"collect-{number}")
         trained: dict[Any, TrainProbe | None] = {}
+        followed: dict[Any, dict[str, AfterProbe]] = {}
         steps = [_collect_step(s, probes[s], started, _name("collect", s, collections)) for s in collections]
         for settings, step in zip(collections, steps, strict=True):
             self._check_collect(settings, probes[settings], step)
@@ -219,6 +233,12 @@ class _Estimator:
                 trained[key] = self._train(cell.train, source, started, folder / f"train-{len(trained)}")
             steps.append(_train_step(cell, source, started, trained[key]))  # 4
             self._check_train(cell.train, source, steps[-1])
+            probe = trained[key]
+            if probe is not None and self.after and key not in followed:
+                followed[key] = self._follow(cell, source, folder / f"after-{len(followed)}", done, n)
+                done += len(self.after)
+            for stage, found in followed.get(key, {}).items():
+                steps.append(_after_step(f"{stage} {cell.name}".rstrip(), found, started, probes, cell))
         self.on_progress("done", n, n)
         result = Estimate(steps=tuple(steps), free=self.free, problems=())
         self._check_disk(result, cells)
@@ -268,6 +288,41 @@ class _Estimator:
             return None
         folder.mkdir()
         return probe_train(settings, source.store, folder, seconds=self.seconds)
+
+    def _follow(self, cell: Cell, source: _Source, folder: Path, done: int, n: int) -> dict[str, AfterProbe]:
+        """Each stage after training tried, on a dictionary of this shape."""
+        assert cell.train is not None
+        folder.mkdir()
+        view = seen(source.store, cell.train.view)
+        statistics = data_statistics(view, torch.arange(len(view)), seed=cell.train.seed)
+        new_dictionary(view, cell.train.design, statistics, seed=cell.train.seed).save(
+            folder / "dictionary", settings={"view": asdict(cell.train.view)}
+        )
+        given = Material(
+            store=source.store,
+            dictionary=folder / "dictionary",
+            n_rows=source.n_rows,
+            lms=None if cell.train.view.null else self._models(cell, view),
+            folder=folder,
+            heldout=cell.train.heldout,
+            features=cell.features,
+            match=cell.match or MatchSettings(),
+        )
+        found = {}
+        for number, stage in enumerate(self.after, start=done + 1):
+            self.on_progress(stage, number, n)
+            if given.lms is not None or stage not in NEED_MODELS:
+                found[stage] = probe_after(stage, given, self.page)
+        return found
+
+    def _models(self, cell: Cell, view: Store) -> tuple[LanguageModel, ...] | None:
+        """The models behind the spaces; None where a store's are not at hand."""
+        assert cell.train is not None
+        load = LoadSettings() if cell.collect is None else cell.collect.models.load
+        try:
+            return tuple(load_models([space.model for space in view.spaces], load, device=cell.train.device))
+        except UserError:
+            return None
 
     def _room(self, settings: TrainSettings, source: _Source, started: StartUp) -> tuple[int, int]:
         """(bytes needed, bytes there) in the memory that the dictionary lies in."""
@@ -434,6 +489,24 @@ def _train_step(cell: Cell, source: _Source, started: StartUp, probe: TrainProbe
         disk_peak=sizes.peak_disk(settings, shape),
         device_memory=device,
         parts={"seconds": times, "memory": parts, "measured_memory": measured, "widths": widths},
+    )
+
+
+def _after_step(
+    name: str, found: AfterProbe, started: StartUp, probes: Mapping[CollectSettings, CollectProbe], cell: Cell
+) -> StepEstimate:
+    """A stage after training, in a process of its own that loads the models."""
+    models = probes[cell.collect] if cell.collect is not None else None
+    fixed = started.collect_seconds + (models.loading if models else 0.0)
+    return StepEstimate(
+        name=name,
+        seconds=STARTING * fixed + found.seconds,
+        rows_per_second=found.rows_per_second,
+        memory=started.collect_memory + (models.memory if models else 0),
+        mapped=0,
+        disk=found.disk,
+        disk_peak=found.disk,
+        parts={"starting": fixed, "running": found.seconds.middle},
     )
 
 

@@ -24,6 +24,7 @@ from suture.activations.store import Store
 from suture.dictionary.codes import Codes, union
 from suture.dictionary.dictionary import Dictionary
 from suture.features.settings import ChoiceSettings
+from suture.parallel import ALONE, Ranks
 
 TOP, STORE, RANDOM = "top", "store", "random"
 BANDS = {"q50-q90": (0.5, 0.9), "q10-q50": (0.1, 0.5), "weakest": (0.0, 0.1)}
@@ -69,39 +70,77 @@ def strongest_in_store(
     *,
     n_top: int,
     n_rows: int,
+    known: Encoded | None = None,
     on_progress: Callable[[str, int, int], None] | None = None,
+    ranks: Ranks = ALONE.world,
 ) -> tuple[Int[Tensor, "feature top"], Float[Tensor, "feature top"]]:
     """The rows of the store's first `n_rows` on which each feature is strongest, and its values; -1 and NaN fill up.
 
-    A pooled dictionary's code is the larger of its models'. Among equal values the earlier row comes first.
+    A pooled dictionary's code is the larger of its models'. Among equal values the earlier row comes first. Rows
+    whose codes are `known` are not encoded again. Each of several ranks searches its own share of the others.
     """
     n_rows = min(n_rows, len(store))
-    best = torch.full((dictionary.n_features, n_top), -torch.inf)
-    row_of = torch.full((dictionary.n_features, n_top), -1, dtype=torch.int64)
+    best = _Strongest.none(dictionary.n_features, n_top)
     if n_top == 0 or n_rows == 0:
-        return row_of, best
-    for rows in torch.arange(n_rows).split(BATCH_ROWS):
-        codes = _joint(dictionary, dictionary.scaled(store.read(rows)))
-        codes = codes.kept(codes.value > 0)
-        feature, value = codes.feature.long(), codes.value
-        better = value > best[feature, -1]
-        feature, value, row = feature[better], value[better], rows[codes.row.long()[better]]
-        # What is kept comes before what is new, so that of equal values the earlier row stays first.
-        kept = torch.isfinite(best).nonzero()
-        feature = torch.cat([kept[:, 0], feature])
-        value = torch.cat([best[torch.isfinite(best)], value])
-        row = torch.cat([row_of[torch.isfinite(best)], row])
-        order = torch.argsort(value, descending=True, stable=True)
+        return best.row, best.value
+    unknown = torch.ones(n_rows, dtype=torch.bool)
+    if known is not None:
+        unknown[known.rows[known.rows < n_rows]] = False
+    chunks = torch.nonzero(unknown)[:, 0].split(BATCH_ROWS)
+    for rows in chunks[ranks.share(len(chunks))]:
+        if len(rows):
+            codes = _joint(dictionary, dictionary.scaled(store.read(rows)))
+            best.add(codes, rows)
+        if on_progress is not None and len(rows):
+            on_progress("strongest rows", int(rows[-1]) + 1, n_rows)
+    whole = _Strongest.none(dictionary.n_features, n_top)
+    for row, value in zip(ranks.gather(best.row), ranks.gather(best.value), strict=True):
+        feature, _ = torch.nonzero(row >= 0, as_tuple=True)
+        whole.add_pairs(feature, value[row >= 0], row[row >= 0])
+    if known is not None:
+        whole.add(known.joint, known.rows, below=n_rows)
+    return whole.row, torch.where(torch.isfinite(whole.value), whole.value, torch.nan)
+
+
+@dataclass(kw_only=True)
+class _Strongest:
+    """The strongest rows so far of every feature."""
+
+    row: Int[Tensor, "feature top"]
+    value: Float[Tensor, "feature top"]
+
+    @staticmethod
+    def none(n_features: int, n_top: int) -> _Strongest:
+        return _Strongest(
+            row=torch.full((n_features, n_top), -1, dtype=torch.int64),
+            value=torch.full((n_features, n_top), -torch.inf),
+        )
+
+    def add(self, codes: Codes, rows: Int[Tensor, "row"], below: int | None = None) -> None:
+        """Codes of some rows, of those under a number."""
+        row, value = rows[codes.row.long()], codes.value
+        good = value > 0
+        if below is not None:
+            good &= row < below
+        self.add_pairs(codes.feature.long()[good], value[good], row[good])
+
+    def add_pairs(
+        self, feature: Int[Tensor, "active"], value: Float[Tensor, "active"], row: Int[Tensor, "active"]
+    ) -> None:
+        """Values of features at rows."""
+        better, held = value >= self.value[feature, -1], torch.isfinite(self.value)
+        feature = torch.cat([held.nonzero()[:, 0], feature[better]])
+        value = torch.cat([self.value[held], value[better]])
+        row = torch.cat([self.row[held], row[better]])
+        order = torch.argsort(row, stable=True)
+        order = order[torch.argsort(value[order], descending=True, stable=True)]
         order = order[torch.argsort(feature[order], stable=True)]
         feature, value, row = feature[order], value[order], row[order]
-        first = torch.searchsorted(feature, torch.arange(dictionary.n_features))
+        first = torch.searchsorted(feature, torch.arange(len(self.row)))
         rank = torch.arange(len(feature)) - first[feature]
-        inside = rank < n_top
-        best[feature[inside], rank[inside]] = value[inside]
-        row_of[feature[inside], rank[inside]] = row[inside]
-        if on_progress is not None:
-            on_progress("strongest rows", int(rows[-1]) + 1, n_rows)
-    return row_of, torch.where(torch.isfinite(best), best, torch.nan)
+        inside = rank < self.row.shape[1]
+        self.value[feature[inside], rank[inside]] = value[inside]
+        self.row[feature[inside], rank[inside]] = row[inside]
 
 
 def encoded(dictionary: Dictionary, store: Store, rows: Int[Tensor, "row"]) -> Encoded:

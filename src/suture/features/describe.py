@@ -39,6 +39,7 @@ from suture.features.stats import FeatureStats, describe
 from suture.features.table import STAGE, FeatureTable, LeftOut
 from suture.lm.load import LanguageModel
 from suture.lm.models import as_models
+from suture.parallel import ALONE, Ranks
 from suture.pipeline import artifact
 
 OnProgress = Callable[[str, int, int], None]
@@ -57,10 +58,12 @@ def features(
     on_progress: OnProgress | None = None,
     overwrite: bool = False,
     command: str | None = None,
+    ranks: Ranks = ALONE.world,
 ) -> FeatureTable:
     """Describe and label a dictionary's features on a store's rows, and write the table to `out`.
 
     `lms`, loaded or by name, in the order of the dictionary's spaces, adds the tokens that each direction promotes.
+    Several `ranks` share the rows, all with the same folder; the leader alone needs `lms`.
 
     Raises:
         UserError: the store has not the dictionary's spaces, or no held-out rows.
@@ -83,32 +86,58 @@ def features(
         parents=(dictionary_path, store.path),
         overwrite=overwrite,
         command=command,
+        leads=ranks.leads,
     ) as draft:
         stats = describe(
-            dictionary, view, rows, discovery_rows=discovery, settings=settings.stats, on_progress=on_progress
+            dictionary,
+            view,
+            rows,
+            discovery_rows=discovery,
+            settings=settings.stats,
+            on_progress=on_progress,
+            ranks=ranks,
         )  # 2
-        labels = classify(stats, settings.labels)  # 3
-        elsewhere = search_store(dictionary, view, settings.choice, on_progress)
-        specs, columns = measured(Evidence(stats=stats, labels=labels, dictionary=dictionary))
-        shown = examples(
-            stats, view, settings.context, choice=settings.choice, elsewhere=elsewhere, seed=settings.labels.seed
-        )
-        table = FeatureTable(
-            models=stats.models,
-            labels=labels.label,
-            reasons=labels.reason,
-            columns=columns,
-            specs=specs,
-            examples=shown,
-            passages=passages(shown, view, settings.context),
-            details=details(dictionary, stats),
-            logits=_promoted(dictionary, as_models(lms), view, stats, labels, settings) if lms is not None else [],
-            summary=_evaluation(dictionary_path, made, dictionary, view, settings.n_rows)
-            | _summary(dictionary, stats, labels, discovery=discovery, null=null)
-            | {"examples": asdict(_left_out(stats, settings, elsewhere))},
-        )
-        table.write(draft.folder)
-    return replace(table, path=Path(out))
+        elsewhere = search_store(dictionary, view, settings.choice, stats, on_progress, ranks)
+        if ranks.leads:
+            labels = classify(stats, settings.labels)  # 3
+            shown = _shown(stats, labels, elsewhere, view, dictionary, settings)
+            table = replace(
+                shown,
+                logits=_promoted(dictionary, as_models(lms), view, stats, labels, settings) if lms is not None else [],
+                summary=_evaluation(dictionary_path, made, dictionary, view, settings.n_rows)
+                | _summary(dictionary, stats, labels, discovery=discovery, null=null)
+                | {"examples": asdict(_left_out(stats, settings, elsewhere))},
+            )
+            table.write(draft.folder)
+    ranks.wait()
+    return FeatureTable.load(out)
+
+
+def _shown(
+    stats: FeatureStats,
+    labels: Labels,
+    elsewhere: Elsewhere | None,
+    view: Store,
+    dictionary: Dictionary,
+    settings: FeatureSettings,
+) -> FeatureTable:
+    """The table without what needs the models."""
+    specs, columns = measured(Evidence(stats=stats, labels=labels, dictionary=dictionary))
+    shown = examples(
+        stats, view, settings.context, choice=settings.choice, elsewhere=elsewhere, seed=settings.labels.seed
+    )
+    return FeatureTable(
+        models=stats.models,
+        labels=labels.label,
+        reasons=labels.reason,
+        columns=columns,
+        specs=specs,
+        examples=shown,
+        passages=passages(shown, view, settings.context),
+        details=details(dictionary, stats),
+        logits=[],
+        summary={},
+    )
 
 
 def chosen_rows(

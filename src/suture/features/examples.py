@@ -25,6 +25,7 @@ from suture.dictionary.dictionary import Dictionary
 from suture.features.chosen import STORE, TOP, Encoded, drawn, encoded, strongest_in_store
 from suture.features.settings import ChoiceSettings, ContextSettings
 from suture.features.stats import FeatureStats
+from suture.parallel import ALONE, Ranks
 
 
 def examples(
@@ -114,11 +115,19 @@ def search_store(
     dictionary: Dictionary,
     store: Store,
     choice: ChoiceSettings,
+    stats: FeatureStats | None = None,
     on_progress: Callable[[str, int, int], None] | None = None,
+    ranks: Ranks = ALONE.world,
 ) -> Elsewhere | None:
-    """The strongest rows of the whole store with their codes; None where none are wanted or none are active."""
+    """The strongest rows of the whole store with their codes; None where none are wanted or none are active.
+
+    What `stats` knows is not encoded again.
+    """
+    known = None if stats is None else Encoded(rows=stats.rows, joint=stats.joint, solo=stats.solo)
     n_rows = min(choice.n_searched, len(store))
-    row, _ = strongest_in_store(dictionary, store, n_top=choice.n_store, n_rows=n_rows, on_progress=on_progress)
+    row, _ = strongest_in_store(
+        dictionary, store, n_top=choice.n_store, n_rows=n_rows, known=known, on_progress=on_progress, ranks=ranks
+    )
     rows = row[row >= 0].unique()
     if len(rows) == 0:
         return None

@@ -31,6 +31,7 @@ from suture.activations.store import Store
 from suture.dictionary.codes import Codes
 from suture.dictionary.dictionary import Dictionary
 from suture.dictionary.kernels.sparse import transpose_times
+from suture.parallel import Ranks
 
 
 @dataclass
@@ -101,6 +102,14 @@ class Products:
         """Add another set of rows' sums."""
         for one in fields(self):
             setattr(self, one.name, getattr(self, one.name) + getattr(other, one.name))
+
+    def add_up(self, ranks: Ranks) -> None:
+        """Put the sums of every rank's rows in the place of this one's."""
+        for one in fields(self):
+            own = getattr(self, one.name)
+            if isinstance(own, Tensor):
+                ranks.add_up(own)
+        self.n_rows = int(ranks.add_up(torch.tensor(self.n_rows)))
 
     def means(self) -> Means:
         """What is taken off where codes meet activations."""

@@ -8,6 +8,9 @@
 3. Per group, the products become what the bootstrap needs: a weight and the amounts along each model's directions.
 4. Firing, quantiles, co-firing and top rows come from the kept codes (`activity`, `together`).
 
+Of several ranks each takes its share: in step 1 of the batches, in step 2 of the groups of documents. Sums and codes
+then come together on all of them; but for the order in which sums were added up, all numbers are those of one.
+
 A pooled dictionary has one code per (row, model) and no code of all models together: its feature's share of a model is
 that model's share of the energy it spends; step 1 and the products are left out.
 """
@@ -32,6 +35,7 @@ from suture.features.activity import Cofiring, Firing, TopRows, firing, mean_cof
 from suture.features.mapped import mapped_cosines
 from suture.features.settings import StatsSettings
 from suture.features.together import Together
+from suture.parallel import ALONE, Ranks
 from suture.uncertainty import hashed_rank
 
 
@@ -96,6 +100,7 @@ def describe(
     discovery_rows: Int[Tensor, "discovery"] | None = None,
     settings: StatsSettings | None = None,
     on_progress: Callable[[str, int, int], None] | None = None,
+    ranks: Ranks = ALONE.world,
 ) -> FeatureStats:
     """Describe every feature over `rows`, each half of their documents by what the other half fitted.
 
@@ -117,7 +122,7 @@ def describe(
     if crossed:
         n_groups = max(2, n_groups - n_groups % 2)  # a group lies in one half, so that none is judged by what it fitted
     group = rank % n_groups
-    walk = _Walk(dictionary, store, settings, on_progress)
+    walk = _Walk(dictionary, store, settings, on_progress, ranks)
     units = refit.unit_lengths(dictionary, store)
     fitted: list[_Fitted] = []
     if dictionary.design.joint:  # 1
@@ -179,6 +184,7 @@ class _Walk:
     store: Store
     settings: StatsSettings
     on_progress: Callable[[str, int, int], None] | None
+    ranks: Ranks
 
     @property
     def imputes(self) -> bool:
@@ -193,7 +199,8 @@ class _Walk:
         total = refit.Products.zeros(dictionary)
         checks = checking_documents(self.store.documents[rows])
         moments = [Moments(dictionary.widths, dictionary.W_dec.device) for _ in range(2)]
-        for done, chosen in self._chunks(torch.arange(len(rows))):
+        chunks = list(self._chunks(torch.arange(len(rows))))
+        for done, chosen in chunks[self.ranks.share(len(chunks))]:
             x = self._read(rows[chosen])
             codes = dictionary.encode(x)
             total.add(dictionary, codes, x, x - dictionary.decode(codes), self._mean())
@@ -201,6 +208,8 @@ class _Walk:
                 if bool(part.any()):
                     own.add(x[part.to(x.device)])
             self._tell("directions", done, len(rows))
+        for sums in (total, *moments):
+            sums.add_up(self.ranks)
         decoders = [dictionary.decoder(m) for m in range(dictionary.n_spaces)]
         return _Fitted(
             directions=refit.directions(dictionary, total, units),
@@ -211,11 +220,12 @@ class _Walk:
     def judge(self, rows: Int[Tensor, "row"], group: Int[Tensor, "row"], fitted: Sequence[_Fitted]) -> _Judged:
         """Steps 2 and 3; with nothing fitted (pooled) step 3 sums f^2. Group g is judged by fit g mod their number."""
         dictionary, n_groups = self.dictionary, int(group.max()) + 1
-        kept = [_Kept(len(rows), dictionary.n_features) for _ in range(1 + dictionary.n_spaces)]
+        kept = [_Kept(len(rows), dictionary.n_features, self.ranks) for _ in range(1 + dictionary.n_spaces)]
         total = refit.Products.zeros(dictionary)
         per_group: list[tuple[Tensor, Tensor, Tensor]] = []
-        done = 0
-        for g in range(n_groups):
+        mine = range(n_groups)[self.ranks.share(n_groups)]
+        done = int((group < mine.start).sum())
+        for g in mine:
             products = refit.Products.zeros(dictionary)
             own = fitted[g % len(fitted)] if fitted else None
             for _, position in self._chunks(torch.nonzero(group == g)[:, 0]):
@@ -242,7 +252,13 @@ class _Walk:
                 scaling=None,
             )
         joint = kept[0].finish()
-        weight, amount, raw = (torch.stack([p[i] for p in per_group]) for i in range(3))
+        total.add_up(self.ranks)
+        F, M = dictionary.n_features, dictionary.n_spaces
+        shapes = ((F,), (F, M), (F, M))
+        weight, amount, raw = (
+            self.ranks.concatenate(torch.cat([torch.zeros(0, *shape).double(), *(p[i][None] for p in per_group)]))
+            for i, shape in enumerate(shapes)
+        )
         fired = joint.by_group(group, n_groups)
         noise = torch.stack([one.directions.noise for one in fitted]).square().mean(0).sqrt()
         return _Judged(
@@ -293,16 +309,16 @@ class _Walk:
 class _Kept:
     """Non-zeros of batches, until they are sorted into one list."""
 
-    def __init__(self, n_rows: int, n_features: int) -> None:
-        self.n_rows, self.n_features = n_rows, n_features
-        self.parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    def __init__(self, n_rows: int, n_features: int, ranks: Ranks) -> None:
+        self.n_rows, self.n_features, self.ranks = n_rows, n_features, ranks
+        self.parts = [(torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int32), torch.zeros(0))]
 
     def add(self, position: Tensor, codes: Codes) -> None:
         row = codes.row.long().cpu()
-        self.parts.append((position[row], codes.feature.cpu(), codes.value.cpu()))
+        self.parts.append((position[row], codes.feature.cpu().int(), codes.value.cpu()))
 
     def finish(self) -> Codes:
-        columns = [torch.cat(c) for c in zip(*self.parts, strict=True)]
+        columns = [self.ranks.concatenate(torch.cat(c)) for c in zip(*self.parts, strict=True)]
         position, feature, value = columns
         return Codes.from_pairs(position, feature, value, n_rows=self.n_rows, n_features=self.n_features)
 

@@ -13,7 +13,7 @@ import torch
 
 from suture.bridges.bridge import Bridge, MappedLoss
 from suture.errors import UserError
-from suture.interventions.paired import PairedText
+from suture.interventions.paired import HELD_BYTES, PairedText
 from suture.interventions.settings import SpliceSettings
 from suture.interventions.splice import CLEAN, MEAN, Loss, LossSums, mean_rows
 from suture.lm.load import LanguageModel
@@ -68,7 +68,7 @@ def bridged_losses(
         problem = "is between a model and a copy of it, which no language model computes"
         raise UserError("bridge", bridge.path, problem, "name one between language models")
     chosen = [text for text, _ in zip(documents, range(settings.n_documents), strict=False)]
-    text = PairedText(bridge.spaces, as_models(lms), chosen, block=settings.block)
+    text = PairedText(bridge.spaces, as_models(lms), chosen, block=settings.block, holds=HELD_BYTES)
     means = mean_rows(text, lambda done: tell(done, 2 * text.n_batches))  # 1
     sums = [LossSums(text.n_documents) for _ in bridge.spaces]
     for done, batch in enumerate(text.batches(), start=text.n_batches + 1):  # 2

@@ -18,6 +18,7 @@ do not move, contradicted where one for sure does; anything else is undecided.
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from itertools import combinations, islice
 from pathlib import Path
 from string import ascii_uppercase
@@ -32,12 +33,14 @@ from suture.dictionary.dictionary import Dictionary
 from suture.errors import UserError
 from suture.features.table import FeatureTable, need_table_of
 from suture.interventions.edits import refuse_null
-from suture.interventions.paired import PairedBatch, PairedText, codes_of
+from suture.interventions.measures import Predictions
+from suture.interventions.paired import PairedBatch, PairedText, Passes, checksum, codes_of
 from suture.interventions.settings import CausalSettings
 from suture.labels import DEAD, OPEN, SHARED
 from suture.lm.load import LanguageModel
 from suture.lm.models import as_models
 from suture.pipeline import artifact
+from suture.pipeline.parts import Part, Parts
 from suture.pipeline.result import read_typed
 from suture.uncertainty import Draws, Interval, by_unit, correlation, interval
 
@@ -51,7 +54,7 @@ MIN_POSITIONS = 20
 
 Verdict = Literal["confirms", "contradicts", "undecided"]
 OnProgress = Callable[[int, int], None]
-"""Gets (batches done, batches in all)."""
+"""Gets how many features of how many batches are done, and how many there are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,17 +139,19 @@ def find_causes(
     chosen: Mapping[int, str],
     settings: CausalSettings | None = None,
     *,
+    parts: Parts | None = None,
     on_progress: OnProgress | None = None,
 ) -> list[Cause]:
     """Ablate every chosen feature (number -> label) in every model, and compare what it does there.
 
-    `lms` are the dictionary's models in the order of its spaces; tokenizers may differ.
+    `lms` are the dictionary's models in the order of its spaces; tokenizers may differ. With `parts`, what
+    they hold of the batches is not measured again.
 
     Raises:
         UserError: an unknown feature, not one model per space, documents without a shared text position.
         NumericalError: a model gives NaN.
     """
-    settings = settings or CausalSettings()
+    settings, parts = settings or CausalSettings(), parts or Parts()
     for feature in chosen:
         if not 0 <= feature < dictionary.n_features:
             problem = f"the dictionary has features 0 to {dictionary.n_features - 1}"
@@ -154,10 +159,14 @@ def find_causes(
     text = PairedText(dictionary.spaces, lms, islice(documents, settings.n_documents), block=settings.block)
     others = control_features(dictionary, chosen, settings.seed)
     shifts = {feature: _Shifts() for feature in chosen}
-    for done, batch in enumerate(text.batches(), start=1):
-        _watch(dictionary, text, batch, others, shifts)
-        if on_progress is not None:
-            on_progress(done, text.n_batches)
+    passes = Passes(text.n_batches * len(chosen), on_progress or (lambda *_: None))
+    for number in range(text.n_batches):
+        part = parts.get(f"shifts-{number}", partial(_watch, dictionary, text, number, others, passes))
+        passes.reach((number + 1) * len(chosen))
+        for feature, own in shifts.items():
+            mine = part["feature"] == feature
+            if bool(mine.any()):
+                own.add(part["document"][mine], part["kl"][mine], part["control"][mine])
     draws = Draws.make(text.n_documents, settings.n_draws, settings.seed)
     return [_cause(feature, label, shifts[feature], dictionary.n_spaces, draws) for feature, label in chosen.items()]
 
@@ -173,10 +182,13 @@ def causal(
     each_label: int = 0,
     settings: CausalSettings | None = None,
     on_progress: OnProgress | None = None,
+    resume: bool = False,
     overwrite: bool = False,
     command: str | None = None,
 ) -> Causal:
     """The stage `causal`: `find_causes` on disk, of the features named and of `each_label` of every label.
+
+    A stopped run is gone on with by `resume`, after the batches that it measured.
 
     Raises:
         UserError: as `find_causes`; nothing chosen; a dictionary of a model and its copy.
@@ -193,12 +205,18 @@ def causal(
     wanted = dict.fromkeys([*chosen, *of_each_label(table, each_label)])
     if not wanted:
         raise UserError("feature", "none", "nothing is chosen", "name features, or ask for some of each label")
+    texts, parents = list(islice(documents, settings.n_documents)), (dictionary_path, table_path)
+    recorded = asdict(settings) | {"texts": checksum(texts), "features": list(wanted)}
+    if resume and artifact.is_made(out, stage=STAGE, settings=recorded, parents=parents):
+        return Causal.load(out)
     with artifact.create(
-        out, stage=STAGE, settings=asdict(settings), seed=settings.seed, overwrite=overwrite, command=command,
-        parents=(dictionary_path, table_path),
+        out, stage=STAGE, settings=recorded, seed=settings.seed, parents=parents, resume=resume, resumable=True,
+        overwrite=overwrite, command=command,
     ) as draft:  # fmt: skip
         labels = {feature: table.labels[feature] for feature in wanted}
-        causes = find_causes(dictionary, as_models(lms), documents, labels, settings, on_progress=on_progress)
+        causes = find_causes(
+            dictionary, as_models(lms), texts, labels, settings, parts=Parts.of(draft), on_progress=on_progress
+        )
         found = Causal(models=table.models, features=tuple(causes))
         artifact.write_json(draft.folder / RESULT, found.to_json())
     return replace(found, path=Path(out))
@@ -238,20 +256,19 @@ class _Shifts:
         self.control.append(control)
 
 
-def _watch(
-    dictionary: Dictionary,
-    text: PairedText,
-    batch: PairedBatch,
-    others: Mapping[int, int],
-    shifts: Mapping[int, _Shifts],
-) -> None:
-    """1 and 2 for a batch."""
+def _watch(dictionary: Dictionary, text: PairedText, number: int, others: Mapping[int, int], passes: Passes) -> Part:
+    """1 to 3 for a batch: of every feature, the shifts at the positions where it fires."""
+    batch = text.batch(number)
+    found: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
     codes = codes_of(dictionary, batch)
     where = [rows_predicted(batch, m) for m in range(dictionary.n_spaces)]
     both = torch.stack([w >= 0 for w in where]).all(0)
-    clean = [text.log_probs(batch, m, None) for m in range(dictionary.n_spaces)]
-    for feature, own in shifts.items():
+    clean = [Predictions.of(text.logits(batch, m, None)) for m in range(dictionary.n_spaces)]
+    for m, own in enumerate(clean):
+        text.check(own.norm, m)
+    for feature in others:
         values = [own.column(feature).cpu() for own in codes]
+        passes.add(1)
         fires = torch.stack([v > 0 for v in values]).any(0) & both
         if not bool(fires.any()):
             continue
@@ -263,15 +280,23 @@ def _watch(
         for m in range(dictionary.n_spaces):
             at = fires[inside]
             where, order = _positions(part, m, at)
-            before = clean[m][rows_predicted(batch, m)[fires].to(clean[m].device)]
+            before = rows_predicted(batch, m)[fires][torch.argsort(order)].to(clean[m].norm.device)
             direction = dictionary.raw_decoder(m)[feature]
             other = _as_long(dictionary, m, others[feature], like=feature)
             strength = values[m][inside][:, None]
-            for vector, found in ((direction, kl), (other, control)):
-                after = text.log_probs(part, m, part.rows(m) - strength.to(vector) * vector, where)[order]
-                found.append(torch.linalg.vecdot(before.exp(), before - after).clamp_min(0).double().cpu())
+            for vector, shift in ((direction, kl), (other, control)):
+                after = text.logits(part, m, part.rows(m) - strength.to(vector) * vector, where)
+                moved = clean[m].kl(after, before)
+                text.check(moved, m)
+                shift.append(moved.cpu()[order].clamp_min(0).double())
         document = batch.document[batch.piece[fires]]
-        own.add(document, torch.stack(kl, dim=1), torch.stack(control, dim=1))
+        shifts = torch.stack(kl, dim=1), torch.stack(control, dim=1)
+        found.append((torch.full_like(document, feature), document, *shifts))
+    if not found:
+        nothing = torch.zeros(0, dtype=torch.int64)
+        found = [(nothing, nothing, *[torch.zeros(0, dictionary.n_spaces, dtype=torch.float64)] * 2)]
+    names = ("feature", "document", "kl", "control")
+    return {name: torch.cat(values) for name, values in zip(names, zip(*found, strict=True), strict=True)}
 
 
 def _as_long(dictionary: Dictionary, space: int, feature: int, *, like: int) -> Float[Tensor, "width"]:

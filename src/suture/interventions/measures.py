@@ -8,28 +8,83 @@
    bootstrap over prompts can reweigh.
 """
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+AT_ONCE, AT_ONCE_ELSEWHERE = 2**18, 2**26
+"""Logits reduced at a time on a CPU, where so many stay in the cache, and on an accelerator, where that costs launches.
+In one go, tables of the vocabulary's size would be written and read several times over, which took as long as half of
+the product that they come from."""
 
-def kl_and_ce_change(
-    plain: Float[Tensor, "row vocab"],
-    edited: Float[Tensor, "row vocab"],
-    following: Int[Tensor, "row"],
-    chances: Float[Tensor, "row vocab"] | None = None,
-) -> Float[Tensor, "row 2"]:
-    """KL(plain || edited) and the rise of the loss on the following token, nats per row, from log-probabilities.
 
-    This direction weighs by what the unedited model would have said, so it counts what the edit broke. `chances` are
-    plain.exp(), where a caller with many edits has them already.
-    """
-    fall = plain - edited
-    kl = torch.linalg.vecdot(torch.exp(plain) if chances is None else chances, fall)
-    return torch.stack([kl, fall.gather(1, following[:, None])[:, 0]], dim=1)
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Predictions:
+    """What a model left alone says of the next token at some positions, to be held against what it says when edited."""
+
+    logits: Float[Tensor, "row vocab"]
+    norm: Float[Tensor, "row"]
+    """log sum exp of the logits: log-probabilities are logits less this."""
+    chances: Float[Tensor, "row vocab"]
+
+    @staticmethod
+    def of(logits: Float[Tensor, "row vocab"]) -> Predictions:
+        """From a pass without an edit."""
+        norm, chances = log_normaliser(logits), torch.empty_like(logits)
+        for some in some_rows(logits):
+            torch.exp(logits[some] - norm[some, None], out=chances[some])
+        return Predictions(logits=logits, norm=norm, chances=chances)
+
+    def kl(
+        self, edited: Float[Tensor, "edited vocab"], at: Int[Tensor, "edited"] | None = None
+    ) -> Float[Tensor, "edited"]:
+        """KL(plain || edited) in nats per row, from logits; `at` says which row each of the edited ones is.
+
+        This direction weighs by what the unedited model would have said, so it counts what the edit broke.
+        """
+        found, norm = edited.new_empty(len(edited)), self.norm if at is None else self.norm[at]
+        for some in some_rows(edited):
+            own = some if at is None else at[some]
+            fall = self.logits[own] - edited[some]
+            found[some] = torch.linalg.vecdot(self.chances[own], fall) + torch.logsumexp(edited[some], dim=-1)
+        return found - norm
+
+    def kl_and_ce_change(
+        self, edited: Float[Tensor, "row vocab"], following: Int[Tensor, "row"]
+    ) -> Float[Tensor, "row 2"]:
+        """KL and the rise of the loss on the following token, nats per row."""
+        norm, kl = torch.empty_like(self.norm), torch.empty_like(self.norm)
+        for some in some_rows(edited):
+            norm[some] = torch.logsumexp(edited[some], dim=-1)
+            kl[some] = torch.linalg.vecdot(self.chances[some], self.logits[some] - edited[some])
+        rise = norm - self.norm
+        own = (self.logits.gather(1, following[:, None]) - edited.gather(1, following[:, None]))[:, 0]
+        return torch.stack([kl + rise, own + rise], dim=1)
+
+    def surprise(self, following: Int[Tensor, "row"]) -> Float[Tensor, "row"]:
+        """Loss on the following token, nats per row."""
+        return self.norm - self.logits.gather(1, following[:, None])[:, 0]
+
+
+def some_rows(logits: Float[Tensor, "row vocab"]) -> Iterator[slice]:
+    """All rows, so many at a time as are well reduced together."""
+    at_once = AT_ONCE if logits.device.type == "cpu" else AT_ONCE_ELSEWHERE
+    n = max(1, at_once // logits.shape[1])
+    return (slice(first, first + n) for first in range(0, len(logits), n))
+
+
+def log_normaliser(logits: Float[Tensor, "row vocab"]) -> Float[Tensor, "row"]:
+    """log sum exp of each row."""
+    found = logits.new_empty(len(logits))
+    for some in some_rows(logits):
+        found[some] = torch.logsumexp(logits[some], dim=-1)
+    return found
 
 
 def set_effect(

@@ -7,7 +7,9 @@
    what comes before no replacement can reach, what comes after it can.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import accumulate
@@ -24,6 +26,7 @@ from suture.dictionary.codes import Codes
 from suture.dictionary.dictionary import Dictionary
 from suture.errors import NumericalError, UserError
 from suture.interventions.edits import check_models
+from suture.interventions.measures import log_normaliser
 from suture.interventions.steer.probe import LOGITS_AT_ONCE
 from suture.lm.align import Piece, pieces
 from suture.lm.hookpoints import resolve
@@ -33,8 +36,8 @@ from suture.lm.partial import Partial
 
 BATCH_TOKENS = 4096
 """Tokens of one pass at most."""
-CACHED_ROWS = 8
-"""Rows of logits reduced at a time."""
+HELD_BYTES = 2**29
+"""Activations of batches that are held between two walks over a text; those beyond are computed anew."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +62,12 @@ class PairedBatch:
     def n_rows(self) -> int:
         """Text positions shared by all models."""
         return len(self.piece)
+
+    @property
+    def n_bytes(self) -> int:
+        """Of the activations, each counted once."""
+        every = {id(x): x for x in (*self.activations, *self.before) if x is not None}
+        return sum(x.numel() * x.element_size() for x in every.values())
 
     def rows(self, model: int) -> Float[Tensor, "row width"]:
         """A model's raw activations at the shared positions."""
@@ -100,8 +109,9 @@ class PairedText:
         *,
         block: int,
         batch_tokens: int = BATCH_TOKENS,
+        holds: int = 0,
     ) -> None:
-        """Cut the documents.
+        """Cut the documents; batches are held for another walk as far as `holds` bytes of activations go.
 
         Raises:
             UserError: models that are not those of the spaces, or no text position that all of them share.
@@ -120,6 +130,8 @@ class PairedText:
         budget = min(batch_tokens, *(max(block + 1, LOGITS_AT_ONCE // lm.vocab_size) for lm in lms))
         lengths = {i: 1 + max(len(ids) for ids in p.ids) for i, (_, p) in enumerate(self._pieces)}
         self._groups = group_by_length(lengths, budget)
+        self._held: dict[int, PairedBatch] = {}
+        self._room = holds
 
     @property
     def n_batches(self) -> int:
@@ -128,9 +140,18 @@ class PairedText:
 
     def batches(self) -> Iterator[PairedBatch]:
         """Every batch, the models run over it as far as their hookpoints."""
-        for group in self._groups:
-            chosen = [self._pieces[i] for i in group]
-            yield self._batch([p for _, p in chosen], [n for n, _ in chosen])
+        return (self.batch(number) for number in range(self.n_batches))
+
+    def batch(self, number: int) -> PairedBatch:
+        """One of them."""
+        if number in self._held:
+            return self._held[number]
+        chosen = [self._pieces[i] for i in self._groups[number]]
+        found = self._batch([p for _, p in chosen], [n for n, _ in chosen])
+        if found.n_bytes <= self._room:
+            self._room -= found.n_bytes
+            self._held[number] = found
+        return found
 
     def _batch(self, group: list[Piece], documents: list[int]) -> PairedBatch:
         n_rows = [len(p.ends) for p in group]
@@ -163,23 +184,24 @@ class PairedText:
         own, *more = record_at(lm, ids, [resolve(lm.model, name) for name in names])
         return own, more[0] if more else None
 
-    def log_probs(
+    def logits(
         self,
         batch: PairedBatch,
         model: int,
         rows: Float[Tensor, "row width"] | None,
         where: Bool[Tensor, "piece token"] | None = None,
     ) -> Float[Tensor, "scored vocab"]:
-        """Log-probabilities of the next token, the rows replaced by raw ones or left alone.
+        """Logits of the next token, the rows replaced by raw ones or left alone.
 
-        `where` chooses predictions by their positions; without, those that count.
-
-        Raises:
-            NumericalError: the model gave NaN or infinity.
+        `where` chooses predictions by their positions; without, those that count. Whoever reduces them must `check`.
         """
-        found = torch.log_softmax(self._logits(batch, model, rows, where), dim=-1)
-        self._check(found.sum(-1), model)
-        return found
+        lm, hookpoint = self.lms[model], self.spaces[model].hookpoint
+        where = batch.scored[model] if where is None else where
+        with ExitStack() as kept:
+            if rows is not None:
+                whole = batch.replaced(model, rows)
+                kept.enter_context(edit(lm, hookpoint, lambda _: whole))
+            return self._partial[model].logits(batch.ids[model], where, batch.before[model])
 
     def surprise(
         self, batch: PairedBatch, model: int, rows: Float[Tensor, "row width"] | None
@@ -189,28 +211,44 @@ class PairedText:
         Raises:
             NumericalError: the model gave NaN or infinity.
         """
-        out = self._logits(batch, model, rows, None)
-        own = out.gather(1, following(batch, model).to(out.device)[:, None])[:, 0]
-        # A few rows at a time stay in the cache, and no second table of the vocabulary's size is made.
-        found = torch.cat([torch.logsumexp(some, dim=-1) for some in out.split(CACHED_ROWS)]) - own
-        self._check(found, model)
+        out = self.logits(batch, model, rows)
+        found = log_normaliser(out) - out.gather(1, following(batch, model).to(out.device)[:, None])[:, 0]
+        self.check(found, model)
         return found
 
-    def _logits(self, batch: PairedBatch, model: int, rows: Tensor | None, where: Tensor | None) -> Tensor:
-        lm, hookpoint = self.lms[model], self.spaces[model].hookpoint
-        where = batch.scored[model] if where is None else where
-        with ExitStack() as kept:
-            if rows is not None:
-                whole = batch.replaced(model, rows)
-                kept.enter_context(edit(lm, hookpoint, lambda _: whole))
-            return self._partial[model].logits(batch.ids[model], where, batch.before[model])
+    def check(self, sums: Float[Tensor, "scored"], model: int) -> None:
+        """A row's sum shows any NaN or infinity in it.
 
-    def _check(self, sums: Tensor, model: int) -> None:
-        """A row's sum shows any NaN or infinity in it."""
+        Raises:
+            NumericalError: the model gave NaN or infinity.
+        """
         if not bool(torch.isfinite(sums).all()):
             problem = f"{self.lms[model].name} gave NaN or infinite probabilities with its activations replaced"
             hookpoint = self.spaces[model].hookpoint
             raise NumericalError("at", hookpoint, problem, "load the model in float32")
+
+
+@dataclass
+class Passes:
+    """How much of a walk over batches is done; tells of every piece of it."""
+
+    total: int
+    on_progress: Callable[[int, int], None]
+    done: int = 0
+
+    def add(self, n: int) -> None:
+        """So many more."""
+        self.reach(self.done + n)
+
+    def reach(self, done: int) -> None:
+        """So many in all."""
+        self.done = done
+        self.on_progress(done, self.total)
+
+
+def checksum(texts: Sequence[str]) -> str:
+    """What tells the documents of one run from those of another."""
+    return hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()
 
 
 def scaled_rows(dictionary: Dictionary, batch: PairedBatch) -> Float[Tensor, "row D_all"]:

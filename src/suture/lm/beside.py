@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from suture.errors import UserError
-from suture.lm.generate import cache_argument
+from suture.lm.generate import KEPT, cache_argument, last_only
 from suture.lm.hookpoints import resolve
 from suture.lm.load import LanguageModel
 
@@ -41,7 +41,7 @@ def beside(lm: LanguageModel, other: LanguageModel, hookpoints: Sequence[str]) -
 
     @torch.no_grad()
     def read_along(_module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        own = {n: v for n, v in kwargs.items() if n != argument}
+        own = {n: v for n, v in kwargs.items() if n not in (argument, KEPT)} | last_only(other.model)
         if argument is not None and kwargs.get(argument) is not None:
             own[argument] = kept["cache"]
         output = other.model(*args, **own)

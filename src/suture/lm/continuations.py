@@ -21,10 +21,12 @@ from suture import seeds
 from suture.errors import UserError
 from suture.lm.generate import cache_argument, stops_of
 from suture.lm.load import LanguageModel
+from suture.lm.partial import Partial
 from suture.lm.positions import generating
 from suture.lm.tokens import tokenize, with_bos
 
 Told = tuple[Int[Tensor, "batch token"], Bool[Tensor, "batch token"]]
+ROWS_AT_ONCE = 8
 CLOSE = 1e-3
 """Logits that padding changes by no more than this part of their spread are the same."""
 
@@ -123,9 +125,17 @@ def surprise(
 
 @torch.no_grad()
 def nats_after(
-    lm: LanguageModel, prompts: Sequence[str], written: Sequence[str], *, batch_size: int = 32
+    lm: LanguageModel,
+    prompts: Sequence[str],
+    written: Sequence[str],
+    *,
+    batch_size: int = 32,
+    partial: Partial | None = None,
 ) -> tuple[Float[Tensor, "text"], Int[Tensor, "text"]]:
-    """Of what was written after each prompt: nats in all, under whatever edits are in force, and tokens.  (3)"""
+    """Of what was written after each prompt: nats in all, under whatever edits are in force, and tokens.  (3)
+
+    With the model's `partial` logits are computed only where they count.
+    """
     nats, count = torch.zeros(len(written), dtype=torch.float64), torch.zeros(len(written), dtype=torch.long)
     heads = [with_bos(lm, tokenize(lm, prompt).ids) for prompt in prompts]
     rows = [torch.cat([head, tokenize(lm, text).ids])[: lm.context] for head, text in zip(heads, written, strict=True)]
@@ -134,9 +144,23 @@ def nats_after(
         ids, own = padded_right(rows[chosen])
         for i, head in enumerate(heads[chosen]):
             own[i, : max(len(head), 1)] = False
-        if bool(own.any()):
+        if not bool(own.any()):
+            continue
+        if partial is not None:
+            before = torch.nn.functional.pad(own[:, 1:], (0, 1))
+            logits = partial.logits(ids, before, None)
+            found = torch.zeros(own.shape, dtype=torch.float64)
+            found[own] = -_log_prob(logits, ids[own]).cpu().double()
+            nats[chosen], count[chosen] = found.sum(1), own.sum(1)
+        else:
             nats[chosen], count[chosen] = (surprise(lm, ids).cpu().double() * own).sum(1), own.sum(1)
     return nats, count
+
+
+def _log_prob(logits: Float[Tensor, "row vocab"], token: Int[Tensor, "row"]) -> Float[Tensor, "row"]:
+    """Of each row's token; a few rows at a time, so that no second table of the vocabulary's size is made."""
+    own = logits.gather(1, token[:, None].to(logits.device))[:, 0]
+    return own - torch.cat([torch.logsumexp(some, dim=-1) for some in logits.split(ROWS_AT_ONCE)])
 
 
 def _batches(lengths: Sequence[int], size: int, *, padded: bool) -> Iterator[list[int]]:

@@ -5,19 +5,24 @@
 3. Per vector the changes are averaged over the contexts, and the mean over the vocabulary is taken off: a constant on
    all logits changes no probability.
 
-Many vectors are one batch: as many sequences as vectors and contexts.
+Many vectors are one batch: as many sequences as vectors and contexts. What comes before the last position is the same
+for all of them, and is read once: its cache is given to every batch. That is not taken on trust; a model that gives
+other logits with it reads whole contexts.
 """
 
 from __future__ import annotations
 
-import inspect
+import copy
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from suture.errors import UserError
+from suture.lm.generate import cache_argument, last_only, last_position
 from suture.lm.hooks import edit
 from suture.lm.load import LanguageModel
 from suture.lm.tokens import tokenize, with_bos
@@ -27,6 +32,10 @@ CONTEXT_TOKENS = 12
 """Tokens of each, without BOS."""
 LOGITS_AT_ONCE = 2**24
 BATCH_TOKENS = 1024
+CLOSE = 1e-3
+"""Logits that the cache changes by no more than this part of their spread are the same."""
+_FAILURES = (RuntimeError, KeyError, IndexError, TypeError, AttributeError, ValueError)
+"""What a model may raise that cannot go on from a cache."""
 
 
 def contexts_of(lm: LanguageModel, documents: Sequence[str]) -> Int[Tensor, "context token"]:
@@ -52,22 +61,56 @@ def changes(
     Raises:
         UserError: the model has no such hookpoint, or it has another width.
     """
-    plain = last_logits(lm, contexts)
+    begun = _Begun.of(lm, contexts)
+    plain = begun.last_logits(1)
     n = len(contexts)
     at_once = max(1, min(LOGITS_AT_ONCE // plain.numel(), BATCH_TOKENS // contexts.numel()))
     for some in vectors.split(at_once):
         added = some.repeat_interleave(n, 0)
         with edit(lm, hookpoint, _added_last(added)):
-            moved = last_logits(lm, contexts.repeat(len(some), 1))
+            moved = begun.last_logits(len(some))
         change = (moved.view(len(some), n, -1) - plain).mean(1)
         yield change - change.mean(-1, keepdim=True)
 
 
-def last_logits(lm: LanguageModel, ids: Int[Tensor, "sequence token"]) -> Float[Tensor, "sequence vocab"]:
-    """The logits after every sequence's last token, in float32; only these, where a model can be asked for less."""
-    only = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(lm.model.forward).parameters else {}
-    with torch.no_grad():
-        return lm.model(ids.to(lm.device), use_cache=False, **only).logits[:, -1].float()
+@dataclass(frozen=True, kw_only=True)
+class _Begun:
+    """Contexts of which all but the last token was read."""
+
+    lm: LanguageModel
+    contexts: Int[Tensor, "context token"]
+    cache: Any
+    """None where the model reads the whole of them."""
+
+    @staticmethod
+    def of(lm: LanguageModel, contexts: Int[Tensor, "context token"]) -> _Begun:
+        whole = _Begun(lm=lm, contexts=contexts, cache=None)
+        name = cache_argument(lm.model)
+        if name is None or contexts.shape[1] < 2:
+            return whole
+        try:
+            with torch.no_grad():
+                cache = lm.model(contexts[:, :-1].to(lm.device), use_cache=True, **last_only(lm.model))[name]
+            begun = _Begun(lm=lm, contexts=contexts, cache=cache)
+            one, other = begun.last_logits(2), whole.last_logits(2)
+        except _FAILURES:
+            return whole
+        return begun if bool((one - other).abs().max() <= CLOSE * other.std()) else whole
+
+    @torch.no_grad()
+    def last_logits(self, n: int) -> Float[Tensor, "sequence vocab"]:
+        """The logits after the last token of the contexts, `n` times over, under whatever edits are in force; float32.
+
+        Only these are computed, where the model can be asked for less than all.
+        """
+        ids = self.contexts.repeat(n, 1).to(self.lm.device)
+        name, given = cache_argument(self.lm.model), {}
+        if self.cache is not None and name is not None:
+            cache = copy.deepcopy(self.cache)  # a pass writes into what it is given
+            cache.reorder_cache(torch.arange(len(self.contexts), device=self.lm.device).repeat(n))
+            given = {name: cache, "use_cache": True, **last_position(self.lm.model, ids)}
+            ids = ids[:, -1:]
+        return self.lm.model(ids, **({"use_cache": False} | given), **last_only(self.lm.model)).logits[:, -1].float()
 
 
 def _added_last(vectors: Float[Tensor, "sequence width"]) -> Callable[[Tensor], Tensor]:

@@ -25,6 +25,9 @@ from suture.lm.load import LanguageModel
 from suture.lm.positions import HANDED_ON, generating
 from suture.lm.tokens import tokenize, with_bos
 
+KEPT = "logits_to_keep"
+"""The argument of a forward pass that says after how many tokens, the last ones, logits are wanted."""
+
 
 def generate(
     lm: LanguageModel,
@@ -133,9 +136,9 @@ def steps(
     for _ in range(min(max_new_tokens, lm.context - ids.shape[1])):  # 4
         with generating(n_prompt_tokens):
             if argument is None or cache is None:
-                output = lm.model(ids, use_cache=argument is not None)
+                output = lm.model(ids, use_cache=argument is not None, **last_only(lm.model))
             else:
-                output = lm.model(ids[:, -1:], use_cache=True, **{argument: cache}, **_last_position(lm.model, ids))
+                output = lm.model(ids[:, -1:], use_cache=True, **{argument: cache}, **last_position(lm.model, ids))
         # An argument alone promises nothing: some models take a cache that only their own `generate` prepares.
         cache = output.get(argument) if argument is not None else None  # 2
         logits = output.logits[:, -1].float()
@@ -155,7 +158,12 @@ def cache_argument(model: PreTrainedModel) -> str | None:
     return next((name for name in HANDED_ON if name in arguments), None)
 
 
-def _last_position(model: PreTrainedModel, ids: Int[Tensor, "batch token"]) -> dict[str, Tensor]:
+def last_only(model: PreTrainedModel) -> dict[str, int]:
+    """What asks a model for the logits after the last token alone, where it can be asked; the head is dear."""
+    return {KEPT: 1} if KEPT in inspect.signature(model.forward).parameters else {}
+
+
+def last_position(model: PreTrainedModel, ids: Int[Tensor, "batch token"]) -> dict[str, Tensor]:
     """Where the last token stands, for a model that can be told: not every family asks its cache, some count from 0."""
     if "position_ids" not in inspect.signature(model.forward).parameters:
         return {}

@@ -12,6 +12,9 @@ from torch import Tensor
 from suture.errors import UserError
 from suture.lm.load import LanguageModel, n_embeddings
 
+FEW = 16
+"""Special tokens that are sooner looked for one by one than all together."""
+
 
 @dataclass(frozen=True)
 class Tokens:
@@ -51,7 +54,11 @@ def tokenize(lm: LanguageModel, text: str) -> Tokens:
     ids = np.asarray(encoding.ids, dtype=np.int64)
     check_known(lm, ids)
     _take_in_what_was_joined(text, offsets)
-    special = np.isin(ids, np.asarray(lm.tokenizer.all_special_ids, dtype=np.int64))
+    special, known = np.zeros(len(ids), dtype=bool), lm.tokenizer.all_special_ids
+    if len(known) > FEW:
+        special = np.isin(ids, np.asarray(known, dtype=np.int64))
+    for own in known if len(known) <= FEW else ():
+        special |= ids == own
     return Tokens(
         ids=torch.from_numpy(ids),
         starts=torch.from_numpy(offsets[:, 0].copy()),

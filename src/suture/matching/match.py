@@ -42,6 +42,7 @@ from suture.matching.read import Halves, Side, same_rows, split
 from suture.matching.settings import MatchSettings
 from suture.matching.shares import CORRELATED, Shares, shares_of
 from suture.matching.substitute import recovered
+from suture.parallel import ALONE, Ranks
 from suture.pipeline import artifact
 from suture.pipeline.result import read_typed
 from suture.pipeline.table import Table, Tabular
@@ -143,6 +144,7 @@ def match(
     random: tuple[Dictionary | str | Path, Store | str | Path] | None = None,
     overwrite: bool = False,
     command: str | None = None,
+    ranks: Ranks = ALONE.world,
 ) -> Matching:
     """Pair the features of two dictionaries and say of each what it is to its partner; written to `out`.
 
@@ -157,6 +159,7 @@ def match(
             those of `store`.
         overwrite: replace `out`.
         command: the shell command to be recorded.
+        ranks: the processes that share the rows to be encoded, all with the same folder.
 
     Raises:
         UserError: dictionaries that do not fit the store, too few documents, a control of other rows.
@@ -167,11 +170,11 @@ def match(
     if settings.maps == "umap":
         load_umap()  # before the work
     store = as_store(store)
-    a = Side.open(dictionary_a, store, space=settings.space_a, setting="space-a")
-    b = Side.open(dictionary_b, store, space=settings.space_b, setting="space-b")
-    second = _twins(twins, store, settings)
+    a = Side.open(dictionary_a, store, space=settings.space_a, setting="space-a", ranks=ranks)
+    b = Side.open(dictionary_b, store, space=settings.space_b, setting="space-b", ranks=ranks)
+    second = _twins(twins, store, settings, ranks)
     halves = split(store, [a, b, *(s for s in second if s is not None)], settings.n_rows)
-    control = same_rows(random, store, halves) if random is not None else None
+    control = same_rows(random, store, halves, ranks) if random is not None else None
     given = [side.folder for side in (a, b, *second, control) if side is not None]
     parents = tuple(dict.fromkeys([*given, store.path]))
     with artifact.create(
@@ -181,9 +184,12 @@ def match(
         parents=parents,
         overwrite=overwrite,
         command=command,
+        leads=ranks.leads,
     ) as draft:
         found = _matched(a, b, second, control, halves, store, settings, keywords)
-        found.write(draft.folder)
+        if ranks.leads:
+            found.write(draft.folder)
+    ranks.wait()
     return Matching.load(out)
 
 
@@ -199,10 +205,14 @@ def recorded(settings: MatchSettings) -> dict[str, Any]:
 
 
 def _twins(
-    given: tuple[Dictionary | str | Path | None, Dictionary | str | Path | None], store: Store, settings: MatchSettings
+    given: tuple[Dictionary | str | Path | None, Dictionary | str | Path | None],
+    store: Store,
+    settings: MatchSettings,
+    ranks: Ranks,
 ) -> tuple[Side | None, Side | None]:
     spaces = (settings.space_a, settings.space_b)
-    one, two = (None if d is None else Side.open(d, store, space=s) for d, s in zip(given, spaces, strict=True))
+    named = zip(given, spaces, strict=True)
+    one, two = (None if d is None else Side.open(d, store, space=s, ranks=ranks) for d, s in named)
     return one, two
 
 

@@ -23,11 +23,12 @@ from suture.activations.batches import split_rows
 from suture.activations.settings import View
 from suture.activations.store import Store, as_store
 from suture.activations.view import seen
-from suture.dictionary.codes import Codes
+from suture.dictionary.codes import Codes, Pattern
 from suture.dictionary.dictionary import Dictionary
 from suture.dictionary.pieces import as_sparse
 from suture.dictionary.rows import LEAST_DOCUMENTS, matching_view, order_seed, whole_documents
 from suture.errors import UserError
+from suture.parallel import ALONE, Ranks
 from suture.pipeline import artifact
 from suture.uncertainty import deal_groups
 
@@ -46,10 +47,17 @@ class Side:
     """All spaces when None."""
     training: Mapping[str, Any] | None
     """Its recorded settings, where it was trained on this very store."""
+    ranks: Ranks = ALONE.world
+    """Those that share its rows."""
 
     @staticmethod
     def open(
-        dictionary: Dictionary | str | Path, store: Store, *, space: int | None = None, setting: str = "dictionary"
+        dictionary: Dictionary | str | Path,
+        store: Store,
+        *,
+        space: int | None = None,
+        setting: str = "dictionary",
+        ranks: Ranks = ALONE.world,
     ) -> Side:
         """Read a dictionary and find its spaces.
 
@@ -68,7 +76,7 @@ class Side:
             problem = f"{path} reads one model's rows at a time"
             raise UserError(setting, "(none)", problem, "name the space")
         training = manifest.settings if artifact.is_made_from(manifest, store.path) else None
-        return Side(folder=path, dictionary=dictionary, view=view, space=space, training=training)
+        return Side(folder=path, dictionary=dictionary, view=view, space=space, training=training, ranks=ranks)
 
     @property
     def spaces(self) -> list[int]:
@@ -92,15 +100,27 @@ class Side:
     def batches(self, rows: Int[Tensor, "row"]) -> Iterator[tuple[Codes, Float[Tensor, "row D"]]]:
         """Codes of rows, and what they leave unexplained, in scaled units, a batch at a time."""
         d = self.dictionary
-        for part in rows.split(BATCH_ROWS):
+        for part in rows.split(BATCH_ROWS) if len(rows) else ():
             read = [self.view.read_space(part, m) if m in self.spaces else None for m in range(d.n_spaces)]
             codes = d.encode_raw(read).ordered
             scaled = [x * d.spaces[m].scale for m, x in enumerate(read) if x is not None]
             yield codes, torch.cat(scaled, dim=1) - d.decode(codes)[:, self.columns]
 
+    def share(self, n_rows: int) -> slice:
+        """This rank's part of so many rows: whole batches, so that they are the same as one rank's."""
+        part = self.ranks.share(-(-n_rows // BATCH_ROWS))
+        return slice(min(part.start * BATCH_ROWS, n_rows), min(part.stop * BATCH_ROWS, n_rows))
+
     def codes(self, rows: Int[Tensor, "row"]) -> csr_matrix:
-        """Codes of rows, float64 [row, feature]."""
-        return as_sparse(Codes.concatenate([codes for codes, _ in self.batches(rows)]))
+        """Codes of rows, float64 [row, feature]; each rank encodes its share."""
+        own = [codes.to("cpu") for codes, _ in self.batches(rows[self.share(len(rows))])] if len(rows) else []
+        own = own or [Codes.from_dense(torch.zeros(0, self.dictionary.n_features))]
+        mine = Codes.concatenate(own)
+        lengths, feature, value = (
+            self.ranks.concatenate(x) for x in (mine.crow.diff().int(), mine.feature.int(), mine.value)
+        )
+        crow = torch.cat([lengths.new_zeros(1), lengths.cumsum(0).to(lengths.dtype)])
+        return as_sparse(Codes(Pattern(crow, feature, self.dictionary.n_features), value))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -146,7 +166,12 @@ def split(store: Store, sides: list[Side], n_rows: int) -> Halves:
     return Halves(rows=rows, scoring=deal_groups(documents, 2) == 1, unknown=tuple(dict.fromkeys(unknown)))
 
 
-def same_rows(random: tuple[Dictionary | str | Path, Store | str | Path], store: Store, halves: Halves) -> Side:
+def same_rows(
+    random: tuple[Dictionary | str | Path, Store | str | Path],
+    store: Store,
+    halves: Halves,
+    ranks: Ranks = ALONE.world,
+) -> Side:
     """The random model's dictionary, once its rows are known to be those of the store.
 
     Raises:
@@ -159,7 +184,7 @@ def same_rows(random: tuple[Dictionary | str | Path, Store | str | Path], store:
     if not fits:
         fix = "collect the model with random weights on the same text, with the same settings"
         raise UserError("random-weights", other.path, "holds other rows than the store", fix)
-    return Side.open(dictionary, other)
+    return Side.open(dictionary, other, ranks=ranks)
 
 
 def _places(store: Store) -> Int[Tensor, "row 2"]:

@@ -12,6 +12,7 @@ A partner that is equal recovers 1, one that knows nothing 0. Between r squared 
 from __future__ import annotations
 
 import numpy as np
+import torch
 from jaxtyping import Float64, Int
 from numpy import ndarray
 from scipy.sparse import csr_matrix
@@ -53,11 +54,14 @@ def _error_along(
     direction = side.dictionary.W_dec.detach()[:, side.columns].double().numpy()
     of_f = np.zeros(direction.shape)
     of_g = np.zeros((other.shape[1], direction.shape[1]))  # pyright: ignore[reportOptionalSubscript]
-    start = 0
-    for codes, error in side.batches(rows):
+    part = side.share(len(rows))
+    start = part.start
+    for codes, error in side.batches(rows[part]):
         e = error.double().numpy()
         of_f += as_sparse(codes).T @ e
         of_g += other[start : start + len(e)].T @ e
         start += len(e)
+    for sums in (of_f, of_g):
+        side.ranks.add_up(torch.from_numpy(sums))
     a, b = pairs
     return (of_f[a] * direction[a]).sum(1), (of_g[b] * direction[a]).sum(1)

@@ -14,7 +14,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ from suture.naming.settings import NameSettings
 from suture.pipeline import artifact
 from suture.pipeline.files import read_json, sha256_of, write_json
 from suture.pipeline.job import Tell, silent
+from suture.pipeline.result import typed
 from suture.pipeline.table import Column, Table, Tabular
 from suture.uncertainty import Interval, mean_interval
 
@@ -321,6 +322,48 @@ def _write(
         "n_good": sum(good),
     }
     write_json(folder / SUMMARY, summary)
+
+
+def names_of(dictionary: Dictionary | str | Path, source: str | Path) -> dict[int, str]:
+    """A dictionary's names by feature: of a folder that `label` made, or of a file of notes saved by a report's reader.
+
+    Raises:
+        UserError: neither, or it has none for this dictionary.
+    """
+    source = Path(source)
+    file = source / NOTES if source.is_dir() else source
+    if source.is_dir():
+        artifact.open_artifact(source, stage=STAGE, setting="names")
+    try:
+        known = typed(read_json(file), _Notes)
+    except (OSError, ValueError) as error:
+        fix = "name a folder made by suture label, or a file of notes saved from the report"
+        raise UserError("names", source, f"cannot be read as names ({error})", fix) from None
+    identity = sha256_of(Dictionary.folder_of(dictionary) / artifact.MANIFEST)[:16]
+    own = known.dictionaries.get(identity)
+    if own is None:
+        problem = "has no names for this dictionary, only for others, whose features have other numbers"
+        raise UserError("names", source, problem, f"suture label {Dictionary.folder_of(dictionary)} makes some")
+    return {int(f): note.name.strip() for f, note in own.features.items() if f.isdecimal() and note.name.strip()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Note:
+    name: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Features:
+    features: dict[str, _Note]
+    """By number."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Notes:
+    """What is read of a file of notes."""
+
+    suture_notes: Literal[1]
+    dictionaries: dict[str, _Features]
 
 
 def words(own: Detection) -> str:

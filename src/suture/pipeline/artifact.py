@@ -1,6 +1,7 @@
 """A stage's result on disk: a folder with a manifest, believed only where its files are what was written.
 
-1. `create` writes the folder as NAME.partial (`folder`); every file is checksummed and `manifest.json` written last.
+1. `create` writes the folder as NAME.partial (`folder`); every file but the log beside it (`log`) is checksummed, and
+   `manifest.json` written last.
 2. `open_artifact` believes a folder only if its manifest is there, of a format version that is read, of the stage asked
    for, every file it lists has the size it lists, and those beside the manifest have its checksums. Files in folders
    below, a store's shards, are checked when they are first used (`checked`), or all of them by `verify`.
@@ -33,6 +34,7 @@ from suture.pipeline.files import (
 )
 from suture.pipeline.folder import MARK, begun, partial_path, settle, writing
 from suture.pipeline.lock import LOCK
+from suture.pipeline.log import LOG, keeping
 
 __all__ = [
     "MANIFEST",
@@ -71,8 +73,8 @@ FORMAT_VERSION = 2
 """Raised whenever a reader must tell folders written before apart; version 1 is read, any other is refused."""
 
 MANIFEST = "manifest.json"
-UNFINISHED = (MARK, LOCK)
-"""What an unfinished folder holds besides what the stage writes."""
+UNFINISHED = (MARK, LOCK, LOG)
+"""What an unfinished folder holds besides what the stage writes; the log stays, but is no part of the result."""
 
 HOW = ("device", "offline", "store", "track")
 """Settings that say how or from where something is made: results that differ in nothing else are the same. A store is
@@ -219,8 +221,10 @@ def create(
         if folder.begun is not None:
             _refuse_other(folder.begun, wanted, made_from, names or {})
         draft = Draft(folder.folder, stage, dict(settings), seed, made_from, command, folder.scratch)
-        yield draft
-        _write_manifest(draft, time.monotonic() - started)
+        what, inputs = f"{stage} {path.name}", [own.path for own in made_from]
+        with keeping(draft.folder, what, command=command, inputs=inputs, goes_on=folder.begun is not None):
+            yield draft
+            _write_manifest(draft, time.monotonic() - started)
 
 
 def open_artifact(path: str | Path, *, stage: str | None = None, setting: str = "path") -> Manifest:
@@ -467,7 +471,7 @@ def _write_manifest(draft: Draft, seconds: float) -> None:
 
 
 def _is_result(file: Path, draft: Draft) -> bool:
-    """Whether a file will be there when the folder is finished."""
+    """Whether a file will be there when the folder is finished, and is more than the log of how it was made."""
     top, *_ = file.relative_to(draft.folder).parts
     return top not in (MANIFEST, *UNFINISHED, *draft.scratch) and file.suffix != TEMPORARY
 

@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from suture.pipeline import artifact
+from suture.pipeline.log import told
 
 Tell = Callable[[str, int, int, str], None]
 """Gets (what, done, total, note)."""
 
 
-def silent(_what: str, _done: int, _total: int, _note: str) -> None:
-    """Tells nobody."""
+def silent(what: str, done: int, total: int, note: str = "") -> None:
+    """Tells nobody but the logs of the results that are being written."""
+    told(what, done, total, note)
 
 
 @dataclass(frozen=True, kw_only=True)

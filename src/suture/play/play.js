@@ -139,7 +139,7 @@ function offered() {
   const wanted = byId("find").value.trim().toLowerCase();
   const rows = at === null
     ? found.features.map((own) => ({ ...own, value: own.strongest }))
-    : found.by_position[at].map(([feature, value]) => ({ ...(known.get(feature) || { feature, promoted: [], label: "", name: "" }), value }));
+    : found.by_position[at].map(([feature, value]) => ({ ...(known.get(feature) || { feature, promoted: [], label: "", name: about.names[feature] || "" }), value }));
   const says = (own) => [own.feature, own.name, own.label, ...own.promoted.flat()].join(" ").toLowerCase();
   return wanted ? rows.filter((own) => says(own).includes(wanted)) : rows;
 }
@@ -152,13 +152,14 @@ function drawFeatures() {
     word.querySelector("button").addEventListener("click", () => { at = null; draw(); });
   }
   const rows = offered().map((own) => {
-    const peek = own.name || own.promoted.map((tokens, m) => (tokens.length ? `${LETTERS[m]} ${tokens.join(" ")}` : "")).filter(Boolean).join("   ");
+    const promoted = own.promoted.map((tokens, m) => (tokens.length ? `${LETTERS[m]} ${tokens.join(" ")}` : "")).filter(Boolean).join("   ");
+    const peek = [own.name, promoted].filter(Boolean).join("   ");
     const shade = make("button", { type: "button", text: "Shade", "aria-pressed": String(scene.shade.includes(own.feature)), "aria-label": `Shade by feature ${own.feature}` });
     const steer = make("button", { type: "button", text: "Steer", "aria-pressed": String(scene.steer.some(([f]) => f === own.feature)), "aria-label": `Steer with feature ${own.feature}` });
     shade.addEventListener("click", () => toggleShade(own.feature));
     steer.addEventListener("click", () => toggleSteer(own.feature));
     const differs = own.n_differs ? "differs" : "";
-    return make("li", { "data-feature": own.feature }, make("b", { text: String(own.feature) }), make("span", { text: [own.label, differs].filter(Boolean).join(", ") }), make("span", { text: shown(own.value, "number") }), make("span", { class: "peek", title: peek, text: peek }), make("span", { class: "both" }, shade, steer));
+    return make("li", { "data-feature": own.feature }, make("b", { text: String(own.feature) }), make("span", { text: [own.label, differs].filter(Boolean).join(", ") }), make("span", { text: shown(own.value, "number") }), make("span", { class: "peek", title: peek }, ...(own.name ? [make("b", { class: "name", text: own.name }), "   "] : []), promoted), make("span", { class: "both" }, shade, steer));
   });
   byId("features").replaceChildren(...(rows.length ? rows : [make("li", { text: "None." })]));
 }
@@ -190,7 +191,7 @@ function drawSliders() {
     ? `Each is added at every token, in every model along its own direction. ${about.measured ? "Strength 1 is as strong as the feature gets (its 99.9 % activation)." : "Strength 1 is 1 in the dictionary's codes: give --table to measure in what the feature reaches."}`
     : "Choose a feature to steer with.";
   byId("sliders").replaceChildren(...scene.steer.map(([feature, strength]) => {
-    const name = found ? [...found.features, ...found.chosen].find((own) => own.feature === feature)?.name : "";
+    const name = about.names[feature] || "";
     const label = `Strength of feature ${feature}`;
     const slide = make("input", { type: "range", min: -range(), max: range(), step: about.measured ? 0.25 : 1, value: strength, "aria-label": label });
     const number = make("input", { type: "number", step: "any", min: -1000, max: 1000, value: strength, "aria-label": `${label}, as a number` });
@@ -321,7 +322,7 @@ function start(given) {
   for (const name of ["tokens", "temperature", "seed"]) byId(name).value = scene[name];
   history.replaceState(null, "", toHash(scene));
   drawSliders();
-  readText().then(drawSliders);
+  readText();
   write_();
 }
 

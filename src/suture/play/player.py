@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +34,7 @@ from suture.lm.generate import Step, steps
 from suture.lm.hooks import edit as editing
 from suture.lm.load import LanguageModel
 from suture.lm.vocabulary import displayed, token_texts
+from suture.naming.naming import names_of
 from suture.pipeline.artifact import MANIFEST
 from suture.pipeline.files import sha256_of
 from suture.play.settings import PlaySettings, Scene
@@ -73,14 +74,17 @@ class Player:
         settings: PlaySettings | None = None,
         *,
         table: FeatureTable | str | Path | None = None,
-        names: dict[int, str] | None = None,
+        names: Mapping[int, str] | str | Path | None = None,
     ) -> Player:
-        """Load what is named; see `activate` for what each is, and for the errors."""
+        """Load what is named; see `activate` for what each is, and for the errors.
+
+        `names` are the features' by number, or what `suture label` made: see `names_of`.
+        """
         loaded, known = opened(dictionary, table)
         models = models_of(loaded, lms)
         q999 = None if known is None else known.columns.get("q999")
         units = torch.ones(loaded.n_features) if q999 is None else q999.nan_to_num().float()
-        named = names or {}
+        named = names_of(loaded, names) if isinstance(names, str | Path) else names or {}
         return Player(
             dictionary=loaded,
             lms=models,
@@ -100,6 +104,7 @@ class Player:
             "n_features": self.dictionary.n_features,
             "dictionary": str(self.dictionary),
             "identity": "" if path is None else sha256_of(path / MANIFEST)[:16],
+            "names": {i: name for i, name in enumerate(self.names) if name},
             "measured": self.table is not None and "q999" in self.table.columns,
         }
 

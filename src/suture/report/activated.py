@@ -136,7 +136,7 @@ def _positions(activated: Activated) -> Html:
         cells: list[Child] = []
         for feature, value in found[:AT_POSITION]:
             name = tag("a", str(feature), href=f"#feature-{feature}") if feature in shown else str(feature)
-            cells.append(tag("span", name, " ", tag("small", units.number(value)), "  "))
+            cells += [tag("span", tag("b", name), " ", tag("small", units.number(value)), class_="firing"), " "]
         if len(found) > AT_POSITION:
             cells.append(f"and {len(found) - AT_POSITION} more")
         rows.append([tag("span", token, class_="token"), cells])

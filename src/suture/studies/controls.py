@@ -30,6 +30,7 @@ from suture.matching.layers import Layers, layers
 from suture.matching.match import Matching, match
 from suture.matching.settings import FamilySettings, LayerSettings, MatchSettings
 from suture.matching.universality import Universality, universality
+from suture.parallel import ALONE, Ranks
 from suture.pipeline import artifact
 from suture.pipeline.job import Context, Job, Tell, silent
 from suture.pipeline.settings import from_mapping
@@ -51,6 +52,7 @@ def match_with_controls(
     tell: Tell = silent,
     overwrite: bool = False,
     command: str | None = None,
+    ranks: Ranks = ALONE.world,
 ) -> Matching:
     """`match`, with the controls asked for made first.
 
@@ -66,11 +68,15 @@ def match_with_controls(
         tell: told (what, done, total, note).
         overwrite: replace `out`.
         command: the shell command to be recorded.
+        ranks: the processes that share the matching; controls are made by one.
 
     Raises:
         UserError: as `match`; a dictionary that was not trained on this store, and so cannot be trained again on it;
-            a control that is there and is another dictionary's.
+            a control that is there and is another dictionary's; controls to be made by several processes.
     """
+    if ranks.size > 1 and (second_seeds or random_weights is not None):
+        setting, fix = ("second-seeds", "make them first, with one process, and match again with several")
+        raise UserError(setting if second_seeds else "random-weights", ranks.size, "processes cannot make it", fix)
     store = as_store(store)
     beside = Path(out).with_name(f"{Path(out).name}-controls")
     given = [Dictionary.folder_of(dictionary) for dictionary in (dictionary_a, dictionary_b)]
@@ -98,6 +104,7 @@ def match_with_controls(
         random=random,
         overwrite=overwrite,
         command=command,
+        ranks=ranks,
     )
 
 

@@ -34,7 +34,9 @@ class _SquaredErrors(torch.autograd.Function):
         error = torch.sub(x, decoded).sub_(b_dec)
         if mask is not None:
             error *= mask
-        squared = torch.stack([torch.linalg.vecdot(e, e) for e in error.split(cuts, dim=-1)], dim=-1)
+        squared = torch.stack(
+            [torch.linalg.vector_norm(e, dim=-1) for e in error.split(cuts, dim=-1)], dim=-1
+        ).square_()
         ctx.save_for_backward(error)
         ctx.cuts = cuts
         ctx.mark_non_differentiable(error)

@@ -95,7 +95,7 @@ class TrainingState:
         self.parameters |= learned
         self.own = dictionary.own_weights | learned
         self.adam = Adam(self.parameters)
-        self._buffer = select.chunk_buffer(dictionary.W_enc.detach(), dictionary.precision)
+        self._buffers = select.buffers(dictionary.W_enc.detach(), dictionary.precision)
 
     @property
     def activation(self) -> Activation:
@@ -140,7 +140,7 @@ class TrainingState:
 
     def _select(self, encoder_input: Tensor, k: float) -> Selection:
         dictionary = self.dictionary
-        selection = self.activation.choose(dictionary.chunks(encoder_input, self._buffer), dictionary, self.own, k)
+        selection = self.activation.choose(dictionary.chunks(encoder_input, self._buffers), dictionary, self.own, k)
         if selection.cutoff is not None:
             # while k comes down the cut-off rises: remembering lower ones would leave too many features active
             memory = CUTOFF_MEMORY if bool(self.cutoff > 0) and k <= dictionary.sparsity.k else 0.0
@@ -226,13 +226,14 @@ class TrainingState:
     @torch.no_grad()
     def _update(self, learning_rate: float, gradients: _Gradients, owned: Tensor | None) -> None:
         W_enc, W_dec = self.dictionary.W_enc, self.dictionary.W_dec
+        along = self._along(gradients, owned)
         size = max(1, (GPU_BLOCK_ELEMENTS if W_enc.is_cuda else BLOCK_ELEMENTS) // W_enc.shape[1])
         for first in range(0, W_enc.shape[0], size):
             rows = slice(first, min(first + size, W_enc.shape[0]))
-            self._adam("W_dec", self._decoder_gradient(gradients, rows, owned), learning_rate, rows)
+            self._adam("W_dec", self._decoder_gradient(gradients, rows, owned, along), learning_rate, rows)
             self._adam("W_enc", self._encoder_gradient(gradients, rows, owned), learning_rate, rows)
             if not self.activation.free_norms:
-                W_dec[rows] /= W_dec[rows].norm(dim=1, keepdim=True).clamp_min(1e-12)
+                W_dec[rows].div_(W_dec[rows].norm(dim=1, keepdim=True).clamp_min(1e-12))
         for name, parameter in self.parameters.items():
             if name not in ("W_enc", "W_dec"):
                 assert parameter.grad is not None
@@ -240,7 +241,16 @@ class TrainingState:
                 self._adam(name, gradient, learning_rate, slice(0, parameter.shape[0]))
         self.adam.steps += 1
 
-    def _decoder_gradient(self, gradients: _Gradients, rows: slice, owned: Tensor | None) -> Tensor:
+    def _along(self, gradients: _Gradients, owned: Tensor | None) -> Tensor | None:
+        """<gradient, decoder row> of every feature, where the gradient is the backward pass's and nothing else."""
+        changed = owned is not None or self.dictionary.design.tied or gradients.norm is not None
+        if self.activation.free_norms or changed:
+            return None
+        return self.grid.data.add_up(gradients.dec.along())
+
+    def _decoder_gradient(
+        self, gradients: _Gradients, rows: slice, owned: Tensor | None, along: Tensor | None
+    ) -> Tensor:
         dictionary = self.dictionary
         gradient, W = gradients.dec.rows(rows), dictionary.W_dec[rows]
         if gradients.norm is not None:
@@ -253,8 +263,8 @@ class TrainingState:
             gradient *= owned[rows]
         tie(dictionary, gradient, rows)
         if not self.activation.free_norms:  # a price on norms keeps them short; otherwise they stay 1
-            along = torch.linalg.vecdot(gradient, W).unsqueeze(1)
-            gradient.addcmul_(W, along, value=-1.0)
+            part = sparse.row_products(gradient, W) if along is None else along[rows]
+            gradient.addcmul_(W, part.unsqueeze(1), value=-1.0)
         return gradient
 
     def _encoder_gradient(self, gradients: _Gradients, rows: slice, owned: Tensor | None) -> Tensor:

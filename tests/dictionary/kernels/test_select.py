@@ -75,3 +75,48 @@ def test_rows_are_processed_in_chunks_without_changing_anything(monkeypatch: pyt
 def test_an_unknown_precision_is_refused() -> None:
     with pytest.raises(UserError, match="precision = float16: is unknown"):
         select.resolve_precision("float16", torch.device("cpu"))  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_top_k_among_many_equal_values_finds_k_different_entries(
+    dtype: torch.dtype, n_threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(select, "PARALLEL_ELEMENTS", 0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: n_threads)
+    pre = torch.randint(0, 4, (7, 96), generator=torch.Generator().manual_seed(1)).to(dtype)
+    found = best_of_row(pre, 8)
+    assert all(len(set(row)) == 8 for row in found.tolist())
+    assert torch.equal(pre.gather(1, found).sort(dim=1, descending=True).values, pre.topk(8).values)
+
+
+def test_top_k_of_negative_float32_values_is_in_order() -> None:
+    pre = -torch.rand(6, 64, generator=torch.Generator().manual_seed(2)) - 0.1
+    assert torch.equal(best_of_row(pre, 5).sort(dim=1).values, pre.topk(5).indices.sort(dim=1).values)
+
+
+def test_a_larger_group_is_taken_where_features_are_many() -> None:
+    assert [select._group_size(n, k) for n, k in ((8192, 40), (2048, 24), (97, 3), (16, 16))] == [8, 8, 1, 1]
+
+
+@given(st.integers(0, 10_000))
+def test_entries_above_a_bar_come_row_by_row(seed: int) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    pre, bar = torch.randn(5, 33, generator=draw), torch.randn(33, generator=draw)
+    row, feature = select.entries_above(pre, bar)
+    assert torch.equal(torch.stack([row, feature], 1), (pre > bar).nonzero())
+
+
+@pytest.mark.parametrize("low", [0.0, -0.5])
+def test_entries_of_bf16_above_a_bar_are_those_of_a_plain_comparison(low: float) -> None:
+    draw = torch.Generator().manual_seed(4)
+    pre = torch.randn(9, 40, generator=draw).bfloat16()
+    bar = torch.rand(40, generator=draw) + low
+    row, feature = select.entries_above(pre, bar)
+    assert torch.equal(torch.stack([row, feature], 1), (pre > bar.bfloat16()).nonzero())
+
+
+def test_batchtopk_of_equal_scores_keeps_as_many_as_wanted() -> None:
+    x, W = torch.ones(6, 4), torch.ones(10, 4)
+    selection = Chunks(x, W, torch.zeros(10)).top_of_batch(3.0, torch.ones(10))
+    assert (selection.pattern.n_active, selection.cutoff) == (18, 4.0)

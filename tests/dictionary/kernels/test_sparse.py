@@ -45,6 +45,27 @@ def test_the_fallback_without_mkl_gives_the_same_sampled_product(monkeypatch: py
     torch.testing.assert_close(sampled_product(pattern, x, W), fast)
 
 
+@pytest.mark.parametrize("n_features", [6, 9, 40])
+def test_the_sampled_product_is_the_same_by_row_and_by_feature(n_features: int) -> None:
+    pattern, mask = a_pattern(n_features=n_features)
+    x, W = torch.randn(9, 6, dtype=torch.float64), torch.randn(n_features, 6, dtype=torch.float64)
+    torch.testing.assert_close(sampled_product(pattern, x, W), (x @ W.T)[mask])
+
+
+@pytest.mark.parametrize("has_mkl", [True, False])
+def test_products_of_rows_and_sums_of_features_agree_with_dense_ones(
+    has_mkl: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sparse, "_has_sampled_addmm", lambda _: has_mkl)
+    a, b = torch.randn(5, 7, dtype=torch.float64), torch.randn(5, 7, dtype=torch.float64)
+    torch.testing.assert_close(sparse.row_products(a, b), (a * b).sum(1))
+    pattern, mask = a_pattern()
+    value = torch.randn(pattern.n_active, dtype=torch.float64)
+    dense = torch.zeros(9, 14, dtype=torch.float64)
+    dense[mask] = value
+    torch.testing.assert_close(sparse.feature_sums(pattern, value), dense.sum(0))
+
+
 def test_an_empty_pattern_decodes_to_zero_and_has_zero_gradients() -> None:
     pattern = Pattern.from_pairs(torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), 3, 4)
     W = torch.randn(4, 5, requires_grad=True)

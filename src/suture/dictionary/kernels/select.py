@@ -7,12 +7,16 @@
 3. Over several ranks each chooses with the others, by what they gather of one another's candidates.
 """
 
+import math
+import os
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -34,6 +38,12 @@ GPU_CHUNK_ELEMENTS = 2**29
 MARGIN = 8
 """Candidates beyond k that a bf16 product offers to the exact fp32 re-scoring."""
 
+GATHER_COST = 2
+"""What gathering one entry of a row costs beside looking at the maximum of a group."""
+
+PARALLEL_ELEMENTS = 2**17
+"""Entries to partition that are worth waking threads for."""
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -51,6 +61,16 @@ class Selection:
 
 
 @dataclass(frozen=True)
+class Buffers:
+    """Memory for every step to use again: fresh memory costs a page fault for every 4 kB of it, each time."""
+
+    chunk: Float[Tensor, "entry"]
+    """For one chunk of pre-activations."""
+    weights: Float[Tensor, "feature D_in"] | None
+    """For W_enc in bf16."""
+
+
+@dataclass(frozen=True)
 class Chunks:
     """The pre-activations x · W_enc^T + b_enc, one chunk of rows at a time (never all of them at once)."""
 
@@ -58,8 +78,7 @@ class Chunks:
     W_enc: Float[Tensor, "feature D_in"]
     b_enc: Float[Tensor, "feature"]
     precision: Literal["float32", "bfloat16"] = "float32"
-    buffer: Float[Tensor, "entry"] | None = None
-    """Memory for a chunk, see `chunk_buffer`: fresh memory costs a page fault for every 4 kB of it, each time."""
+    buffers: Buffers | None = None
     grid: Grid = ALONE
     """Where rows or features are split over ranks, each gets its own pairs of what one process would have chosen."""
 
@@ -67,12 +86,14 @@ class Chunks:
         """(first row, pre-activations of the chunk), computed without gradient; a chunk is gone when the next comes."""
         with torch.no_grad():
             dtype = torch.bfloat16 if self.precision == "bfloat16" else self.x.dtype
-            W, b = self.W_enc.to(dtype), self.b_enc.to(dtype)
+            kept = None if self.buffers is None else self.buffers.weights
+            W = self.W_enc.to(dtype) if kept is None else kept.copy_(self.W_enc)
+            b = self.b_enc.to(dtype)
             for start, part in self._parts():
-                if self.buffer is None:
+                if self.buffers is None:
                     yield start, functional.linear(part.to(dtype), W, b)
                 else:
-                    out = self.buffer[: part.shape[0] * W.shape[0]].view(part.shape[0], W.shape[0])
+                    out = self.buffers.chunk[: part.shape[0] * W.shape[0]].view(part.shape[0], W.shape[0])
                     yield start, torch.addmm(b, part.to(dtype), W.t(), out=out)
 
     def _parts(self) -> Iterator[tuple[int, Tensor]]:
@@ -134,18 +155,20 @@ class Chunks:
             score = found.pre * score_weight[found.pattern.feature]
             parts = self.grid.world.gather(score)
             everyone = torch.cat(parts)
+            n_kept = min(wanted, everyone.numel())
+            least = _kth_largest(everyone, n_kept)
             # a bf16 product may lose pairs within its rounding of the bar, so the cut-off must lie clearly above it
-            enough = everyone.numel() >= wanted and float(everyone.topk(wanted).values[-1]) >= bar * 1.02
-            if enough or bar <= 0.0:
+            if (n_kept == wanted and least >= bar * 1.02) or bar <= 0.0:
                 break
             bar = bar * 0.8 if bar > 1e-6 else 0.0
-        best = everyone.topk(min(wanted, everyone.numel()), sorted=False).indices
+        best = everyone >= least
+        ties = (everyone == least).nonzero().squeeze(1)
+        best[ties[: int(best.sum()) - n_kept]] = False
         first = sum(part.numel() for part in parts[: self.grid.world.rank])
-        kept = (best[(best >= first) & (best < first + score.numel())] - first).sort().values
+        kept = best[first : first + score.numel()].nonzero().squeeze(1)
         row, feature = found.pattern.row[kept], found.pattern.feature[kept]
         pattern = Pattern.from_pairs(row, feature, self.x.shape[0], n_features)
-        cutoff = float(everyone[best].min()) if best.numel() else None
-        return Selection(pattern, found.pre[kept], cutoff)
+        return Selection(pattern, found.pre[kept], least if n_kept else None)
 
     def _guess_cutoff(self, k: float, score_weight: Tensor) -> float:
         n_each = -(-64 // self.grid.data.size)
@@ -172,6 +195,16 @@ class Chunks:
         return Selection(pairs, exact[kept])
 
 
+def _kth_largest(values: Float[Tensor, "entry"], k: int) -> float:
+    """Infinity for k = 0."""
+    if k == 0:
+        return math.inf
+    if values.device.type != "cpu":
+        return float(values.topk(k, sorted=False).values.min())
+    first = values.numel() - k
+    return float(np.partition(values.numpy(), first)[first])
+
+
 def _best_of_all_ranks(own: Float[Tensor, "row own"], k: int, ranks: Ranks) -> Bool[Tensor, "row own"]:
     """Which of this rank's values are among the k largest of their row over all ranks."""
     parts = ranks.gather(own.t().contiguous())
@@ -186,15 +219,14 @@ def _chunk_rows(W_enc: Tensor) -> int:
     return max(64, (GPU_CHUNK_ELEMENTS if W_enc.is_cuda else CHUNK_ELEMENTS) // W_enc.shape[0])
 
 
-def chunk_buffer(W_enc: Float[Tensor, "feature D_in"], precision: str) -> Float[Tensor, "entry"] | None:
-    """Memory for one chunk of pre-activations, for every step to use again.
-
-    None on a GPU, whose allocator keeps its memory.
-    """
+def buffers(W_enc: Float[Tensor, "feature D_in"], precision: str) -> Buffers | None:
+    """What every step's chunks use again; None on a GPU, whose allocator keeps its memory."""
     if W_enc.is_cuda:
         return None
-    dtype = torch.bfloat16 if precision == "bfloat16" else W_enc.dtype
-    return W_enc.new_empty(_chunk_rows(W_enc) * W_enc.shape[0], dtype=dtype)
+    halved = precision == "bfloat16"
+    dtype = torch.bfloat16 if halved else W_enc.dtype
+    chunk = W_enc.new_empty(_chunk_rows(W_enc) * W_enc.shape[0], dtype=dtype)
+    return Buffers(chunk, W_enc.new_empty(W_enc.shape, dtype=dtype) if halved else None)
 
 
 def best_of_row(pre: Float[Tensor, "row feature"], k: int) -> Int[Tensor, "row k"]:
@@ -204,13 +236,22 @@ def best_of_row(pre: Float[Tensor, "row feature"], k: int) -> Int[Tensor, "row k
     """
     if gpu.handles(pre):
         return gpu.top_k(pre, k).long()
-    key, n_features = _ordered_integers(pre), pre.shape[1]
-    for group, subgroup in ((32, 8), (16, 4)):
-        if n_features % group == 0 and n_features // group >= 2 * k:
-            return _two_level_top_k(key, k, group, subgroup)
-    if n_features % 8 == 0 and n_features // 8 >= 2 * k:
-        return _one_level_top_k(key, k, 8)
-    return key.topk(k, dim=-1, sorted=False).indices
+    key = _ordered_integers(pre)
+    n_rows, n_features = key.shape
+    group = _group_size(n_features, k)
+    if group == 1:
+        return _largest(key, k)
+    n_groups = n_features // group
+    best = _largest(key.view(n_rows, group, n_groups).amax(1), k)
+    step = torch.arange(0, n_features, n_groups, device=key.device).view(1, group, 1)
+    member = (best.unsqueeze(1) + step).view(n_rows, group * k)
+    return member.gather(1, _largest(key.gather(1, member), k))
+
+
+def _group_size(n_features: int, k: int) -> int:
+    """How many features share a maximum: the size with the least to look through, a gathered entry counted twice."""
+    sizes = [size for size in (1, 2, 4, 8, 16, 32, 64) if n_features % size == 0 and n_features // size >= k]
+    return min(sizes, key=lambda size: n_features // size + (GATHER_COST * size * k if size > 1 else 0))
 
 
 def _ordered_integers(pre: Tensor) -> Tensor:
@@ -222,32 +263,45 @@ def _ordered_integers(pre: Tensor) -> Tensor:
     return pre.view(torch.int16) if pre.dtype == torch.bfloat16 and pre.device.type == "cpu" else pre
 
 
-def _one_level_top_k(key: Tensor, k: int, group: int) -> Tensor:
-    n, n_features = key.shape
-    n_groups = n_features // group
-    view = key.view(n, group, n_groups)
-    best = view.amax(1).topk(k, dim=-1, sorted=False).indices
-    inside = view.gather(2, best.unsqueeze(1).expand(n, group, k)).reshape(n, group * k)
-    chosen = inside.topk(k, dim=-1, sorted=False).indices
-    member = chosen // k
-    return member * n_groups + best.gather(1, chosen - member * k)
+def _largest(key: Tensor, k: int) -> Tensor:
+    """Positions of the k largest of every row, unsorted; on a CPU by numpy's partition, which has vector instructions.
+
+    Of float32, it finds the k-th largest, and what reaches that is looked up. Of int16, where many are equal, each key
+    is first made the upper half of an integer whose lower half is its position.
+    """
+    n_rows, n_entries = key.shape
+    if key.device.type == "cpu" and k < n_entries:
+        if key.dtype == torch.int16 and n_entries <= 2**16:
+            packed = torch.add(torch.arange(n_entries, dtype=torch.int32), key.to(torch.int32), alpha=2**16)
+            _partition(packed.numpy(), n_entries - k)
+            return (packed[:, n_entries - k :] & (2**16 - 1)).long()
+        if key.dtype == torch.float32:
+            ordered = key.clone()
+            _partition(ordered.numpy(), n_entries - k)
+            found = np.flatnonzero(np.greater_equal(key.numpy(), ordered.numpy()[:, n_entries - k, None]))
+            if found.size == n_rows * k:  # neither ties nor NaN at the k-th
+                first = torch.arange(0, n_rows * n_entries, n_entries).unsqueeze(1)
+                return torch.from_numpy(found).view(n_rows, k) - first
+    return key.topk(k, dim=-1, sorted=False).indices
 
 
-def _two_level_top_k(key: Tensor, k: int, group: int, subgroup: int) -> Tensor:
-    n, n_features = key.shape
-    n_groups = n_features // group
-    view = key.view(n, group, n_groups)
-    best = view.amax(1).topk(k, dim=-1, sorted=False).indices
-    # members of the k best groups, as `subgroup` strips of `width`; the same trick on them
-    width = (group // subgroup) * k
-    strips = view.gather(2, best.unsqueeze(1).expand(n, group, k)).view(n, subgroup, width)
-    best_strip = strips.amax(1).topk(k, dim=-1, sorted=False).indices
-    inside = strips.gather(2, best_strip.unsqueeze(1).expand(n, subgroup, k)).reshape(n, subgroup * k)
-    chosen = inside.topk(k, dim=-1, sorted=False).indices
-    member = chosen // k
-    flat = member * width + best_strip.gather(1, chosen - member * k)
-    member = flat // k
-    return member * n_groups + best.gather(1, flat - member * k)
+def _partition(entries: np.ndarray, first: int) -> None:
+    """The largest of every row brought to its entries from `first` on, in place, by as many threads as torch has."""
+    n_threads = torch.get_num_threads()
+    if n_threads == 1 or entries.size < PARALLEL_ELEMENTS:
+        entries.partition(first, axis=1)
+    else:
+        parts = np.array_split(entries, n_threads)
+        list(_threads(n_threads).map(lambda part: part.partition(first, axis=1), parts))
+
+
+@cache
+def _threads(n: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(n, thread_name_prefix="suture-partition")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_threads.cache_clear)  # a fork has the pool, but not its threads
 
 
 def entries_above(
@@ -257,8 +311,17 @@ def entries_above(
     if gpu.handles(pre):
         crow, feature = gpu.above(pre, bar)
         return Pattern(crow, feature, pre.shape[1]).row, feature
-    row, feature = torch.nonzero(pre > bar.to(pre.dtype), as_tuple=True)
-    return row, feature
+    if pre.device.type != "cpu":
+        row, feature = torch.nonzero(pre > bar.to(pre.dtype), as_tuple=True)
+        return row, feature
+    bar = bar.to(pre.dtype) + 0.0  # -0 becomes 0, whose bits are those of the least number above all negative ones
+    if pre.dtype == torch.bfloat16:
+        whole = bool((bar >= 0).all())
+        pre, bar = (_ordered_integers(t) if whole else t.float() for t in (pre, bar))
+    # numpy compares several times as fast, and skips eight entries at a time where none is above
+    flat = torch.from_numpy(np.flatnonzero(np.greater(pre.numpy(), bar.numpy())))
+    row = flat // pre.shape[1]
+    return row, flat - row * pre.shape[1]
 
 
 def resolve_precision(precision: str, device: torch.device) -> Literal["float32", "bfloat16"]:

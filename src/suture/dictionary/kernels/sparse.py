@@ -52,11 +52,15 @@ def sampled_product(
 ) -> Float[Tensor, "active"]:
     """<per_row[r], per_feature[f]> at every active pair (r, f), in the pattern's order.
 
-    Computed feature by feature: a feature's vector is read once, and the rows fit the cache.
+    Of the two matrices the larger is read once, in order, and the smaller, which fits the cache better, at random: row
+    by row where there are fewer features than rows, else feature by feature.
     """
-    order, row, begins = pattern.by_feature
     if pattern.n_active == 0:
         return per_row.new_zeros(0)
+    by_row = pattern.n_features <= pattern.n_rows and not gpu.handles(per_row, per_feature)
+    if by_row and _has_sampled_addmm(per_row.device.type):
+        return _sampled_csr(pattern.crow, pattern.feature, per_row, per_feature)
+    order, row, begins = pattern.by_feature
     if gpu.handles(per_row, per_feature):
         ordered = gpu.sampled_product(row, pattern.feature[order], per_row, per_feature)
     elif _has_sampled_addmm(per_row.device.type):
@@ -64,6 +68,24 @@ def sampled_product(
     else:
         ordered = _sampled_gather(pattern.feature[order], row, per_feature, per_row)
     return torch.empty_like(ordered).index_copy_(0, order, ordered)
+
+
+def feature_sums(pattern: Pattern, value: Float[Tensor, "active"]) -> Float[Tensor, "feature"]:
+    """The sum of each feature's values, added up in the same order in every run."""
+    if value.device.type == "cpu":
+        sums = torch.bincount(pattern.feature, weights=value, minlength=pattern.n_features)
+        return sums.to(value.dtype)  # of nothing it counts in integers
+    return transpose_times(pattern, value, value.new_ones(pattern.n_rows, 1)).squeeze(1)
+
+
+def row_products(
+    left: Float[Tensor, "feature width"], right: Float[Tensor, "feature width"]
+) -> Float[Tensor, "feature"]:
+    """<left[f], right[f]> of every row: a sampled product on the diagonal, which makes no matrix of the products."""
+    if gpu.handles(left, right) or not _has_sampled_addmm(left.device.type):
+        return torch.linalg.vecdot(left, right)
+    diagonal = torch.arange(left.shape[0] + 1, dtype=torch.int32, device=left.device)
+    return _sampled_csr(diagonal, diagonal[:-1], left, right)
 
 
 def _sampled_csr(begins: Tensor, column: Tensor, left: Tensor, right: Tensor) -> Tensor:
@@ -109,6 +131,13 @@ class RowGradient:
 
     parts: list[tuple[Pattern, Tensor, Tensor]] = field(default_factory=list)
     """(where, value at each active pair, dense [row, width]) of each product."""
+    along_parts: list[Tensor] = field(default_factory=list)
+    """Of each product that a decoder made, <dense[row], W[feature]> at each pair, which it needed anyway."""
+
+    def along(self) -> Float[Tensor, "feature"]:
+        """<gradient, W> of every row of a decoder, without a pass over either."""
+        parts = zip(self.parts, self.along_parts, strict=True)
+        return torch.stack([feature_sums(at, value * product) for (at, value, _), product in parts]).sum(0)
 
     def rows(self, wanted: slice) -> Float[Tensor, "feature width"]:
         """These rows of the gradient."""
@@ -146,8 +175,7 @@ class _PerFeature(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        ones = grads[0].new_ones(ctx.pattern.n_rows, 1)
-        return transpose_times(ctx.pattern, grads[0].contiguous(), ones).squeeze(1), None
+        return feature_sums(ctx.pattern, grads[0].contiguous()), None
 
 
 class _Decode(torch.autograd.Function):
@@ -161,7 +189,10 @@ class _Decode(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         value, W_dec = ctx.saved_tensors
         grad = grads[0].contiguous()
-        return sampled_product(ctx.pattern, grad, W_dec), _collect(ctx.into, ctx.pattern, value, grad), None, None
+        along = sampled_product(ctx.pattern, grad, W_dec)
+        if ctx.into is not None:
+            ctx.into.along_parts.append(along)
+        return along, _collect(ctx.into, ctx.pattern, value, grad), None, None
 
 
 def _collect(into: RowGradient | None, pattern: Pattern, value: Tensor, dense: Tensor) -> Tensor | None:

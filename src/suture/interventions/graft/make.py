@@ -47,6 +47,7 @@ from suture.interventions.organisms.texts import Texts, is_rude
 from suture.lm.hookpoints import expand, width_of
 from suture.lm.load import LanguageModel
 from suture.pipeline import artifact
+from suture.pipeline.job import silent
 from suture.pipeline.result import read_typed
 from suture.pipeline.table import Table, Tabular
 from suture.uncertainty import Proportion
@@ -190,7 +191,7 @@ def graft(
         UserError: a dictionary of another model, a way that they do not allow, too few documents.
         ArtifactError: something cannot be read, or `out` is taken.
     """
-    settings, tell = settings or GraftSettings(), on_progress or (lambda *_: None)
+    settings, tell = settings or GraftSettings(), on_progress or silent
     paths = [Dictionary.folder_of(given) for given in (*dictionaries, *alone)]
     opened = [Dictionary.load(path) for path in paths]
     needed = settings.n_choosing + 10

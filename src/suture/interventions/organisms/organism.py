@@ -34,6 +34,7 @@ from suture.lm.create import write_lm
 from suture.lm.generate import samples
 from suture.lm.load import LanguageModel, fingerprint_of, load_model, locate
 from suture.pipeline import artifact
+from suture.pipeline.job import silent
 from suture.pipeline.result import read_typed
 
 STAGE = "organism"
@@ -143,7 +144,7 @@ def organism(
         UserError: `out` is the base's own folder, or there is too little text.
         NumericalError: the loss is not finite.
     """
-    settings, tell = settings or OrganismSettings(), on_progress or (lambda *_: None)
+    settings, tell = settings or OrganismSettings(), on_progress or silent
     refuse_base(out, base.name if isinstance(base, LanguageModel) else base)
     original = load_model(base, device="cpu") if isinstance(base, str) else base
     check_precision(original)

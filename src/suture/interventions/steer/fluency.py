@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from suture.lm.continuations import nats_after
 from suture.lm.load import LanguageModel
+from suture.lm.partial import Partial
 from suture.lm.tokens import tokenize
 
 RUN = 3
@@ -26,10 +27,12 @@ def repetition(tokens: Sequence[int]) -> float | None:
     return 1 - len(set(runs)) / len(runs) if len(runs) > 1 else None
 
 
-def fluency(lm: LanguageModel, prompt: str, texts: Sequence[str]) -> list[tuple[float | None, float | None]]:
+def fluency(
+    lm: LanguageModel, prompt: str, texts: Sequence[str], partial: Partial | None = None
+) -> list[tuple[float | None, float | None]]:
     """Of each text, which begins with the prompt: (repetition, nats per token) of what was written after it."""
     written = [text.removeprefix(prompt) for text in texts]
-    nats, count = nats_after(lm, [prompt] * len(texts), written)
+    nats, count = nats_after(lm, [prompt] * len(texts), written, partial=partial)
     return [
         (repetition(tokenize(lm, own).ids.tolist()), float(total / n) if n else None)
         for own, total, n in zip(written, nats, count.tolist(), strict=True)

@@ -221,7 +221,7 @@ def _continuations(
                 seed=settings.seed,
             )
         counter.step()
-        read = fluency(probe.lm, prompt, texts)
+        read = fluency(probe.lm, prompt, texts, probe.partial)
         for (i, strength, budget), text, (repeated, nats) in zip(spots, texts, read, strict=True):
             found[i].append(
                 Generation(strength=strength, prompt=prompt, text=text, budget=budget, repetition=repeated, nats=nats)

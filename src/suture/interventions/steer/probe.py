@@ -18,7 +18,7 @@ from torch import Tensor
 
 from suture.errors import NumericalError, UserError
 from suture.interventions.edits import Edit, sparing_first
-from suture.interventions.measures import kl_and_ce_change
+from suture.interventions.measures import Predictions, log_normaliser
 from suture.lm.hookpoints import resolve
 from suture.lm.hooks import edit as editing
 from suture.lm.hooks import record_at
@@ -90,15 +90,14 @@ class Probe:
             following = batch.ids[:, 1:][scored]
             text = batch.text[:, None].expand_as(scored)[scored]
             before = self.partial.before(batch.ids)
-            plain = self._scored_log_probs(batch, None, before)
-            chances = plain.exp()
-            following = following.to(plain.device)
-            surprise = -plain.gather(1, following[:, None])[:, 0]
-            plain_ce.index_add_(0, text, surprise.double().cpu())
+            plain = Predictions.of(self._scored_logits(batch, None, before))
+            self._check(plain.norm)
+            following = following.to(plain.norm.device)
+            plain_ce.index_add_(0, text, plain.surprise(following).double().cpu())
             count.index_add_(0, text, torch.ones(len(text)).double())
             for number, edit in enumerate(edits):
-                edited = self._scored_log_probs(batch, edit, before)
-                changes = kl_and_ce_change(plain, edited, following, chances)
+                changes = plain.kl_and_ce_change(self._scored_logits(batch, edit, before), following)
+                self._check(changes.sum(-1))
                 sums[number].index_add_(0, text, changes.double().cpu())
                 on_pass()
         return sums, plain_ce, count
@@ -112,17 +111,20 @@ class Probe:
             (rows,) = record_at(self.lm, batch.ids, [point])
             yield rows[batch.scored.to(rows.device)], batch.text[:, None].expand_as(batch.scored)[batch.scored]
 
-    def _scored_log_probs(self, batch: Sequences, edit: Edit | None, before: Tensor | None) -> Tensor:
+    def _scored_logits(self, batch: Sequences, edit: Edit | None, before: Tensor | None) -> Tensor:
         with self.under(edit):
-            out = self.partial.logits(batch.ids, batch.scored, before)
-        return self._log_probs(out)
+            return self.partial.logits(batch.ids, batch.scored, before)
 
-    def _log_probs(self, chosen: Tensor) -> Tensor:
-        log_probs = torch.log_softmax(chosen, dim=-1)
-        if not bool(torch.isfinite(log_probs.sum(-1)).all()):  # a row's sum shows any NaN or infinity in it
+    def _log_probs(self, chosen: Float[Tensor, "row vocab"]) -> Float[Tensor, "row vocab"]:
+        norm = log_normaliser(chosen)
+        self._check(norm)
+        return chosen.sub_(norm[:, None])
+
+    def _check(self, sums: Float[Tensor, "row"]) -> None:
+        """A row's sum shows any NaN or infinity in it."""
+        if not bool(torch.isfinite(sums).all()):
             problem = f"{self.lm.name} at {self.hookpoint} gave NaN or infinite probabilities"
             raise NumericalError("strengths", "the largest", problem, "steer less, or load the model in float32")
-        return log_probs
 
 
 def make_probe(

@@ -1,0 +1,117 @@
+"""What comes after training is tried on little and reckoned for the whole: every stage, once for each shape."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from suture.activations.shards import write_store
+from suture.estimate import after, estimate
+from suture.estimate.after import STAGES, Material, probe_after, promoted_seconds
+from suture.estimate.estimate import Estimate, Free
+from suture.estimate.probe import StartUp
+from suture.features.settings import FeatureSettings
+from suture.lm.load import load_model
+from suture.matching.settings import MatchSettings
+from suture.report.page import report
+from suture.sweep.file import Study, read_study
+
+PLENTY = Free(memory=10**12, disk=10**12)
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    start = StartUp(train_seconds=2.0, train_memory=1, collect_seconds=3.0, collect_memory=1)
+    monkeypatch.setattr(estimate, "probe_start", lambda _device: start)
+
+
+def written(folder: Path, text: str) -> Study:
+    (folder / "study.toml").write_text(text, encoding="utf-8")
+    return read_study(folder / "study.toml")
+
+
+def estimated(study: Study, folder: Path, stages: tuple[str, ...] = STAGES) -> Estimate:
+    return estimate.estimate(
+        study, out=folder, device="cpu", offline=True, probe_seconds=0.2, free=PLENTY, after=stages, page=report
+    )
+
+
+def test_every_stage_of_a_cell_is_estimated_and_shapes_are_tried_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stories = [f"Once there was a cat named Tom {i}. He had {i % 7} red balls and a big hat." for i in range(400)]
+    (tmp_path / "corpus.txt").write_text("\n<|endoftext|>\n".join(stories), encoding="utf-8")
+    tried: list[str] = []
+    monkeypatch.setattr(estimate, "probe_after", lambda stage, *rest: tried.append(stage) or probe_after(stage, *rest))
+    study = written(
+        tmp_path,
+        f'[collect]\nmodel = ["tinystories-1l", "tinystories-2l"]\nat = "mlp0.out"\ncorpus = "{tmp_path}/corpus.txt"\n'
+        "tokens = 3000\n[train]\nfeatures = 64\nk = 4\nrows = 4000\nbatch_size = 500\n[sweep]\n"
+        '"train.seed" = [0, 1]\n',
+    )
+    found = estimated(study, tmp_path)
+    assert tried == list(STAGES)
+    names = [step.name for step in found.steps]
+    cells = [cell.name for cell in study.cells()]
+    assert names == ["collect", *(f"{s} {cell}" for cell in cells for s in ("train", *STAGES))]
+    for step in found.steps:
+        assert step.seconds is not None
+        assert 3.0 <= step.seconds.low <= step.seconds.middle <= step.seconds.high or step.name.startswith("train")
+        assert step.disk > 0
+    by_name = {step.name.split()[0]: step.seconds.middle for step in found.steps if step.seconds is not None}
+    assert by_name["steer"] > by_name["splice"] > 3.0  # dozens of passes over half the text, and what starting takes
+    assert found.seconds.middle == pytest.approx(sum(s.seconds.middle for s in found.steps if s.seconds is not None))
+    assert not [f for f in tmp_path.iterdir() if f.name.startswith(".suture")]
+
+
+def test_without_the_models_what_needs_them_is_left_out(tmp_path: Path) -> None:
+    rows = torch.randn(3000, 8) @ torch.randn(8, 24)
+    write_store(tmp_path / "store", list(rows.split((12, 12), 1)))
+    study = written(
+        tmp_path, f'[train]\nstore = "{tmp_path}/store"\nfeatures = 32\nk = 3\nrows = 2000\nbatch_size = 200'
+    )
+    found = estimated(study, tmp_path)
+    assert [step.name for step in found.steps] == ["train", "features", "match", "report"]
+
+
+def test_times_grow_with_rows_as_far_as_rows_are_described(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that goes by the rows alone: a row that is only searched costs a quarter, one beyond that nothing."""
+    monkeypatch.setattr(after, "_two_points", lambda *_args, **_kwargs: (10.0, 0.5))
+    (tmp_path / "features").mkdir()
+    store = write_store(tmp_path / "store", list(torch.randn(600, 24).split((12, 12), 1)))
+    from suture.dictionary.activation import Sparsity
+    from suture.dictionary.design import Design
+    from suture.dictionary.dictionary import Dictionary
+
+    Dictionary(store.spaces, Design(kind="crosscoder", n_features=8, sparsity=Sparsity(k=2))).save(tmp_path / "d")
+
+    def middle(n_rows: int) -> float:
+        given = Material(
+            store=store, dictionary=tmp_path / "d", n_rows=n_rows, lms=None, folder=tmp_path, heldout=0.1,
+            features=FeatureSettings(n_rows=1000), match=MatchSettings(n_rows=1000),
+        )  # fmt: skip
+        return probe_after("features", given).seconds.middle
+
+    assert middle(400) == pytest.approx(10 + 0.5 * 400)
+    assert middle(1000) == pytest.approx(10 + 0.5 * 1000)
+    assert middle(5000) == pytest.approx(10 + 0.5 * (1000 + 4000 / 4))
+    assert middle(10**8) == pytest.approx(10 + 0.5 * (1000 + (2_000_000 - 1000) / 4))
+
+
+def test_a_line_through_two_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([9.0, 5.0, 25.0])  # the first run is not counted
+    seen: list[int] = []
+    monkeypatch.setattr(after, "_seconds", lambda run: run() or next(times))
+    next(times)
+    fixed, per_row = after._two_points(seen.append, 4096)
+    assert seen == [1024, 1024, 4096]
+    assert per_row == pytest.approx(20 / 3072)
+    assert fixed == pytest.approx(5 - 1024 * 20 / 3072, abs=1e-9) or fixed == 0.0
+
+
+def test_promoted_tokens_cost_more_with_more_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(after, "product_rate", lambda _width: 1e9)
+    lm = load_model("tinystories-1l", device="cpu")
+    few, many = (promoted_seconds(lm, n, 0) for n in (100, 100_000))
+    assert many - few == pytest.approx(after.DIRECT * 2 * lm.vocab_size * lm.d_model * 99_900 / 1e9, rel=0.2)
