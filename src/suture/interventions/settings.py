@@ -10,6 +10,8 @@ Number = Annotated[int, Limits(0)]
 MatchedKind = Literal["covariance", "decoder", "shuffled", "means"]
 """Kinds of directions that steering is compared with (`steer.controls`), besides carried and isotropic ones."""
 ControlKind = Literal["covariance", "decoder", "shuffled", "means", "carried", "isotropic"]
+Unit = Literal["activation", "norm"]
+"""Of the strength of steering: the feature's 99.9 % activation, or the typical norm of activations."""
 USUAL_REFERENCE = 1.0
 
 
@@ -48,7 +50,10 @@ class SteerSettings:
     """How steering is measured; every field decides the result and is saved with it."""
 
     strengths: Annotated[tuple[Annotated[float, Limits()], ...], Option("strength")] = (0.25, 0.5, 1.0, 2.0, 4.0)
-    """Multiple of the feature's 99.9 % activation that is added along its own direction."""
+    """Multiple of the unit that is added along the feature's own direction."""
+    unit: Unit = "activation"
+    """What strength 1 adds in each model: the feature's 99.9 % activation, or (norm) as much along its row as the
+    model's activations on the neutral text are typically long."""
     kl: tuple[Positive, ...] = ()
     """Instead of strengths: KL on neutral text, in nats per token, that the feature in every model, and every control,
     is brought to, each at the strength that costs so much."""

@@ -184,7 +184,7 @@ def effect_curves(effect: Effect, measure: EffectMeasure, *, y_title: str, over_
     if not data:
         return None
     over_kl = over_kl or bool(effect.settings.kl)
-    by = "KL on neutral text (nats per token)" if over_kl else "strength (× 99.9 % activation)"
+    by = "KL on neutral text (nats per token)" if over_kl else f"strength (× {words.UNITS[effect.settings.unit]})"
     layout = {"xaxis": {"title": {"text": by}}, "yaxis": {"title": {"text": y_title}}, "showlegend": False}
     if all(dose > 0 for trace in data for dose in trace["x"] if dose is not None):
         layout["xaxis"]["type"] = "log"  # doses are multiples of each other

@@ -17,7 +17,7 @@ from suture.uncertainty import Interval
 _MEASURES: tuple[tuple[EffectMeasure, str, str, str], ...] = (
     ("target_effect", "Effect", "nats", "change of log-probability, promoted minus suppressed tokens"),
     ("kl_neutral", "Side effect: KL", "nats per token", "on neutral text"),
-    ("strength", "Strength", "× 99.9 % activation", "that the KL takes"),
+    ("strength", "Strength", "× {unit}", "that the KL takes"),
     ("delta_ce", "Side effect: loss", "nats per token", "rise of the next-token loss on neutral text"),
 )
 KINDS: dict[str, str] = {
@@ -42,9 +42,14 @@ def steering(effects: Sequence[tuple[Effect, int | None]]) -> Html | None:
 
 def _notes(effects: Sequence[Effect]) -> Iterator[str]:
     """What is shown, in sentences that hold for whatever controls there are."""
+    added = {
+        "activation": "the feature's 99.9\u00a0% activation",
+        "norm": "as much as the model's activations on the neutral text are typically long",
+    }
+    units_used = dict.fromkeys(effect.settings.unit for effect in effects)
     yield (
-        "Each model is steered along the feature's own direction in it; strength 1 adds the feature's 99.9\u00a0% "
-        "activation. Solid marks: the feature, with 95\u00a0% intervals."
+        f"Each model is steered along the feature's own direction in it; strength 1 adds "
+        f"{' or '.join(added[unit] for unit in units_used)}. Solid marks: the feature, with 95\u00a0% intervals."
     )
     kinds = {c.kind for e in effects for m in e.models for c in m.controls if c.n_directions}
     drawn = [words for kind, words in _LINES if kind in kinds]
@@ -81,6 +86,7 @@ def _card(effect: Effect, number: int, table_number: int | None) -> Html:
     figures = []
     skipped = "kl_neutral" if effect.settings.kl else "strength"
     for measure, title, unit, meaning in _MEASURES:
+        unit = unit.format(unit=words.UNITS[effect.settings.unit])
         spec = None if measure == skipped else effect_curves(effect, measure, y_title=unit)
         if spec is not None:
             figures.append(figure(spec, f"effect-{number}-{measure}", title=title, caption=meaning, height=240))

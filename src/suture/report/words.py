@@ -23,6 +23,8 @@ SETTINGS = (
     ("seed", "seed {}"),
 )
 """(names a setting may have, how it is said): what a reader wants first; all others are in the provenance section."""
+UNITS = {"activation": "99.9\u00a0% activation", "norm": "typical norm of activations"}
+"""What strengths of steering are multiples of."""
 
 
 def ordered_labels(counts: Mapping[str, int | float]) -> list[str]:

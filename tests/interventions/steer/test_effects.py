@@ -1,5 +1,7 @@
 """Steering measured end to end on models and directions whose answer is known beforehand."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn import functional as fn
@@ -11,7 +13,7 @@ from suture.interventions.settings import SteerSettings
 from suture.interventions.steer.effect import Effect
 from suture.lm.generate import generate
 from suture.lm.hooks import edit as editing
-from suture.lm.hooks import logits
+from suture.lm.hooks import logits, record
 from suture.lm.tokens import tokenize, with_bos
 from suture.pipeline.artifact import open_artifact
 
@@ -173,6 +175,23 @@ def test_one_model_alone_can_be_steered(models, dictionary):
     )
     assert [m.model for m in effect.models] == [dictionary.spaces[1].label]
     assert effect.agreement is None
+
+
+@pytest.mark.parametrize("space", [0, 1])
+def test_with_the_norm_as_unit_strength_one_is_as_long_as_an_activation(models, dictionary, space):
+    lm, row = models[space], dictionary.raw_decoder(space)[1]
+    alone = [lm if m == space else None for m in range(2)]
+    common = {"neutral": SENTENCES, "prompts": PROMPTS}
+    rows = [
+        record(lm, with_bos(lm, tokenize(lm, s).ids)[None], [dictionary.spaces[space].hookpoint])[0] for s in SENTENCES
+    ]
+    typical = torch.cat([own[0, 1:-1] for own in rows]).norm(dim=1).median()  # where a next token is known
+    scales = torch.full((FEATURES,), float(typical / row.norm()))
+    by_hand = steer_effect(dictionary, alone, 1, scales=scales, settings=SETTINGS, **common)
+    found = steer_effect(dictionary, alone, 1, scales=SCALES, settings=replace(SETTINGS, unit="norm"), **common)
+    for name in ("kl_neutral", "target_effect"):
+        assert getattr(found.models[0], name) == pytest.approx(getattr(by_hand.models[0], name), rel=1e-4), name
+    assert found.models[0].kl_neutral[2] > 0
 
 
 def test_saving_and_loading_is_the_identity(effects, tmp_path):

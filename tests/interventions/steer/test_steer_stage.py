@@ -89,17 +89,29 @@ def test_a_stopped_run_keeps_what_is_done_and_goes_on_to_the_same(inputs, tmp_pa
     assert not again
 
 
-@pytest.mark.parametrize("change", ["settings", "prompts", "neutral", "lms", "others"])
+@pytest.mark.parametrize("change", ["settings", "unit", "prompts", "neutral", "lms", "others"])
 def test_what_was_made_otherwise_is_not_taken_for_done(inputs, tmp_path, change):
     steer(tmp_path / "out", chosen=[0], **inputs)
     steer(tmp_path / "out", chosen=[0], resume=True, **inputs)
     other = {"settings": replace(SETTINGS, seed=1), "prompts": PROMPTS[1:], "neutral": SENTENCES[1:],
              "lms": [inputs["lms"][0], None]}  # fmt: skip
     changed = {change: other[change]} if change in other else {}
+    if change == "unit":
+        changed = {"settings": replace(SETTINGS, unit="norm")}
     chosen = [0, 7] if change == "others" else [0]  # which is compared with another feature then
     with pytest.raises(ArtifactError, match="other settings, inputs or texts"):
         steer(tmp_path / "out", chosen=chosen, resume=True, **{**inputs, **changed})
     assert [f.name for f in (tmp_path / "out").iterdir()] == ["feature-0"]
+
+
+def test_an_effect_from_before_there_were_units_is_still_of_these_settings(inputs, tmp_path):
+    steer(tmp_path / "out", chosen=[0], **inputs)
+    made = artifact.open_artifact(tmp_path / "out" / "feature-0").settings
+    assert "unit" not in made
+    assert made["scale"] == pytest.approx(0.15)
+    steer(tmp_path / "norm", chosen=[0], **{**inputs, "settings": replace(SETTINGS, unit="norm")})
+    with pytest.raises(ArtifactError, match="other settings, inputs or texts"):
+        steer(tmp_path / "norm", chosen=[0], resume=True, **inputs)
 
 
 def bridge_between(dictionary, *, exact: bool) -> Bridge:

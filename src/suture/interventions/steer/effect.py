@@ -189,7 +189,8 @@ class Effect:
 
     feature: int
     scale: float
-    """The feature's 99.9 % activation in code units; strength 1 adds this times the decoder row."""
+    """The feature's 99.9 % activation in code units; strength 1 adds this times the decoder row, unless its unit is the
+    norm of activations."""
     models: tuple[ModelEffect, ...]
     agreements: tuple[Agreement, ...]
     """One per pair of models, in order; none with a single model or no shared vocabulary."""
@@ -257,5 +258,7 @@ def recorded(
     feature: int, scale: float, settings: SteerSettings, texts: str, compared: Sequence[int], models: Sequence[str]
 ) -> dict[str, Any]:
     """What decides an effect, beside the artifacts that it is made from."""
-    own = {"feature": feature, "scale": scale, "texts": texts, "compared": list(compared), "models": list(models)}
-    return own | asdict(settings)
+    # What strength 1 is; where that is the activation, as it was recorded before there was another unit.
+    unit = scale if settings.unit == "activation" else settings.unit
+    own = {"feature": feature, "scale": unit, "texts": texts, "compared": list(compared), "models": list(models)}
+    return own | {name: value for name, value in asdict(settings).items() if name != "unit"}

@@ -1,7 +1,7 @@
 """`Subject`: one model being steered, the vectors added to it, and what it answers after the prompts.
 
-1. A feature's vector is its decoder row in this model's raw units times its 99.9 % activation; its controls are vectors
-   of the same norm (`controls`).
+1. A feature's vector is its decoder row in this model's raw units times its 99.9 % activation, or as long as the
+   model's activations on the neutral text typically are; its controls are vectors of the same norm (`controls`).
 2. After each prompt, under each vector at each of its doses: the log-probabilities of the next token.
 3. Targets are the tokens most promoted on the discovery half of the prompts, E is measured on the other half.
 4. What the models are compared on is kept: the changes over the shared vocabulary at the reference dose.
@@ -18,7 +18,7 @@ from torch import Tensor
 from suture.dictionary.dictionary import Dictionary
 from suture.errors import UserError
 from suture.interventions import measures
-from suture.interventions.edits import steer
+from suture.interventions.edits import norm_amount, steer
 from suture.interventions.settings import SteerSettings
 from suture.interventions.steer.controls import (
     COVARIANCE,
@@ -45,6 +45,8 @@ class Subject:
     texts: list[str | None]
     probe: Probe
     around: Surroundings
+    rows: Float[Tensor, "row width"] | None = None
+    """Activations on the neutral text, raw units, where their typical length is the unit of strength."""
     _directions: dict[int, list[Direction]] = field(default_factory=dict, repr=False)
 
     @staticmethod
@@ -68,6 +70,7 @@ class Subject:
             texts=texts,
             probe=probe,
             around=around,
+            rows=torch.cat([rows for rows, _ in probe.neutral_rows()]) if settings.unit == "norm" else None,
         )
 
     @property
@@ -80,8 +83,9 @@ class Subject:
         return self.probe.prompt_log_probs(None)
 
     def own(self, feature: int) -> Tensor:
-        """s_i d_i^m [width], raw units."""
-        return self.dictionary.raw_decoder(self.space)[feature] * float(self.scales[feature])
+        """s_i d_i^m [width], raw units; s_i its 99.9 % activation, or what makes it as long as the rows are."""
+        row = self.dictionary.raw_decoder(self.space)[feature]
+        return row * (float(self.scales[feature]) if self.rows is None else norm_amount(row, self.rows, 1.0))
 
     def directions(self, feature: int) -> list[Direction]:
         """Its own, then the controls."""
