@@ -178,7 +178,9 @@ def tables(found: Sequence[Comparison], products: Sequence[str], peers: Sequence
 
     def over(comparison: Comparison, product: str) -> str:
         pair = comparison.pairs.get(product)
-        return "-" if pair is None else spread([1 / ratio for ratio in pair.ratios(clock)])
+        if pair is None:
+            return "-"
+        return f"{spread([1 / ratio for ratio in pair.ratios(clock)])}; {typical(pair.other, clock):.0f} ms"
 
     header = ["", "suture", *(f"suture / {name}" for name in products), *(f"{name} / suture" for name in peers)]
     rows = []

@@ -26,6 +26,11 @@ def test_a_worker_of_suture_answers_with_as_many_steps_as_it_was_asked_for(job: 
         assert "product" in worker.about["note"]
 
 
+def test_the_floor_is_timed_as_a_worker_of_its_own(job: Job) -> None:
+    with peers.start("floor float32", job) as worker:
+        assert min(worker.steps(2).wall_ms) > 0
+
+
 def test_a_worker_that_ends_says_why(job: Job, tmp_path: Path) -> None:
     missing = Job(**vars(job) | {"data": str(tmp_path / "no-such-file.npy")})
     with pytest.raises(Unavailable, match=r"suture ended: .*no-such-file"):

@@ -29,7 +29,16 @@ def test_the_table_puts_the_peer_over_suture_and_suture_over_the_product() -> No
     found = Comparison(name="W1", dead=0.0, precision="", pairs=pairs, reasons={"gone": "why"}, notes={})
     line = train.tables([found], ["product float32"], ["slow", "gone"], "wall").splitlines()[-1]
     cells = [cell.strip() for cell in line.strip("|").split("|")]
-    assert cells == ["W1", "10 ms, 3 MB", "2.0 (2.0-2.0)", "**4.0 (4.0-4.0)**; 40 ms, 7 MB", "-"]
+    assert cells == ["W1", "10 ms, 3 MB", "2.0 (2.0-2.0); 5 ms", "**4.0 (4.0-4.0)**; 40 ms, 7 MB", "-"]
+
+
+def test_shapes_are_taken_at_other_batch_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "SHAPES", dict(train.SHAPES))
+    assert train.at_batch_sizes(["W3"], []) == ["W3"]
+    assert train.at_batch_sizes(["W3", "quick"], [1024, 4096]) == [
+        "W3 at 1024", "W3 at 4096", "quick at 1024", "quick at 4096",
+    ]  # fmt: skip
+    assert str(train.SHAPES["W3 at 1024"]) == "crosscoder 2 x 128 -> 2048, k 16, batch 1024"
 
 
 def test_rows_are_the_same_for_a_seed_and_sparser_than_their_noise(tmp_path: Path) -> None:

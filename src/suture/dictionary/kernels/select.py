@@ -156,7 +156,7 @@ class Chunks:
             parts = self.grid.world.gather(score)
             everyone = torch.cat(parts)
             n_kept = min(wanted, everyone.numel())
-            least = _kth_largest(everyone, n_kept)
+            least = float(_k_largest(everyone, n_kept).min()) if n_kept else math.inf
             # a bf16 product may lose pairs within its rounding of the bar, so the cut-off must lie clearly above it
             if (n_kept == wanted and least >= bar * 1.02) or bar <= 0.0:
                 break
@@ -174,8 +174,8 @@ class Chunks:
         n_each = -(-64 // self.grid.data.size)
         sample = (self.sample(n_each) * score_weight).flatten()
         wanted = round(n_each * self.grid.data.size * k * 1.15)
-        best = self.grid.world.concatenate(sample.topk(min(sample.numel(), wanted)).values)
-        return max(0.0, 0.9 * float(best.topk(min(best.numel(), wanted)).values[-1]))
+        best = self.grid.world.concatenate(_k_largest(sample, min(sample.numel(), wanted)))
+        return max(0.0, 0.9 * float(_k_largest(best, min(best.numel(), wanted)).min()))
 
     def above(self, bar: Float[Tensor, "feature"]) -> Selection:
         """Every pair whose pre-activation exceeds its feature's bar."""
@@ -195,14 +195,12 @@ class Chunks:
         return Selection(pairs, exact[kept])
 
 
-def _kth_largest(values: Float[Tensor, "entry"], k: int) -> float:
-    """Infinity for k = 0."""
-    if k == 0:
-        return math.inf
+def _k_largest(values: Float[Tensor, "entry"], k: int) -> Float[Tensor, "k"]:
+    """The k largest values, in any order."""
     if values.device.type != "cpu":
-        return float(values.topk(k, sorted=False).values.min())
+        return values.topk(k, sorted=False).values
     first = values.numel() - k
-    return float(np.partition(values.numpy(), first)[first])
+    return torch.from_numpy(np.partition(values.numpy(), first)[first:]) if k else values[:0]
 
 
 def _best_of_all_ranks(own: Float[Tensor, "row own"], k: int, ranks: Ranks) -> Bool[Tensor, "row own"]:
