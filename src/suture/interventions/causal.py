@@ -294,7 +294,8 @@ def _watch(dictionary: Dictionary, text: PairedText, number: int, others: Mappin
         found.append((torch.full_like(document, feature), document, *shifts))
     if not found:
         nothing = torch.zeros(0, dtype=torch.int64)
-        found = [(nothing, nothing, *[torch.zeros(0, dictionary.n_spaces, dtype=torch.float64)] * 2)]
+        unmoved = torch.zeros(0, dictionary.n_spaces, dtype=torch.float64)
+        found = [(nothing, nothing, unmoved, unmoved)]
     names = ("feature", "document", "kl", "control")
     return {name: torch.cat(values) for name, values in zip(names, zip(*found, strict=True), strict=True)}
 
