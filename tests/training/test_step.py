@@ -234,9 +234,11 @@ def test_dedicated_features_touch_their_own_space_only_and_tied_ones_stay_tied()
         dictionary.W_dec.copy_(tie(dictionary, torch.randn(F, 12)) * owned)
         dictionary.W_dec.div_(dictionary.W_dec.norm(dim=1, keepdim=True))
         dictionary.W_enc.copy_(dictionary.W_dec)
-    state = TrainingState(dictionary, Objective(), torch.ones(2))
-    for _ in range(5):
+    state, before = TrainingState(dictionary, Objective(), torch.ones(2)), dictionary.W_dec.detach().clone()
+    for step in range(5):
         state.step(_batch(torch.randn(ROWS, 12)), k=float(K), learning_rate=1e-2, available=None)
+        if step == 0:  # what is left of a gradient after masking and tying has no part along the decoder row
+            assert float((state.adam.moments["W_dec"].first * before).sum(1).abs().max()) < 1e-6
     W = dictionary.W_dec.detach()
     quarter = F // 4
     for weights in (W, dictionary.W_enc.detach()):

@@ -120,3 +120,8 @@ def test_batchtopk_of_equal_scores_keeps_as_many_as_wanted() -> None:
     x, W = torch.ones(6, 4), torch.ones(10, 4)
     selection = Chunks(x, W, torch.zeros(10)).top_of_batch(3.0, torch.ones(10))
     assert (selection.pattern.n_active, selection.cutoff) == (18, 4.0)
+
+
+def test_a_bar_of_minus_zero_is_zero() -> None:
+    pre = torch.tensor([[-1.0, 0.0, 2.0]]).bfloat16()
+    assert [t.tolist() for t in select.entries_above(pre, torch.tensor([-0.0] * 3))] == [[0], [2]]
