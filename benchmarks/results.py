@@ -20,9 +20,9 @@ BF16_UNITS = ("avx512_bf16", "amx_bf16", "bf16", "svebf16")
 """What x86 and Arm processors call instructions that multiply bf16."""
 
 
-def write_section(name: str, text: str, file: Path = RESULTS) -> None:
-    """Replace the section of `benchmarks/NAME.py`, or add it at the end."""
-    begin, end = f"<!-- {name}: written by benchmarks/{name}.py -->", f"<!-- end of {name} -->"
+def write_section(name: str, text: str, file: Path = RESULTS, *, by: str | None = None) -> None:
+    """Replace the section NAME of `benchmarks/NAME.py`, or of another script, or add it at the end."""
+    begin, end = f"<!-- {name}: written by benchmarks/{by or name}.py -->", f"<!-- end of {name} -->"
     section = f"{begin}\n{text.strip()}\n{end}"
     before = file.read_text(encoding="utf-8") if file.exists() else "# Results\n"
     if begin in before:

@@ -396,7 +396,7 @@ def main() -> None:
         text = section(runs, sum(r["seconds"] for r in runs))
         print(text)
         if given.write:
-            write_section("truth of suture" if given.only_suture else "truth", text)
+            write_section("truth of suture" if given.only_suture else "truth", text, by="truth")
 
 
 if __name__ == "__main__":
