@@ -4,6 +4,10 @@
 
 Any number of dictionaries, three words for each. ROWS holds `x` [row, d], a crosscoder's [row, spaces, d]; OUT gets
 `codes` and `decoded`. tests/formats/test_peers.py calls it where it finds the environments.
+
+    PEER/bin/python scripts/run_peer.py saelens-evaluation MODEL FOLDER TOKENS.safetensors OUT.json
+
+SAELens' own evaluation of a dictionary on `tokens` [text, token], in a GPT-Neo model that lies in the folder MODEL.
 """
 
 # the libraries are in environments of their own
@@ -60,6 +64,44 @@ def crosscoders(folder: Path, x: Tensor) -> tuple[Tensor, Tensor]:
     return codes, dictionary.decode(codes)
 
 
+def saelens_evaluation(model: Path, folder: Path, tokens: Tensor) -> dict[str, dict[str, float]]:
+    """SAELens' metrics, by group; the model as TransformerLens runs it."""
+    from datasets import Dataset
+    from sae_lens import SAE
+    from sae_lens.evals import EvalConfig, run_evals
+    from sae_lens.training.activation_scaler import ActivationScaler
+    from sae_lens.training.activations_store import ActivationsStore
+    from transformer_lens import HookedTransformer, HookedTransformerConfig
+    from transformer_lens.pretrained.weight_conversions import convert_neo_weights
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    hf = AutoModelForCausalLM.from_pretrained(model, attn_implementation="eager").eval()
+    has = hf.config
+    cfg = HookedTransformerConfig(
+        d_model=has.hidden_size, d_head=has.hidden_size // has.num_heads, n_heads=has.num_heads,
+        d_mlp=4 * has.hidden_size, n_layers=has.num_layers, n_ctx=has.max_position_embeddings,
+        eps=has.layer_norm_epsilon, d_vocab=has.vocab_size, attn_types=has.attention_layers,
+        act_fn=has.activation_function, use_attn_scale=False, use_local_attn=True, window_size=has.window_size,
+        scale_attn_by_inverse_layer_idx=False, normalization_type="LN", original_architecture="GPTNeoForCausalLM",
+        device="cpu",
+    )  # fmt: skip
+    lm = HookedTransformer(cfg, tokenizer=AutoTokenizer.from_pretrained(model))
+    lm.load_and_process_state_dict(
+        convert_neo_weights(hf, cfg), fold_ln=False, center_writing_weights=False, center_unembed=False
+    )
+    sae = SAE.load_from_disk(folder).eval()
+    n_texts, length = tokens.shape
+    texts = Dataset.from_dict({"text": ["these tokens are not read"] * n_texts})
+    store = ActivationsStore.from_sae(lm, sae, dataset=texts, context_size=length, streaming=False)
+    store.get_batch_tokens = lambda *_args, **_more: tokens
+    config = EvalConfig(
+        batch_size_prompts=n_texts, n_eval_reconstruction_batches=1, compute_ce_loss=True,
+        n_eval_sparsity_variance_batches=1, compute_sparsity_metrics=True, compute_variance_metrics=True,
+    )  # fmt: skip
+    metrics, _ = run_evals(sae, store, lm, ActivationScaler(), config, exclude_special_tokens=False)
+    return metrics
+
+
 PEERS = {
     "saelens": saelens,
     "sparsify": sparsify,
@@ -69,6 +111,11 @@ PEERS = {
 
 if __name__ == "__main__":
     library, *words = sys.argv[1:]
+    if library == "saelens-evaluation":
+        model, folder, rows, out = words
+        found = saelens_evaluation(Path(model), Path(folder), load_file(rows)["tokens"])
+        Path(out).write_text(json.dumps(found))
+        sys.exit()
     for folder, rows, out in zip(words[::3], words[1::3], words[2::3], strict=True):
         with torch.no_grad():
             codes, decoded = PEERS[library](Path(folder), load_file(rows)["x"])

@@ -17,6 +17,7 @@ from random_dictionaries import made
 from suture.activations.batches import split_rows
 from suture.activations.store import Store
 from suture.cli.app import run
+from suture.cli.stitch import _text
 from suture.dictionary.activation import Sparsity
 from suture.dictionary.design import Design
 from suture.dictionary.dictionary import Dictionary
@@ -342,6 +343,13 @@ def test_the_command_line_says_what_came_out(grounds: dict[str, Ground], capsys:
     text = capsys.readouterr().out
     assert "novel" in text
     assert "that raised the error" in text
+    assert "next-token loss" not in text, "no models were run"
+    found = Stitching.load(out)
+    loss = found.steps["loss"].copy()
+    loss[[0, 2, len(loss) - 1], 0] = 3.5, 4.25, 3.25
+    with_losses = replace(found, steps=replace(found.steps, values={**found.steps.values, "loss": loss}))
+    said = "next-token loss spliced in 3.500 at the start of the path, 3.250 at its end, 4.250 at most (step 2 of"
+    assert said in _text(with_losses, out)
     assert run(["refit", str(out), "--store", store, "--out", str(out) + "-2", "--l0", "1.5"]) == 0
     assert "L0 1.5" in capsys.readouterr().out
     assert Dictionary.load(str(out) + "-2").n_features == Dictionary.load(out).n_features

@@ -1,5 +1,6 @@
 """The commands `refit` and `stitch`: a dictionary fitted anew, and what larger ones have put into a smaller one."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
@@ -132,16 +133,39 @@ def _fit_text(l0: float, fvu: Sequence[float]) -> str:
     return f"FVU {', '.join(f'{v:.3f}' for v in fvu)}, L0 {l0:.1f}"
 
 
+def _losses(found: "Stitching") -> list[str]:
+    """Per model the loss with the path's dictionary spliced in: at its ends, and where it is highest."""
+    losses = found.steps["loss"]
+    measured = [step for step, row in enumerate(losses) if not math.isnan(row[0])]
+    lines = []
+    if not measured:
+        return lines
+    for m, space in enumerate(found.summary.spaces):
+        most = max(measured, key=lambda step, m=m: losses[step][m])
+        first, highest, last = (float(losses[step][m]) for step in (measured[0], most, measured[-1]))
+        lines.append(
+            f"{space}: next-token loss spliced in {first:.3f} at the start of the path, {last:.3f} at its end, "
+            f"{highest:.3f} at most (step {most:,} of {len(losses) - 1:,}, of {len(measured)} measured)"
+        )
+    return lines
+
+
 def _text(found: "Stitching", out: Path) -> str:
     summary = found.summary
     counts = ", ".join(f"{n:,} {label}" for label, n in summary.labels.items())
     share = "" if summary.novel_share is None else f" ({percent(summary.novel_share)} of the decided ones novel)"
     lines = [f"{summary.n_rows:,} rows of {summary.n_documents:,} documents", f"{summary.parts[1]}: {counts}{share}"]
     names = found.proxies.coordinates["proxy"]
-    told = [f"{name.replace('_', ' ')} {auc:.3f}" for name, auc in zip(names, found.proxies["roc_auc"], strict=True)]
-    lines.append(f"told apart without measuring (ROC-AUC): {', '.join(told)}")
+    told = [
+        f"{name.replace('_', ' ')} {auc:.3f}"
+        for name, auc in zip(names, found.proxies["roc_auc"], strict=True)
+        if not math.isnan(auc)
+    ]
+    why = "not known, all that is decided is of one kind"
+    lines.append(f"told apart without measuring (ROC-AUC): {', '.join(told) or why}")
     walked = [f"{phase} {up} of {n}" for phase, (up, n) in summary.violations.items() if n]
     lines.append(f"path of {len(found.steps) - 1} steps; that raised the error: {', '.join(walked)}")
+    lines += _losses(found)
     lines += [f"{fit.name}: {fit.n_features:,} features, {_fit_text(fit.l0, fit.fvu)}" for fit in summary.fits]
     taken = ", ".join(f"{n:,} of {name}" for n, name in zip(summary.inserted, summary.parts, strict=True))
     return "\n".join([*lines, f"features: {taken}", *summary.statements, f"dictionary: {out}"])
