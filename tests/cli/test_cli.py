@@ -447,7 +447,7 @@ def test_splicing_and_ablating_from_the_command_line(made: Made, suture: Suture,
     assert spliced.code == 0, spliced.err
     assert len(spliced.json["models"]) == 2
     assert spliced.json["models"][0]["replaced"] == 1.0
-    assert "batches: " in spliced.err
+    assert "passes: " in spliced.err
     words = ["causal", made.dictionary, "--table", made.table, "--out", tmp_path / "causal"]
     said = suture(*words, "--each-label", 1)
     assert said.code == 0, said.err

@@ -57,10 +57,10 @@ def test_every_stage_of_a_cell_is_estimated_and_shapes_are_tried_once(
     assert names == ["collect", *(f"{s} {cell}" for cell in cells for s in ("train", *STAGES))]
     for step in found.steps:
         assert step.seconds is not None
-        assert 3.0 <= step.seconds.low <= step.seconds.middle <= step.seconds.high or step.name.startswith("train")
+        assert 0 < step.seconds.low <= step.seconds.middle <= step.seconds.high
         assert step.disk > 0
     by_name = {step.name.split()[0]: step.seconds.middle for step in found.steps if step.seconds is not None}
-    assert by_name["steer"] > by_name["splice"] > 3.0  # dozens of passes over half the text, and what starting takes
+    assert by_name["steer"] > by_name["splice"]  # dozens of passes over half the text
     assert found.seconds.middle == pytest.approx(sum(s.seconds.middle for s in found.steps if s.seconds is not None))
     assert not [f for f in tmp_path.iterdir() if f.name.startswith(".suture")]
 

@@ -198,6 +198,7 @@ def test_the_models_own_cache_argument_is_used_and_no_other(tiny: Tiny, family: 
     lm.model.register_forward_pre_hook(lambda _m, _a, given: handed.append(dict(given)), with_kwargs=True)
     generate(lm, "The cat", max_new_tokens=4)
     argument = cache_argument(lm.model)
+    assert {given.pop("logits_to_keep", 1) for given in handed} == {1}, "no logits but those of the next token"
     first, *later = [set(given) for given in handed]
     assert first == {"use_cache"}
     assert later == [{"use_cache", argument, "position_ids"}] * 3
