@@ -17,7 +17,7 @@ from suture.activations.moments import AffineMap, Moments, chosen_affine
 from suture.activations.settings import View
 from suture.activations.store import Store
 from suture.bridges.bridge import Bridge, bridge
-from suture.bridges.fit import TwoWayLoss, as_relu, fitted
+from suture.bridges.fit import PATIENCE, TwoWayLoss, _Best, as_relu, fitted
 from suture.bridges.ground import Ground, ground
 from suture.bridges.maps import ReluMap
 from suture.bridges.settings import KINDS, BridgeSettings, Kind
@@ -171,6 +171,18 @@ def test_a_relu_map_starts_as_an_affine_one_and_learns_what_that_cannot(tmp_path
     ridge, relu = found.scores["r2"][:, 0]
     assert relu > ridge + 0.15
     assert relu > 0.95
+
+
+def test_what_did_best_is_kept_and_not_what_came_last() -> None:
+    best = _Best()
+    for loss, number in ((3.0, 0), (1.0, 1), (2.0, 2)):
+        best.look(loss, [torch.tensor(number)])
+    assert [int(tensor) for tensor in best.kept] == [1]
+    assert not best.is_old
+    for _ in range(PATIENCE):
+        best.look(1.5, [torch.tensor(9)])
+    assert best.is_old
+    assert [int(tensor) for tensor in best.kept] == [1]
 
 
 def test_anchors_need_no_common_tokens(tmp_path: Path) -> None:
