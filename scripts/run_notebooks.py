@@ -1,4 +1,4 @@
-"""Run the notebooks in docs/notebooks, each in a fresh kernel; an error, or one that takes too long, fails.
+"""Run the notebooks in docs/notebooks, each in a fresh kernel; an error, or a cell that hangs, fails.
 
     python scripts/run_notebooks.py [NAME ...] [--write]
 
@@ -15,12 +15,10 @@ from typing import Any
 
 import nbformat
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellExecutionError, CellTimeoutError
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "docs" / "notebooks"
-MOST_SECONDS = 180
-"""Of a notebook, in processor time: what it takes of a clock on an idle machine is less, on a busy one more."""
 CELL_SECONDS = 900
 """Of the clock, after which a cell is taken to hang."""
 MOST_BYTES = 300_000
@@ -51,16 +49,16 @@ def run(file: Path, *, write: bool = False) -> list[str]:
     started, used = time.monotonic(), processor_seconds()
     try:
         client.execute(cwd=str(file.parent), env=os.environ | {"PYTHONWARNINGS": NO_WIDGETS})
-    except CellExecutionError as error:
+    except (CellExecutionError, CellTimeoutError) as error:
         return [f"{file.name}: {error}"]
-    seconds = processor_seconds() - used
+    seconds = processor_seconds() - used  # said and not judged: it depends on the machine and on what else runs there
     print(f"{file.name}: {time.monotonic() - started:.0f} s, {seconds:.0f} s of processor time", flush=True)
     text = written(notebook)
     if len(text.encode()) > MOST_BYTES:
         return [f"{file.name}: would have {len(text.encode()):,} bytes, more than {MOST_BYTES:,}"]
     if write:
         file.write_text(text, encoding="utf-8")
-    return [f"{file.name}: took {seconds:.0f} s, more than {MOST_SECONDS}"] if seconds > MOST_SECONDS else []
+    return []
 
 
 def processor_seconds() -> float:
