@@ -324,7 +324,8 @@ def make_effect(path: Path, dictionary: Path, *, models: Sequence[str] = MODELS)
 
     def generations() -> tuple[Generation, ...]:
         text = f" there was {NASTY[0]} and a ball, {{}} times."
-        return tuple(Generation(strength=s, prompt="Once upon a time", text=text.format(s)) for s in (0.0, 1.0, 2.0))
+        said = {"prompt": "Once upon a time", "repetition": 0.464, "nats": 10.6}
+        return tuple(Generation(strength=s, text=text.format(s), **said) for s in (0.0, 1.0, 2.0))
 
     def measures(size: float) -> dict[str, tuple[float, ...]]:
         return {

@@ -226,7 +226,7 @@ def _effect_text(effect: "Effect") -> str:
             lines.append(f"    {model.collateral[at]} other features move at {what} {effect.settings.doses[at]:g}")
     if effect.agreement is not None:
         a = effect.agreement
-        lines.append(f"  agreement {a.value:.3f} (mismatched features {a.mismatched or 0:.3f})")
+        lines.append(f"  agreement {a.value:.3f} beyond mismatched features ({a.mismatched or 0:.3f})")
     return "\n".join(lines)
 
 

@@ -227,14 +227,15 @@ def columns_for(n_models: int) -> tuple[Column, ...]:
             (
                 "agreement",
                 "Agreement",
-                "How much alike the models answer when steered with one shared feature, mean over some of them.",
+                "How much more alike the models answer when steered with one shared feature than with two that "
+                "do not belong together, mean over some of them.",
                 "high",
                 "number",
             ),
             (
                 "agreement_mismatched",
                 "Agreement, mismatched",
-                "The same of features that do not belong together.",
+                "How much alike they answer to features that do not belong together.",
                 None,
                 "number",
             ),

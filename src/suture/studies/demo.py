@@ -124,8 +124,8 @@ class DemoResult:
         lines.append(f"null (a model against itself): {rate:.1%} falsely exclusive; {ceiling:.1%} shared, the ceiling")
         for effect in self.summary["steering"]:
             lines.append(
-                f"feature {effect['feature']} steers both models: agreement {effect['agreement']:.2f} "
-                f"(mismatched features {effect['mismatched']:.2f})"
+                f"feature {effect['feature']} steers both models: agreement {effect['agreement']:.2f} beyond "
+                f"mismatched features ({effect['mismatched']:.2f})"
             )
         return "\n".join([*lines, f"report: {self.report.resolve()}"])
 
