@@ -1,12 +1,13 @@
 """The documentation's site: links in the pages lead where they lead in a clone, and every page is in its navigation."""
 
-import importlib.util
 import json
 import re
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from modules import module_of
 
 ROOT = Path(__file__).parents[1]
 HERE = "https://example.org/suture"
@@ -16,12 +17,7 @@ pytest.importorskip("mkdocs", reason="mkdocs is not installed")
 
 
 def hooks() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("docs_site", ROOT / "scripts" / "docs_site.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_of(ROOT / "scripts" / "docs_site.py")
 
 
 def moved(text: str, folder: str) -> str:

@@ -1,7 +1,6 @@
 """The notebooks: executed as they stand, small, in public names; and what runs them says what is wrong with one."""
 
 import ast
-import importlib.util
 import json
 import re
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TypeGuard
 import pytest
 
 import suture
+from modules import module_of
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
@@ -60,12 +60,7 @@ def test_links_in_notebooks_lead_somewhere() -> None:
 
 @pytest.fixture(scope="module")
 def runner() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("run_notebooks", ROOT / "scripts" / "run_notebooks.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_of(ROOT / "scripts" / "run_notebooks.py")
 
 
 def written(file: Path, *sources: str) -> Path:

@@ -121,14 +121,18 @@ def test_the_same_effect_runs_over_what_it_costs(old: Effect) -> None:
 
 def test_how_a_continuation_reads_and_what_else_moves_is_said(old: Effect) -> None:
     fair = with_controls(old, replace(control("covariance", 0.3), collateral=2.5))
-    read = tuple(
-        replace(
-            m, collateral=(0, 7, 9, 11),
-            generations=tuple(replace(g, repetition=0.25, nats=1.5) for g in m.generations),
-        )
-        for m in fair.models
-    )  # fmt: skip
-    before, page = page_of(fair).text, page_of(replace(fair, models=read)).text
+
+    def said(repetition: float | None, nats: float | None) -> str:
+        models = tuple(
+            replace(
+                m, collateral=(0, 7, 9, 11),
+                generations=tuple(replace(g, repetition=repetition, nats=nats) for g in m.generations),
+            )
+            for m in fair.models
+        )  # fmt: skip
+        return page_of(replace(fair, models=models)).text
+
+    before, page = said(None, None), said(0.25, 1.5)
     assert "1.50 nats per token to the model left alone, 25.0 % of it repeats" in page.replace("\xa0", " ")
     assert "nats per token to the model left alone" not in before
     assert "other features moved" in page

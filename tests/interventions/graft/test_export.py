@@ -1,7 +1,6 @@
 """Outside of suture: the hook file and the folded weights give what the attached graft gives."""
 
 import ast
-import importlib.util
 import subprocess
 import sys
 from functools import cache
@@ -12,6 +11,7 @@ import torch
 from torch import nn
 
 from lm.tiny import save_tiny
+from modules import module_of
 from suture.errors import ArtifactError, UserError
 from suture.interventions.graft.export import export_hook, fold_into
 from suture.interventions.graft.graft import Graft
@@ -36,13 +36,6 @@ def tiny(tmp_path_factory):
     return cache(load)
 
 
-def imported_from(file: Path):
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def projections(lm, mean: float) -> Graft:
     parts = tuple(
         projection(removal_at(place, lm.d_model, seed), torch.full((lm.d_model,), mean))
@@ -59,7 +52,7 @@ def test_the_hook_file_gives_what_the_graft_gives(tiny, tmp_path, family):
     with made.attach(lm):
         wanted = logits(lm, IDS)
     plain = logits(lm, IDS)
-    module = imported_from(file)
+    module = module_of(file)
     handles = module.attach(lm.model)
     torch.testing.assert_close(logits(lm, IDS), wanted, atol=1e-5, rtol=1e-5)
     module.detach(handles)
@@ -79,7 +72,7 @@ def test_the_hook_file_draws_outlier_rows_in(tiny, tmp_path):
         file = export_hook(within(radius), lm, tmp_path / f"hook{number}.py")
         with within(radius).attach(lm):
             wanted = logits(lm, IDS)
-        module = imported_from(file)
+        module = module_of(file)
         handles = module.attach(lm.model)
         torch.testing.assert_close(logits(lm, IDS), wanted, atol=1e-5, rtol=1e-5)
         module.detach(handles)
