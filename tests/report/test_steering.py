@@ -125,7 +125,7 @@ def test_how_a_continuation_reads_and_what_else_moves_is_said(old: Effect) -> No
     def said(repetition: float | None, nats: float | None) -> str:
         models = tuple(
             replace(
-                m, collateral=(0, 7, 9, 11),
+                m, collateral=(0, 7, 9, 11), random=m.random and replace(m.random, generations=()),
                 generations=tuple(replace(g, repetition=repetition, nats=nats) for g in m.generations),
             )
             for m in fair.models
