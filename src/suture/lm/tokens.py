@@ -43,9 +43,10 @@ def tokenize(lm: LanguageModel, text: str) -> Tokens:
     Raises:
         UserError: what is no text, or a token that the model has no embedding of.
     """
-    # The backend itself: transformers' wrapper adds a tenth of a millisecond and a warning about long texts.
+    # The backend itself: transformers' wrapper adds a tenth of a millisecond and a warning about long texts. A batch of
+    # one, for that lets other threads run Python meanwhile; `encode` would stop the models that read-ahead feeds.
     try:
-        encoding = lm.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
+        [encoding] = lm.tokenizer.backend_tokenizer.encode_batch([text], add_special_tokens=False)
     except (TypeError, UnicodeError) as error:
         shown = text[:40].encode(errors="replace").decode()
         problem = "holds half of a surrogate pair, which is no text"
