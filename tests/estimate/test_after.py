@@ -6,15 +6,18 @@ import pytest
 import torch
 
 from suture.activations.shards import write_store
+from suture.activations.store import Store
+from suture.activations.view import seen
 from suture.estimate import after, estimate
 from suture.estimate.after import STAGES, Material, probe_after, promoted_seconds
 from suture.estimate.estimate import Estimate, Free
-from suture.estimate.probe import StartUp
+from suture.estimate.probe import StartUp, TrainProbe
 from suture.features.settings import FeatureSettings
 from suture.lm.load import load_model
 from suture.matching.settings import MatchSettings
 from suture.report.page import report
 from suture.sweep.file import Study, read_study
+from suture.training.settings import TrainSettings
 
 PLENTY = Free(memory=10**12, disk=10**12)
 
@@ -65,6 +68,32 @@ def test_every_stage_of_a_cell_is_estimated_and_shapes_are_tried_once(
     assert not [f for f in tmp_path.iterdir() if f.name.startswith(".suture")]
 
 
+def test_cells_that_match_train_each_space_once_and_are_matched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = torch.randn(3000, 8) @ torch.randn(8, 30)
+    write_store(tmp_path / "store", list(rows.split((12, 18), 1)))
+    widths: list[tuple[int, ...]] = []
+    probe = estimate.probe_train
+
+    def watched(settings: TrainSettings, store: Store, folder: Path, *, seconds: float) -> TrainProbe:
+        widths.append(tuple(space.width for space in seen(store, settings.view).spaces))
+        return probe(settings, store, folder, seconds=seconds)
+
+    monkeypatch.setattr(estimate, "probe_train", watched)
+    study = written(
+        tmp_path,
+        f'[train]\nstore = "{tmp_path}/store"\nfeatures = 32\nk = 4\nrows = 4000\nbatch_size = 500\n'
+        '[match]\nrows = 2000\n[sweep]\n"match.map-seed" = [0, 1]\n',
+    )
+    found = estimated(study, tmp_path, ("features", "splice"))
+    one, two = (cell.name for cell in study.cells())
+    assert [step.name for step in found.steps] == [f"train {one} A", f"train {one} B", f"match {one}", f"match {two}"]
+    assert widths == [(12,), (18,)]
+    weights = [step.parts["memory"]["weights"] for step in found.steps[:2]]
+    assert [w / 4 for w in weights] == [32 * (2 * width + 2) + 2 * width for width in (12, 18)]
+
+
 def test_without_the_models_what_needs_them_is_left_out(tmp_path: Path) -> None:
     rows = torch.randn(3000, 8) @ torch.randn(8, 24)
     write_store(tmp_path / "store", list(rows.split((12, 12), 1)))
@@ -101,11 +130,11 @@ def test_times_grow_with_rows_as_far_as_rows_are_described(tmp_path: Path, monke
 
 def test_a_line_through_two_points(monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter([9.0, 5.0, 25.0])  # the first run is not counted
-    seen: list[int] = []
+    asked: list[int] = []
     monkeypatch.setattr(after, "_seconds", lambda run: run() or next(times))
     next(times)
-    fixed, per_row = after._two_points(seen.append, 4096)
-    assert seen == [1024, 1024, 4096]
+    fixed, per_row = after._two_points(asked.append, 4096)
+    assert asked == [1024, 1024, 4096]
     assert per_row == pytest.approx(20 / 3072)
     assert fixed == pytest.approx(5 - 1024 * 20 / 3072, abs=1e-9) or fixed == 0.0
 

@@ -23,7 +23,8 @@ from suture.cli.app import run
 from suture.dictionary.dictionary import WEIGHTS
 from suture.errors import UserError
 from suture.estimate import estimate, sizes
-from suture.estimate.estimate import Estimate, Free, model_bytes
+from suture.estimate.estimate import Estimate, Free
+from suture.estimate.fits import model_bytes
 from suture.estimate.machine import STATUS, free_memory
 from suture.estimate.probe import Span, StartUp
 from suture.lm.corpus import open_corpus

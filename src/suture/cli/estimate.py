@@ -32,7 +32,8 @@ class EstimateStudy:
     seconds: Annotated[float, Limits(0.5)] = 4.0
     """To measure each store and each shape for, about."""
     after: tuple[Literal["features", "match", "splice", "causal", "steer", "report"], ...] = ("features",)
-    """Stages of each dictionary after its training, with their usual settings; steer of one feature."""
+    """Stages of each dictionary after its training, with their usual settings; steer of one feature. The two of a cell
+    with [match] are matched instead."""
     offline: bool = False
     """Never ask a hub: local folders and caches only."""
     json: bool = False

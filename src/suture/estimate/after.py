@@ -182,8 +182,9 @@ def _match(given: Material) -> AfterProbe:
     )
     dictionary = Dictionary.load(given.dictionary)
     sides = (given.folder / "one", given.folder / "other")
+    labels = [space.label for space in dictionary.spaces]
     for side in sides:
-        same = Dictionary(store.spaces, dictionary.design)
+        same = Dictionary(tuple(space for space in store.spaces if space.label in labels), dictionary.design)
         same.load_state_dict(dictionary.state_dict())
         same.save(side)
     out, space = given.folder / "matching", None if dictionary.design.joint else 0

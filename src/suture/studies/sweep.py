@@ -12,7 +12,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from string import ascii_uppercase
@@ -205,10 +205,7 @@ def _own_dictionary(cell: Cell, model: int, out: Path, store: Path | Job) -> Job
         return import_job(
             f"import {one.source} {at}", out / "dictionaries" / f"imported-{mark}", one.source, one.settings
         )
-    assert cell.train is not None
-    spaces = cell.train.view.spaces or (0, 1)
-    own = cell.train.of_one_space(least_heldout=0.0)
-    own = replace(own, view=replace(own.view, spaces=(spaces[model],)))
+    own = cell.trainings()[model]
     rows = str(cell.store) if cell.collect is None else to_mapping(cell.collect)
     how = dict.fromkeys(artifact.HOW)
     mark = fingerprint([to_mapping(own) | how, rows if isinstance(rows, str) else rows | how])

@@ -74,6 +74,14 @@ class Cell:
     chosen: Mapping[str, Any] = field(default_factory=dict)
     """The values that it has of what is varied, hookpoints apart."""
 
+    def trainings(self) -> tuple[TrainSettings, ...]:
+        """What it trains: one dictionary, or, where two are matched, one of each of its two spaces."""
+        if self.train is None or self.match is None:
+            return () if self.train is None else (self.train,)
+        own = self.train.of_one_space(least_heldout=0.0)
+        spaces = self.train.view.spaces or (0, 1)
+        return tuple(replace(own, view=replace(own.view, spaces=(space,))) for space in spaces)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
