@@ -389,10 +389,10 @@ class Dictionary(nn.Module):
         made.load_state_dict(self.state_dict())
         cuts = zip(self.widths, factors, strict=True) if self.design.joint else [(self.width, factors[0])]
         per_column = torch.cat([torch.full((width,), factor) for width, factor in cuts]).to(self.center)
-        made.W_enc[:, : self.width] /= per_column
-        made.W_dec *= per_column
-        made.b_dec *= per_column
-        made.center *= per_column
+        made.W_enc[:, : self.width].div_(per_column)
+        made.W_dec.mul_(per_column)
+        made.b_dec.mul_(per_column)
+        made.center.mul_(per_column)
         made.imputation = None if self.imputation is None else self.imputation.rescaled(per_column)
         made.clipping = self.clipping  # raw units
         return made
