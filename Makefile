@@ -27,10 +27,11 @@ demo: install  ## the whole story on two shipped models, offline: ends with demo
 test: install  ## the whole suite
 	$(BIN)/pytest
 
-check: install  ## lint, format, types
+check: install  ## lint, format, types; every public name has a complete one
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
+	$(BIN)/python scripts/check_types.py
 
 docs: install  ## the documentation's site, in build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet

@@ -10,7 +10,10 @@ class UserError(Exception):
     """
 
     def __init__(self, setting: str, value: object, problem: str, fix: str) -> None:
-        self.setting, self.value, self.problem, self.fix = setting, value, problem, fix
+        self.setting = setting
+        self.value = value
+        self.problem = problem
+        self.fix = fix
         super().__init__(" ".join(f"{setting} = {_short(value)}: {problem}; {fix}".split()))
 
     def __reduce__(self) -> tuple[object, ...]:

@@ -45,10 +45,11 @@ class Moments:
 
     def __init__(self, widths: Sequence[int], device: torch.device | str = "cpu") -> None:
         D = sum(widths)
-        self.widths, self.n_rows = tuple(widths), 0
+        self.widths: tuple[int, ...] = tuple(widths)
+        self.n_rows: int = 0
         self.pivot: Float[Tensor, "D"] | None = None
-        self.total = torch.zeros(D, dtype=torch.float64, device=device)
-        self.products = torch.zeros(D, D, dtype=torch.float64, device=device)
+        self.total: Float[Tensor, "D"] = torch.zeros(D, dtype=torch.float64, device=device)
+        self.products: Float[Tensor, "D D"] = torch.zeros(D, D, dtype=torch.float64, device=device)
 
     @staticmethod
     def of_store(store: Store, rows: Int[Tensor, "row"], device: torch.device | str = "cpu") -> Moments:

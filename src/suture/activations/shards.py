@@ -79,9 +79,11 @@ class ShardWriter:
     ) -> None:
         if shard_rows < 1:
             raise UserError("shard_rows", shard_rows, "is not a number of rows", "give at least 1")
-        self.folder, self.spaces, self.shard_rows = folder, tuple(spaces), shard_rows
+        self.folder = folder
+        self.spaces: tuple[Space, ...] = tuple(spaces)
+        self.shard_rows = shard_rows
         self.dtype: Precision = dtype
-        self.n_rows = 0
+        self.n_rows: int = 0
         """Rows gone over: written, finished before, or another rank's."""
         self._rank, self._n_ranks = rank, n_ranks
         numbers = {int(shard.name.removeprefix("shard-")): shard for shard in folder.glob("shard-*")}

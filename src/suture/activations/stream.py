@@ -70,7 +70,8 @@ class Stream:
         if fill_rows < 1:
             raise UserError("fill-rows", fill_rows, "is not a number of rows", "give at least 1")
         self.plan: Plan = plan_rows(sources, block=block, dtype=dtype, batch_tokens=batch_tokens)
-        self.corpus, self.fill_rows = as_corpus(corpus), fill_rows
+        self.corpus: Corpus = as_corpus(corpus)
+        self.fill_rows = fill_rows
         self._checksum = self.corpus.checksum
         on_cpu = all(lm.device.type == "cpu" for lm in self.plan.models)
         self._prefetch = not on_cpu if prefetch is None else prefetch

@@ -101,22 +101,24 @@ class Dictionary(nn.Module):
         """
         super().__init__()
         design.check_widths([space.width for space in spaces])
-        self.spaces, self.design, self.flag_scale = tuple(spaces), design, flag_scale
+        self.spaces: tuple[Space, ...] = tuple(spaces)
+        self.design = design
+        self.flag_scale = flag_scale
         self.precision: Literal["float32", "bfloat16"] = "float32"
         self.imputation: Imputation | None = None
-        self.clipping = Clipping.none(len(spaces))
         """From which a crosscoder's missing models are imputed; None until it is trained, or where none was kept."""
+        self.clipping: Clipping = Clipping.none(len(spaces))
         self.path: Path | None = None
         """The folder it was loaded from."""
         self.fvu: tuple[float, ...] = ()
         """Per space what it left unexplained when it was trained, where that is known."""
         self.grid = grid
-        self.own = grid.features.share(design.n_features)
+        self.own: slice = grid.features.share(design.n_features)
         F, D = self.own.stop - self.own.start, self.width
-        self.W_enc = nn.Parameter(torch.zeros(F, D + (len(spaces) if design.flag else 0)))
-        self.W_dec = nn.Parameter(torch.zeros(F, D))
-        self.b_enc = nn.Parameter(torch.zeros(F))
-        self.b_dec = nn.Parameter(torch.zeros(D))
+        self.W_enc: nn.Parameter = nn.Parameter(torch.zeros(F, D + (len(spaces) if design.flag else 0)))
+        self.W_dec: nn.Parameter = nn.Parameter(torch.zeros(F, D))
+        self.b_enc: nn.Parameter = nn.Parameter(torch.zeros(F))
+        self.b_dec: nn.Parameter = nn.Parameter(torch.zeros(D))
         for name in design.sparsity.activation.weights:
             self.register_parameter(name, nn.Parameter(torch.zeros(F)))
         self.register_buffer("center", torch.zeros(D))
@@ -387,10 +389,10 @@ class Dictionary(nn.Module):
         made.load_state_dict(self.state_dict())
         cuts = zip(self.widths, factors, strict=True) if self.design.joint else [(self.width, factors[0])]
         per_column = torch.cat([torch.full((width,), factor) for width, factor in cuts]).to(self.center)
-        made.W_enc[:, : self.width] /= per_column
-        made.W_dec *= per_column
-        made.b_dec *= per_column
-        made.center *= per_column
+        made.W_enc[:, : self.width].div_(per_column)
+        made.W_dec.mul_(per_column)
+        made.b_dec.mul_(per_column)
+        made.center.mul_(per_column)
         made.imputation = None if self.imputation is None else self.imputation.rescaled(per_column)
         made.clipping = self.clipping  # raw units
         return made

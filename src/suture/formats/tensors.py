@@ -32,7 +32,8 @@ class Tensors:
     """The tensors of a file by name, each to be taken once."""
 
     def __init__(self, found: Mapping[str, Any], file: Path) -> None:
-        self.left, self.file = dict(found), file
+        self.left: dict[str, Any] = dict(found)
+        self.file = file
 
     @staticmethod
     def load(file: Path) -> Tensors:
@@ -122,7 +123,8 @@ class Config:
     """A foreign file's settings by name; what a reader does not know may not change what is computed."""
 
     def __init__(self, values: Mapping[str, Any], file: Path) -> None:
-        self.values, self.file = dict(values), file
+        self.values: dict[str, Any] = dict(values)
+        self.file = file
 
     @staticmethod
     def load(file: Path) -> Config:

@@ -342,6 +342,7 @@ def _read(
 
 
 def on_text(feature: int, joint: Codes, alone: Sequence[Codes], table: FeatureTable | None) -> OnText:
+    """A feature's code at every position, of all models together and of each alone, and what a table knows of it."""
     return OnText(
         feature=feature,
         together=tuple(joint.column(feature).tolist()),

@@ -117,16 +117,17 @@ class PairedText:
             UserError: models that are not those of the spaces, or no text position that all of them share.
         """
         check_models(spaces, lms)
-        self.spaces, self.lms = tuple(spaces), tuple(lms)
+        self.spaces: tuple[Space, ...] = tuple(spaces)
+        self.lms: tuple[LanguageModel, ...] = tuple(lms)
         self._partial = [Partial.of(lm, space.hookpoint) for lm, space in zip(lms, spaces, strict=True)]
         found = [(n, p) for n, text in enumerate(documents) for p in pieces(self.lms, text, block=block)]
-        self.n_documents = 1 + max((n for n, _ in found), default=-1)
+        self.n_documents: int = 1 + max((n for n, _ in found), default=-1)
         self._pieces = [(n, p) for n, p in found if len(p.ends)]
         if not self._pieces:
             problem = f"hold no text position that a token of all {len(lms)} models ends at"
             raise UserError("documents", self.n_documents, problem, "give more text")
-        self.n_tokens = [sum(p.n_tokens[m] for _, p in found) for m in range(len(lms))]
-        self.n_rows = sum(len(p.ends) for _, p in self._pieces)
+        self.n_tokens: list[int] = [sum(p.n_tokens[m] for _, p in found) for m in range(len(lms))]
+        self.n_rows: int = sum(len(p.ends) for _, p in self._pieces)
         budget = min(batch_tokens, *(max(block + 1, LOGITS_AT_ONCE // lm.vocab_size) for lm in lms))
         lengths = {i: 1 + max(len(ids) for ids in p.ids) for i, (_, p) in enumerate(self._pieces)}
         self._groups = group_by_length(lengths, budget)

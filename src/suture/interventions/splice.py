@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from suture.dictionary.clipping import Clipping
@@ -256,7 +257,7 @@ class LossSums:
     def __init__(self, n_documents: int) -> None:
         self.n_documents = n_documents
         self.total: dict[str, Tensor] = {}
-        self.count = torch.zeros(n_documents, dtype=torch.float64)
+        self.count: Float[Tensor, "document"] = torch.zeros(n_documents, dtype=torch.float64)
 
     def add(
         self,

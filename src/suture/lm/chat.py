@@ -15,8 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from suture.errors import UserError
-from suture.lm.continuations import CLOSE, padded_right
-from suture.lm.generate import cache_argument
+from suture.lm.continuations import padded_right
+from suture.lm.generate import CLOSE, cache_argument
 from suture.lm.load import LanguageModel
 from suture.lm.tokens import tokenize, with_bos
 

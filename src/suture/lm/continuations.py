@@ -19,7 +19,7 @@ from torch import Tensor
 
 from suture import seeds
 from suture.errors import UserError
-from suture.lm.generate import cache_argument, stops_of
+from suture.lm.generate import CLOSE, cache_argument, stops_of
 from suture.lm.load import LanguageModel
 from suture.lm.partial import Partial
 from suture.lm.positions import generating
@@ -27,8 +27,6 @@ from suture.lm.tokens import tokenize, with_bos
 
 Told = tuple[Int[Tensor, "batch token"], Bool[Tensor, "batch token"]]
 ROWS_AT_ONCE = 8
-CLOSE = 1e-3
-"""Logits that padding changes by no more than this part of their spread are the same."""
 
 
 @torch.no_grad()

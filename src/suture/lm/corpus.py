@@ -43,7 +43,7 @@ from suture.errors import UserError
 from suture.lm.hub import hub_answers
 from suture.lm.settings import TextSettings
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 RECORD_SUFFIXES = (".jsonl", ".ndjson", ".parquet")
 FOLDER_SUFFIXES = (".txt", ".text", ".json", ".csv", ".tsv", *RECORD_SUFFIXES)
@@ -148,7 +148,7 @@ def open_corpus(
     if corpus.files and len(first) == 1:
         seen = _n_separators(corpus.files, separator)
         size, marks = f"{len(first[0].text):,} characters", f"{seen} separators {separator!r} were seen"
-        logger.warning("%s is one document of %s; %s", corpus.source, size, marks)
+        _logger.warning("%s is one document of %s; %s", corpus.source, size, marks)
     return corpus
 
 

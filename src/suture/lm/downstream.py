@@ -22,7 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from suture.errors import UserError
-from suture.lm.generate import cache_argument, last_only, last_position
+from suture.lm.generate import CLOSE, cache_argument, last_only, last_position
 from suture.lm.hooks import edit
 from suture.lm.load import LanguageModel
 from suture.lm.tokens import tokenize, with_bos
@@ -32,8 +32,6 @@ CONTEXT_TOKENS = 12
 """Tokens of each, without BOS."""
 LOGITS_AT_ONCE = 2**24
 BATCH_TOKENS = 1024
-CLOSE = 1e-3
-"""Logits that the cache changes by no more than this part of their spread are the same."""
 _FAILURES = (RuntimeError, KeyError, IndexError, TypeError, AttributeError, ValueError)
 """What a model may raise that cannot go on from a cache."""
 

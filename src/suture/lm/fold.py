@@ -18,7 +18,7 @@ from suture.lm.load import LanguageModel
 
 
 @torch.no_grad()
-def linear_write(lm: LanguageModel, hookpoint: str) -> nn.Linear | Conv1D:
+def _linear_write(lm: LanguageModel, hookpoint: str) -> nn.Linear | Conv1D:
     """The module whose output is the activation at a hookpoint.  (1)
 
     Raises:
@@ -57,7 +57,7 @@ def fold(
     Raises:
         UserError: no linear write, or one without a bias to hold the mean's part.
     """
-    write = linear_write(lm, hookpoint)
+    write = _linear_write(lm, hookpoint)
     U = directions.double().to(lm.device)
     kept = U.T @ (U @ mean.double().to(lm.device))
     if write.bias is None and float(kept.norm()) > 1e-6:

@@ -27,6 +27,8 @@ from suture.lm.tokens import tokenize, with_bos
 
 KEPT = "logits_to_keep"
 """The argument of a forward pass that says after how many tokens, the last ones, logits are wanted."""
+CLOSE = 1e-3
+"""Logits that a cache, or padding, changes by no more than this part of their spread are the same."""
 
 
 def generate(

@@ -36,7 +36,7 @@ from suture.errors import UserError
 from suture.lm.hub import hub_answers
 from suture.pipeline.artifact import sha256_of
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 UNLIMITED = 2**31 - 1
@@ -101,7 +101,7 @@ def load_model(
     chosen_device = _device(device)
     chosen_dtype = _dtype(dtype, chosen_device)
     if trust_remote_code:
-        logger.warning("trust_remote_code: Python code that comes with the model %r will run on this machine", name)
+        _logger.warning("trust_remote_code: Python code that comes with the model %r will run on this machine", name)
     source = locate(name)  # 1
     # Without a network the local cache is all there is.
     cached_only = offline or (not Path(source).is_dir() and not hub_answers())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from suture.uncertainty import discoveries
 NOBODY = -1.0
 """The number of no feature."""
 
-Codes = tuple[csr_matrix, csr_matrix]
+Codes: TypeAlias = "tuple[csr_matrix, csr_matrix]"
 """Of the pairing and of the scoring half."""
 
 

@@ -8,6 +8,8 @@
    99th percentile of its pairs' scores. Pairs above the bar are joined, the others stay each model's own.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -26,6 +26,9 @@ from safetensors.numpy import save_file
 
 from suture import units
 from suture.errors import ArtifactError, UserError
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 Format = Literal["integer", "number", "share", "percent", "correlation", "p", "text"]
 N_SHOWN = 50
@@ -84,7 +87,7 @@ class Tabular(ABC):
     def table(self) -> Table:
         """It, as columns."""
 
-    def to_pandas(self) -> Any:
+    def to_pandas(self) -> DataFrame:
         """A pandas DataFrame, a row per entry of the axes; `attrs["columns"]` says what each column is.
 
         Raises:

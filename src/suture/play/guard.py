@@ -34,9 +34,9 @@ class Guard:
 
     def __init__(self, app: App, *, port: int, token: str) -> None:
         self.app = app
-        self.token = token.encode()
-        self.hosts = {f"{name}:{port}".encode() for name in ("127.0.0.1", "localhost")}
-        self.origins = {b"http://" + host for host in self.hosts}
+        self.token: bytes = token.encode()
+        self.hosts: set[bytes] = {f"{name}:{port}".encode() for name in ("127.0.0.1", "localhost")}
+        self.origins: set[bytes] = {b"http://" + host for host in self.hosts}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let through, or refuse with 403 and why."""

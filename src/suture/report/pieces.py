@@ -49,7 +49,7 @@ class Beside:
     """The folder of pieces beside a page.  (2)"""
 
     def __init__(self, page: Path) -> None:
-        self.folder = page.with_name(f"{page.stem}-pieces")
+        self.folder: Path = page.with_name(f"{page.stem}-pieces")
         self.files: dict[str, str] = {}
 
     def write(self, name: str, text: str) -> None:

@@ -10,6 +10,7 @@ from suture.report.study_numbers import Column, Estimate, Study
 
 
 def design_table(study: Study, id_: str) -> Html:
+    """A row per design, a column per measure; groups of columns can be hidden."""
     groups = list(dict.fromkeys(c.group for c in study.columns))
     columns = [c for group in groups for c in study.columns if c.group == group]
     over = [
@@ -123,6 +124,7 @@ def _mark(kind: str) -> Html:
 
 
 def seeds_table(study: Study) -> Html | None:
+    """A row per design and seed, to be unfolded; None where there is one seed only."""
     if not study.rows or len(study.seeds) < 2:
         return None
     rows: list[list[Child]] = [
@@ -139,6 +141,7 @@ def seeds_table(study: Study) -> Html | None:
 
 
 def settings_list(study: Study) -> Html:
+    """What each design is, in words and by its settings, to be unfolded."""
     items = []
     for design in study.designs:
         settings = words.flatten(design.settings)

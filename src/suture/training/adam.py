@@ -27,7 +27,7 @@ class Adam:
     """The moments of named parameters, and how many steps they have seen."""
 
     def __init__(self, parameters: Mapping[str, Tensor]) -> None:
-        self.moments = {
+        self.moments: dict[str, Moments] = {
             name: Moments(torch.zeros_like(p.detach()), torch.zeros_like(p.detach())) for name, p in parameters.items()
         }
         self.steps = 0

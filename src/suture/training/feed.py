@@ -90,7 +90,9 @@ class StreamFeed:
     """
 
     def __init__(self, stream: Stream, settings: TrainSettings, grid: Grid = ALONE) -> None:
-        self.stream, self.settings, self.grid = stream, settings, grid
+        self.stream = stream
+        self.settings = settings
+        self.grid = grid
         self._first_steps = [0]
         self._kept_in: list[Path] = []
 

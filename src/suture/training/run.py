@@ -29,7 +29,7 @@ from torch import Tensor
 from suture import seeds
 from suture.activations.batches import Batch
 from suture.dictionary.clipping import Clipping
-from suture.dictionary.dictionary import EVALUATION, STAGE
+from suture.dictionary.dictionary import EVALUATION, STAGE, Dictionary
 from suture.dictionary.evaluate import evaluate
 from suture.dictionary.imputation import Imputation
 from suture.dictionary.kernels.select import resolve_precision
@@ -119,8 +119,12 @@ class Run:
         Raises:
             UserError: settings that do not fit the rows or the unfinished run.
         """
-        self.out, self.settings, self.feed, self.grid, self.on_progress = out, settings, feed, grid, on_progress
-        self.device = local_device(settings.device)
+        self.out = out
+        self.settings = settings
+        self.feed = feed
+        self.grid = grid
+        self.on_progress = on_progress
+        self.device: str = local_device(settings.device)
         check_fit(settings, feed, grid)
         before = artifact.begun_settings(out) if resume and grid.world.leads else {}
         recorded = recorded_settings(settings, made_from, before=grid.world.agree(before))
@@ -132,7 +136,7 @@ class Run:
                     resumable=True, overwrite=overwrite, command=command, leads=grid.world.leads, names=NAMES,
                 )
             )  # fmt: skip
-            self.folder = draft.folder
+            self.folder: Path = draft.folder
             draft.scratch += [FOLDER, POSITIONS]
             opening.enter_context(_removed_where_nothing_was_reached(self.folder, grid))
             if grid.world.leads:
@@ -147,21 +151,24 @@ class Run:
             if start is not None and saved is None:
                 begin_with(dictionary, start.make(feed.reference, rows))
             dictionary.precision = recorded["precision"]
-            self.dictionary = dictionary.to(self.device)
-            self.state = TrainingState(dictionary, settings.objective, statistics.variance, lock=settings.lock)
+            self.dictionary: Dictionary = dictionary.to(self.device)
+            self.state: TrainingState = TrainingState(
+                dictionary, settings.objective, statistics.variance, lock=settings.lock
+            )
             if saved is not None:
                 self.state.load_tensors(saved.per_feature, saved.common)
-            self.done = self._saved = 0 if saved is None else saved.step
+            self.done: int = 0 if saved is None else saved.step
+            self._saved = self.done
             if grid.world.leads:
                 self._check_room()
             self._follow(self.done)
-            self.tracker = opening.enter_context(
+            self.tracker: Tracker = opening.enter_context(
                 Tracker(
                     self.folder, first_step=self.done, kinds=settings.track, settings=recorded, leads=grid.world.leads
                 )
             )
             self._open = opening.pop_all()
-        self.validation = every_other(feed.split[1], settings.validation_rows)
+        self.validation: Int[Tensor, "row"] = every_other(feed.split[1], settings.validation_rows)
         self._since, self._since_step = time.monotonic(), self.done
         self._bad = torch.full((), -1, dtype=torch.int64, device=self.device)
         self._between_steps, self._finished = True, False

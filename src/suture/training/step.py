@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from suture.activations.batches import Batch
@@ -26,6 +26,7 @@ from suture.dictionary.dictionary import Dictionary
 from suture.dictionary.kernels import select, sparse
 from suture.dictionary.kernels.select import Chunks, Selection
 from suture.dictionary.kernels.sparse import RowGradient
+from suture.parallel import Grid
 from suture.training import objective
 from suture.training.adam import Adam
 from suture.training.objective import Terms
@@ -81,20 +82,22 @@ class TrainingState:
         self, dictionary: Dictionary, objective: Objective, variance: Float[Tensor, "space"], *, lock: float = 0.0
     ) -> None:
         device = dictionary.W_dec.device
-        self.dictionary, self.objective, self.grid = dictionary, objective, dictionary.grid
-        self.variance = variance.to(device)
-        self.silent = torch.zeros(dictionary.W_dec.shape[0], dtype=torch.int64, device=device)
-        self.cutoff = torch.zeros((), dtype=torch.float64)
+        self.dictionary = dictionary
+        self.objective = objective
+        self.grid: Grid = dictionary.grid
+        self.variance: Float[Tensor, "space"] = variance.to(device)
+        self.silent: Int[Tensor, "feature"] = torch.zeros(dictionary.W_dec.shape[0], dtype=torch.int64, device=device)
+        self.cutoff: Float[Tensor, ""] = torch.zeros((), dtype=torch.float64)
         owned = dictionary.owned_columns
-        self.owned = None if owned is None else owned.to(device)
+        self.owned: Bool[Tensor, "feature D"] | None = None if owned is None else owned.to(device)
         locked = locked_columns(dictionary, lock)
-        self.locked = None if locked is None else locked.to(device)
+        self.locked: Bool[Tensor, "feature D"] | None = None if locked is None else locked.to(device)
         """What features may use in steps that are locked."""
-        self.parameters = dict(dictionary.named_parameters())
+        self.parameters: dict[str, torch.nn.Parameter] = dict(dictionary.named_parameters())
         learned = {name: torch.nn.Parameter(start(dictionary)) for name, start in self.activation.learned.items()}
         self.parameters |= learned
-        self.own = dictionary.own_weights | learned
-        self.adam = Adam(self.parameters)
+        self.own: dict[str, Tensor] = dictionary.own_weights | learned
+        self.adam: Adam = Adam(self.parameters)
         self._buffers = select.buffers(dictionary.W_enc.detach(), dictionary.precision)
 
     @property

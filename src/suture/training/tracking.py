@@ -33,7 +33,9 @@ class Tracker:
         Raises:
             UserError: a kind that is unknown or not installed.
         """
-        self.file, self.leads, self.stack = folder / METRICS, leads, ExitStack()
+        self.file: Path = folder / METRICS
+        self.leads = leads
+        self.stack: ExitStack = ExitStack()
         self.writers: list[Write] = []
         if not leads:
             return

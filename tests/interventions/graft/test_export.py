@@ -17,7 +17,7 @@ from suture.interventions.graft.export import export_hook, fold_into
 from suture.interventions.graft.graft import Graft
 from suture.interventions.graft.part import projection
 from suture.interventions.graft.settings import Schedule
-from suture.lm.fold import linear_write
+from suture.lm.fold import _linear_write
 from suture.lm.hooks import logits
 from suture.lm.load import LanguageModel, load_model
 
@@ -131,11 +131,11 @@ def test_what_weights_cannot_hold_is_refused_and_nothing_is_written(tiny, tmp_pa
 
 
 def test_the_linear_write_is_the_last_matrix_and_not_one_beside_it(tiny):
-    assert isinstance(linear_write(tiny("llama"), "mlp0.out"), nn.Linear)
-    assert linear_write(tiny("llama"), "mlp0.out") is tiny("llama").model.model.layers[0].mlp.down_proj
-    assert linear_write(tiny("gpt2"), "attn1.out") is tiny("gpt2").model.transformer.h[1].attn.c_proj
+    assert isinstance(_linear_write(tiny("llama"), "mlp0.out"), nn.Linear)
+    assert _linear_write(tiny("llama"), "mlp0.out") is tiny("llama").model.model.layers[0].mlp.down_proj
+    assert _linear_write(tiny("gpt2"), "attn1.out") is tiny("gpt2").model.transformer.h[1].attn.c_proj
     with pytest.raises(UserError, match="one matrix"):
-        linear_write(tiny("llama"), "mlp0.in")
+        _linear_write(tiny("llama"), "mlp0.in")
 
 
 @pytest.mark.parametrize(

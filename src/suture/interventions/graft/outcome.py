@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from suture.interventions.organisms.measure import Rise, Rude, clean_loss, prompts_of, rise
+from suture.interventions.organisms.measure import Prompts, Rise, Rude, clean_loss, prompts_of, rise
 from suture.interventions.organisms.texts import Texts, is_rude
 from suture.lm.continuations import continuations, nats_after, padded_right
 from suture.lm.load import LanguageModel
@@ -84,10 +84,14 @@ class Bench:
         self, lm: LanguageModel, judge: LanguageModel, documents: Sequence[str], texts: Texts,
         *, new_tokens: int, block: int, seed: int,
     ) -> None:  # fmt: skip
-        self.lm, self.judge, self.documents = lm, judge, list(documents)
+        self.lm = lm
+        self.judge = judge
+        self.documents: list[str] = list(documents)
         self.reference = lm
-        self.new_tokens, self.block, self.seed = new_tokens, block, seed
-        self.prompts = prompts_of(documents, texts, seed)
+        self.new_tokens = new_tokens
+        self.block = block
+        self.seed = seed
+        self.prompts: Prompts = prompts_of(documents, texts, seed)
 
     @cached_property
     def plain_loss(self) -> Float[Tensor, "document"]:
