@@ -55,7 +55,8 @@ TUNING_SEED = 100
 LOCKED = "suture, lock"
 """Suture with as many features locked as there are exclusive concepts: a prior, tried where features are too few."""
 METHODS = ("suture", *published.METHODS)
-ON_BOUNDARY = 0.15
+LABELS = LabelSettings()
+ON_BOUNDARY = LABELS.exclusive_share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +175,7 @@ def trained(store: Store, out: Path, ground: Ground, job: Job, lock: float = 0.0
     training, heldout = split_rows(store, heldout=settings.heldout, seed=settings.seed)
     rows = whole_documents(store.documents, heldout, 200_000)
     stats = describe(dictionary, store, rows, discovery_rows=whole_documents(store.documents, training, len(rows)))
-    return dictionary, classify(stats, LabelSettings())
+    return dictionary, classify(stats, LABELS)
 
 
 def suture_numbers(
@@ -191,7 +192,7 @@ def suture_numbers(
         assignment = assign(cosines(joint_directions(concepts, scales), torch.cat(decoders, dim=1)), live)
         measured = calibration(
             true_shares(concepts, scales), assignment, labels.label, (labels.low, labels.high),
-            (labels.p_lacks, labels.p_has), threshold=ON_BOUNDARY,
+            (labels.p_lacks, labels.p_has), threshold=LABELS.exclusive_share, even=LABELS.even_share,
             population=population_shares(models, dictionary, folder, start=ground.n_stored),
         )  # fmt: skip
         numbers["calibration"] = asdict(measured)
@@ -330,14 +331,15 @@ def calibrations(runs: list[dict[str, Any]]) -> str:
         if own:
             n = {key: sum(c[key] for c in own) for key in own[0]}
             pairs = [
-                ("wrong_lacks", "n_lacks"), ("wrong_has", "n_has"), ("covered_population", "n_intervals"),
+                ("wrong_lacks", "n_lacks"), ("faint", "n_lacks"), ("wrong_has", "n_has"),
+                ("covered_population", "n_intervals"),
                 ("covered", "n_intervals"), ("small_p_lacks", "n_at_boundary"), ("small_p_has", "n_at_boundary"),
             ]  # fmt: skip
             cells = [f"{n[a] / n[b]:.1%} of {n[b]:,}" if n[b] else "-" for a, b in pairs]
             lines.append([condition, *cells, f"{n['total_error'] / n['n_intervals']:.3f}"])
-    head = ["shares", 'wrong of "lacks it"', 'wrong of "has it"', "95 % intervals: share on 10 x rows inside",
-            "planted share inside", "p(lacks) < 0.05 on the boundary", "p(has) < 0.05 on the boundary",
-            "distance of measured and planted share"]  # fmt: skip
+    head = ["shares", 'wrong of "lacks it"', "has a little of it", 'wrong of "has it"',
+            "95 % intervals: share on 10 x rows inside", "planted share inside", "p(lacks) < 0.05 on the boundary",
+            "p(has) < 0.05 on the boundary", "distance of measured and planted share"]  # fmt: skip
     return table(head, lines)
 
 

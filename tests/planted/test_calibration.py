@@ -72,7 +72,9 @@ def test_calibration_counts_claims_on_the_wrong_side_of_the_boundary() -> None:
     p_lacks, p_has = torch.full((6, 2), 0.5), torch.full((6, 2), 0.5)
     p_lacks[5, 1] = 0.01
     counts = calibration(truth, assignment, labels, (low, high), (p_lacks, p_has))
-    assert (counts.n_lacks, counts.wrong_lacks) == (3, 2)  # features 1 and 5 are at or above 0.15 in B
+    assert (counts.n_lacks, counts.wrong_lacks, counts.faint) == (3, 0, 2)  # 1 and 5 lie between 0.15 and 0.3 in B
+    strict = calibration(truth, assignment, labels, (low, high), (p_lacks, p_has), even=0.2)
+    assert (strict.wrong_lacks, strict.faint) == (1, 1)
     assert (counts.n_has, counts.wrong_has) == (7, 1)
     assert (counts.n_intervals, counts.covered, counts.covered_population) == (10, 9, 9)
     everywhere = torch.full((6, 2), 0.55).double()

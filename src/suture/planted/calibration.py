@@ -2,8 +2,9 @@
 
 1. A concept's true share of model m: how strong it is there over how strong it is in all, in units of each model's mean
    norm, as the labels measure it (`true_shares`).
-2. Every label is claims: "model m lacks it" (its share is below the boundary t) or "model m has it" (above). A claim is
-   wrong where the planted share of the concept that the feature stands for lies on the other side.
+2. Every label is claims: "model m lacks it" or "model m has it". A model with a little of a feature, a share between t
+   and e, that cannot read its occasion counts as lacking it: the claim is wrong where the planted share of the concept
+   that the feature stands for is e or more, and `faint` where it is t or more. "m has it" is wrong below t.
 3. The error rate of the claims at false-discovery rate q should be near q where concepts lie on the boundary, and below
    it where they lie clear of it.
 4. An interval is of the feature's share over all text, which a much larger sample tells: 95 % of them should hold that
@@ -36,6 +37,9 @@ class Calibration:
     n_lacks: int
     """Claims that a model lacks a feature."""
     wrong_lacks: int
+    """Where it has more than a little of it."""
+    faint: int
+    """Where it has a little of it."""
     n_has: int
     """Claims that a model has it."""
     wrong_has: int
@@ -70,14 +74,15 @@ def calibration(
     p_values: tuple[Float[Tensor, "feature model"], Float[Tensor, "feature model"]],
     *,
     threshold: float = 0.15,
+    even: float = 0.3,
     population: Float[Tensor, "feature model"] | None = None,
 ) -> Calibration:
     """Hold labels, intervals (low, high) and p-values (lacks, has) against `truth`.
 
     `population` are shares from a much larger sample. `assignment` names each concept's feature (`scores.assign`);
-    `threshold` is LabelSettings.exclusive_share.
+    `threshold` and `even` are LabelSettings.exclusive_share and even_share, t and e.
     """
-    boundary = 2 * threshold / truth.shape[1]
+    boundary, much = 2 * threshold / truth.shape[1], 2 * even / truth.shape[1]
     known = assignment >= 0
     truth, feature = truth[known], assignment[known]
     names = list(labels)
@@ -88,7 +93,8 @@ def calibration(
     whole = truth if population is None else population[feature].double()
     return Calibration(
         n_lacks=int(lacks.sum()),
-        wrong_lacks=int((lacks & (truth >= boundary)).sum()),
+        wrong_lacks=int((lacks & (truth >= much)).sum()),
+        faint=int((lacks & (truth >= boundary) & (truth < much)).sum()),
         n_has=int(has.sum()),
         wrong_has=int((has & (truth < boundary)).sum()),
         n_intervals=int(measured.sum()),
