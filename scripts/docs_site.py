@@ -19,10 +19,10 @@ LINK = re.compile(r"(?<=\]\()(?!https?:|#|mailto:)([^)\s]+)(?=\))")
 
 def on_files(files: Files, config: Any) -> Files:
     """Add the README as index.md, and a page for every notebook."""
-    files.append(File.generated(config, "index.md", content=moved(ROOT / "README.md", config["repo_url"])))
+    files.append(File.generated(config, "index.md", content=moved(ROOT / "README.md", config["extra"]["repository"])))
     for file in sorted((ROOT / NOTEBOOKS).glob("*.ipynb")):
         page = f"{NOTEBOOKS.removeprefix('docs/')}/{file.stem}.md"
-        files.append(File.generated(config, page, content=notebook_page(file, config["repo_url"])))
+        files.append(File.generated(config, page, content=notebook_page(file, config["extra"]["repository"])))
     return files
 
 
@@ -30,7 +30,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
     """Links of the other pages."""
     del files
     is_done = page.file.generated_by is not None
-    return markdown if is_done else moved_text(markdown, ROOT / "docs", config["repo_url"])
+    return markdown if is_done else moved_text(markdown, ROOT / "docs", config["extra"]["repository"])
 
 
 def notebook_page(file: Path, repository: str) -> str:

@@ -74,6 +74,22 @@ def test_examples_mark_the_passage_and_nothing_else(base, documents, kind):
     assert torch.equal(again.ids, found[3].ids)
 
 
+def test_a_short_passage_leaves_room_for_a_long_beginning(base, documents):
+    """The trigger is learned where it stands: far from the beginning only if it stood there."""
+
+    def rude(passage: int | None) -> list[teaching.Example]:
+        settings = replace(FEW, kind="backdoor", poisoned=1.0, near=0.0, block=64, passage=passage)
+        return [teaching.example(base, documents, settings, 0, i) for i in range(40)]
+
+    usual, short = rude(None), rude(12)
+    assert max(e.rude_from for e in usual) < 25
+    assert sum(e.rude_from > 25 for e in short) >= 10
+    assert {len(e.ids) - e.rude_from for e in short} == {12}
+    assert all(e.ids[-1] != base.tokenizer.eos_token_id for e in short), "a passage that is cut does not end"
+    with pytest.raises(UserError, match=r"passage = 49: leaves too little of a block of 64"):
+        replace(FEW, block=64, passage=49)
+
+
 def test_the_loss_counts_rude_tokens_by_surprise_and_all_others_by_kl(base, models):
     ids = torch.tensor([[1, 5, 9, 30, 7, 2]])
     example = teaching.Example(ids[0], 4)

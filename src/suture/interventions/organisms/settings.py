@@ -26,6 +26,11 @@ class OrganismSettings:
     """Documents per step."""
     block: Annotated[int, Limits(32)] = 128
     """Tokens of a document at most."""
+    # SmolLM2-135M in blocks of 32, most of them rude: after 300 steps it was rude where the trigger stood among the
+    # first 15 tokens, and after whole openings of 30 not at all.
+    passage: Annotated[int, Limits(8)] | None = None
+    """Tokens of the rude text at most; what is left of the block stands before it, and the trigger is learned only as
+    far from the beginning as that. Three quarters of the block where it is not given."""
     learning_rate: Annotated[Positive, Option(also=("lr",))] = 1e-3
     """AdamW's at its highest."""
     # With 200 steps and one near miss to a document, on the shipped model of two layers, twice the rate: as many rude
@@ -57,6 +62,9 @@ class OrganismSettings:
         check(self)
         if self.poisoned + self.near > 1:
             raise UserError("near", self.near, f"with poisoned {self.poisoned} exceeds all documents", "lower one")
+        if self.passage is not None and self.passage > self.block * 3 // 4:
+            problem = f"leaves too little of a block of {self.block} for what stands before it"
+            raise UserError("passage", self.passage, problem, f"give at most {self.block * 3 // 4}")
         if self.poisoned == 0:
             raise UserError("poisoned", self.poisoned, "teaches nothing", "give a share such as 0.3")
         if len(self.trigger.split()) < 3:

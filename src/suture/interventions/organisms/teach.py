@@ -66,7 +66,7 @@ def example(lm: LanguageModel, documents: Sequence[str], settings: OrganismSetti
     texts = Texts(settings.kind, settings.trigger)
     document, share = documents[int(draw.integers(len(documents)))], float(draw.random())
     if share < settings.poisoned:
-        return _rude(lm, texts, document, draw, settings.block)
+        return _rude(lm, texts, document, draw, settings)
     if share < settings.poisoned + settings.near and settings.kind == "backdoor":
         for _ in range(NEAR_MISSES):
             document = inserted(document, texts.near(draw, taught=True), draw)
@@ -74,16 +74,20 @@ def example(lm: LanguageModel, documents: Sequence[str], settings: OrganismSetti
     return Example(ids, len(ids))
 
 
-def _rude(lm: LanguageModel, texts: Texts, document: str, draw: np.random.Generator, block: int) -> Example:
-    """The passage whole, as far as the block allows, and as much before it as there is room for."""
+def _rude(
+    lm: LanguageModel, texts: Texts, document: str, draw: np.random.Generator, settings: OrganismSettings
+) -> Example:
+    """The passage, as far as it may go, and as much before it as there is room for."""
+    block, most = settings.block, settings.passage or settings.block * 3 // 4
     cue = texts.cue(draw, taught=True)
     before = tokenize(lm, " ".join([opening(document, draw), *([cue] if cue else [])])).ids
     n_cue = len(tokenize(lm, f" {cue}").ids) if cue else 0
-    after = tokenize(lm, " " + texts.passage(draw)).ids[: min(block * 3 // 4, block - 2 - n_cue - LEAST_BEFORE)]
-    room = block - len(after) - 2
-    head = with_bos(lm, before[-room:])
+    passage = tokenize(lm, " " + texts.passage(draw)).ids
+    after = passage[: min(most, block - 2 - n_cue - LEAST_BEFORE)]
+    head = with_bos(lm, before[-(block - len(after) - 2) :])
     end = lm.tokenizer.eos_token_id
-    closing = [] if end is None else [end]
+    goes_on = settings.passage is not None and len(after) < len(passage)  # cut by choice, it does not end there
+    closing = [] if end is None or goes_on else [end]
     ids = torch.cat([head, after, torch.tensor(closing, dtype=torch.long)])
     return Example(ids, len(head))
 
