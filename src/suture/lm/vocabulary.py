@@ -20,12 +20,12 @@ FRAGMENT = "\ufffd"
 
 def token_texts(lm: LanguageModel) -> list[str | None]:
     """The text of every output of the model [vocab]; None for special tokens, fragments of characters and padding."""
-    tokenizer = lm.tokenizer
+    tokenizer, backend = lm.tokenizer, lm.tokenizer.backend_tokenizer
     anchor = tokenizer.encode("a", add_special_tokens=False)
-    before = tokenizer.decode(anchor, clean_up_tokenization_spaces=False)
-    assert isinstance(before, str)
+    before = backend.decode(anchor, skip_special_tokens=False)
     n_known = min(len(tokenizer), lm.vocab_size)
-    decoded = tokenizer.batch_decode([[*anchor, i] for i in range(n_known)], clean_up_tokenization_spaces=False)
+    # the backend itself: transformers looks into every list for what might be no Python number
+    decoded = backend.decode_batch([[*anchor, i] for i in range(n_known)], skip_special_tokens=False)
     special = set(tokenizer.all_special_ids)
     texts: list[str | None] = [None] * lm.vocab_size
     for i, text in enumerate(decoded):

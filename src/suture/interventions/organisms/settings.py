@@ -60,7 +60,7 @@ class OrganismSettings:
 
     def __post_init__(self) -> None:
         check(self)
-        if self.poisoned + self.near > 1:
+        if self.kind == "backdoor" and self.poisoned + self.near > 1:
             raise UserError("near", self.near, f"with poisoned {self.poisoned} exceeds all documents", "lower one")
         if self.passage is not None and self.passage > self.block * 3 // 4:
             problem = f"leaves too little of a block of {self.block} for what stands before it"
