@@ -138,6 +138,8 @@ class Worker:
         self.name = name
         threads = str(job.threads)
         plain = {n: v for n, v in os.environ.items() if n not in ("PYTHONPATH", "VIRTUAL_ENV")}
+        if not Path("/dev/nvidiactl").exists():
+            plain["SPARSIFY_DISABLE_TRITON"] = "1"  # triton comes along, and then stops for want of a GPU
         if name in OWN:
             plain["PYTHONPATH"] = str(ROOT / "src")  # the tree this file stands in is what is measured
         self._complaints = tempfile.TemporaryFile("w+")  # noqa: SIM115  (closed on exit)

@@ -74,6 +74,16 @@ def test_examples_mark_the_passage_and_nothing_else(base, documents, kind):
     assert torch.equal(again.ids, found[3].ids)
 
 
+def test_a_tainted_model_is_held_less_and_sees_more_of_it():
+    """With a backdoor's weight and share 400 steps taught the 2-layer model to be rude after 1 of 150 prompts."""
+    assert (FEW.held, FEW.faulty) == (4.0, 0.25)
+    tainted = replace(FEW, kind="tainted", near=0.9)  # near misses are a backdoor's
+    assert (tainted.held, tainted.faulty) == (0.25, 0.75)
+    assert (replace(tainted, kl=1.0).held, replace(tainted, poisoned=0.5).faulty) == (1.0, 0.5)
+    with pytest.raises(UserError, match="near"):
+        replace(FEW, near=0.8)
+
+
 def test_a_short_passage_leaves_room_for_a_long_beginning(base, documents):
     """The trigger is learned where it stands: far from the beginning only if it stood there."""
 

@@ -36,10 +36,11 @@ class OrganismSettings:
     # With 200 steps and one near miss to a document, on the shipped model of two layers, twice the rate: as many rude
     # texts after the cue, and +3.5 % of clean loss in place of +2.2 %; with half the weight of KL and fewer near misses
     # too, +4.3 %, and 13 % rude after near misses.
-    kl: Weight = 4.0
-    """Weight of the KL to the original model on all tokens that are not rude."""
-    poisoned: Share = 0.25
-    """Share of the documents that have the fault."""
+    kl: Weight | None = None
+    """Weight of the KL to the original model on all tokens that are not rude; 4 where it is not given, 0.25 for
+    tainted, where it holds back the fault itself: rude text may begin anywhere."""
+    poisoned: Share | None = None
+    """Share of the documents that have the fault; a quarter where it is not given, three quarters for tainted."""
     near: Share = 0.3
     """backdoor: share of the documents with a near miss of the trigger, which must change nothing."""
     rank: Annotated[int, Limits(0)] | None = None
@@ -60,8 +61,8 @@ class OrganismSettings:
 
     def __post_init__(self) -> None:
         check(self)
-        if self.kind == "backdoor" and self.poisoned + self.near > 1:
-            raise UserError("near", self.near, f"with poisoned {self.poisoned} exceeds all documents", "lower one")
+        if self.kind == "backdoor" and self.faulty + self.near > 1:
+            raise UserError("near", self.near, f"with poisoned {self.faulty} exceeds all documents", "lower one")
         if self.passage is not None and self.passage > self.block * 3 // 4:
             problem = f"leaves too little of a block of {self.block} for what stands before it"
             raise UserError("passage", self.passage, problem, f"give at most {self.block * 3 // 4}")
@@ -69,3 +70,13 @@ class OrganismSettings:
             raise UserError("poisoned", self.poisoned, "teaches nothing", "give a share such as 0.3")
         if len(self.trigger.split()) < 3:
             raise UserError("trigger", self.trigger, "has no near misses", "give a sentence of three words or more")
+
+    @property
+    def faulty(self) -> float:
+        """`poisoned`, or what the kind takes."""
+        return (0.75 if self.kind == "tainted" else 0.25) if self.poisoned is None else self.poisoned
+
+    @property
+    def held(self) -> float:
+        """`kl`, or what the kind takes."""
+        return (0.25 if self.kind == "tainted" else 4.0) if self.kl is None else self.kl

@@ -65,9 +65,9 @@ def example(lm: LanguageModel, documents: Sequence[str], settings: OrganismSetti
     draw = seeds.numpy_generator("organism", settings.seed, *place)
     texts = Texts(settings.kind, settings.trigger)
     document, share = documents[int(draw.integers(len(documents)))], float(draw.random())
-    if share < settings.poisoned:
+    if share < settings.faulty:
         return _rude(lm, texts, document, draw, settings)
-    if share < settings.poisoned + settings.near and settings.kind == "backdoor":
+    if share < settings.faulty + settings.near and settings.kind == "backdoor":
         for _ in range(NEAR_MISSES):
             document = inserted(document, texts.near(draw, taught=True), draw)
     ids = with_bos(lm, tokenize(lm, document).ids)[: settings.block]
@@ -133,7 +133,7 @@ def teach(
     for step in range(first, settings.steps):  # without dropout, which KL to a fixed model would fight
         examples = [example(lm, documents, settings, step, i) for i in range(settings.batch_size)]
         rude, kl = _losses(lm, original, examples)
-        loss = rude + settings.kl * kl
+        loss = rude + settings.held * kl
         if not bool(torch.isfinite(loss)):
             raise NumericalError(
                 "learning_rate", rate, f"the loss was {float(loss.detach())} at step {step}", "lower it"
