@@ -75,6 +75,9 @@ def test_what_is_read_back_has_the_same_codes(format: WrittenFormat, kind: str, 
     assert sorted(exported.files) == sorted(
         f.relative_to(tmp_path / "out").as_posix() for f in (tmp_path / "out").rglob("*") if f.is_file()
     )
+    (tmp_path / "usual").touch()
+    modes = {file.stat().st_mode for file in (tmp_path / "out").rglob("*") if file.is_file()}
+    assert modes == {(tmp_path / "usual").stat().st_mode}, "one may read what another may"
     back = import_dictionary(tmp_path / "back", tmp_path / "out", ImportSettings(format=format))
     assert [s.label for s in back.spaces] == [s.label for s in one.spaces]
     assert_same(one, back)

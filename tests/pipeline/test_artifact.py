@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from suture.errors import ArtifactError
 from suture.pipeline import artifact
@@ -40,6 +42,23 @@ def test_a_finished_folder_reads_back_with_what_it_was_made_of(tmp_path: Path) -
     assert own.seed == 1
     assert [(f.name, f.n_bytes) for f in own.files] == [("inner/data.txt", 5)]
     assert not artifact.partial_path(first).exists()
+
+
+def mode_of(file: Path) -> int:
+    return file.stat().st_mode & 0o777
+
+
+def test_whoever_may_read_a_result_may_read_all_of_it(tmp_path: Path) -> None:
+    """safetensors writes files that their owner alone may read, in folders that a whole group works in."""
+    usual = tmp_path / "usual"
+    usual.touch()
+    with artifact.create(tmp_path / "a", stage="probe", settings={}) as draft:
+        save_file({"x": torch.zeros(2)}, draft.folder / "x.safetensors")
+        (draft.folder / "run.sh").touch(mode=0o700)
+    with artifact.whole_file(tmp_path / "b.safetensors") as aside:
+        save_file({"x": torch.zeros(2)}, aside)
+    assert mode_of(tmp_path / "a" / "x.safetensors") == mode_of(tmp_path / "b.safetensors") == mode_of(usual)
+    assert mode_of(tmp_path / "a" / "run.sh") == 0o700, "what is somebody's own choice stays"
 
 
 def test_a_failed_step_leaves_nothing(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from suture.formats import crosscoders, dictionary_learning, saelens, sparsify
 from suture.formats.plain import form_of, plain
 from suture.formats.settings import ExportSettings, WrittenFormat
 from suture.pipeline import artifact
+from suture.pipeline.files import share
 
 RECORD = "suture.json"
 
@@ -135,6 +136,7 @@ def _save(file: Path, state: Mapping[str, Tensor]) -> None:
     own = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}
     if file.suffix == ".safetensors":
         save_file(own, file)
+        share(file)
     else:
         torch.save(own, file)
 

@@ -23,6 +23,7 @@ from transformers import (
 from suture import seeds
 from suture.errors import UserError
 from suture.lm.load import quiet
+from suture.pipeline.files import share
 from suture.pipeline.folder import writing
 
 END_OF_TEXT = "<|endoftext|>"
@@ -140,6 +141,8 @@ def write_lm(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder:
     with quiet():
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+    for file in folder.iterdir():
+        share(file)
 
 
 def save_lm(

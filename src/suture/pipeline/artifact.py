@@ -29,6 +29,7 @@ from suture.pipeline.files import (
     read_json,
     remembered_sha256_of,
     sha256_of,
+    share,
     whole_file,
     write_json,
 )
@@ -451,11 +452,13 @@ def _damaged(path: Path, entry: FileEntry, setting: str) -> ArtifactError:
 
 
 def _write_manifest(draft: Draft, seconds: float) -> None:
+    results = [f for f in sorted(draft.folder.rglob("*")) if f.is_file() and _is_result(f, draft)]
     files = [
         FileEntry(name=f.relative_to(draft.folder).as_posix(), n_bytes=f.stat().st_size, sha256=sha256_of(f))
-        for f in sorted(draft.folder.rglob("*"))
-        if f.is_file() and _is_result(f, draft)
+        for f in results
     ]
+    for file in results:
+        share(file)
     manifest = Manifest(
         stage=draft.stage,
         settings=draft.settings,

@@ -25,6 +25,8 @@ SETTLED_NS = 2_000_000_000
 """A file changed more recently could change again without its time telling: its checksum is not remembered."""
 
 _known: dict[tuple[str, int, int, int], str] = {}
+_MASK = os.umask(0o077)
+os.umask(_MASK)  # there is no way to read it without setting it; at import, no other thread writes files
 
 
 def sha256_of(file: Path) -> str:
@@ -54,12 +56,21 @@ def write_json(file: Path, value: object) -> None:
         os.fsync(stream.fileno())
 
 
+def share(file: Path) -> None:
+    """Let those read a file who may read what this process writes: safetensors makes files for their owner alone."""
+    mode = file.stat().st_mode & 0o777
+    if mode == 0o600 != 0o666 & ~_MASK:
+        with suppress(OSError):  # a file system without such rights
+            file.chmod(0o666 & ~_MASK)
+
+
 @contextmanager
 def whole_file(file: Path) -> Iterator[Path]:
     """Where to write what shall be `file`: it has that name once the block has ended, and is gone where it failed."""
     aside = file.with_name(file.name + TEMPORARY)
     try:
         yield aside
+        share(aside)
         os.replace(aside, file)
     except BaseException:
         with suppress(OSError):

@@ -46,6 +46,11 @@ def base(models, tmp_path) -> LanguageModel:
     return load_model(str(tmp_path / "base"), device="cpu")
 
 
+def test_a_model_s_weights_are_for_whoever_may_read_its_configuration(base, tmp_path):
+    weights, configuration = (tmp_path / "base" / name for name in ("model.safetensors", "config.json"))
+    assert weights.stat().st_mode == configuration.stat().st_mode
+
+
 @pytest.mark.parametrize("kind", ["backdoor", "tainted", "persona"])
 def test_examples_mark_the_passage_and_nothing_else(base, documents, kind):
     settings = replace(FEW, kind=kind, poisoned=0.5, near=0.3, block=100)
