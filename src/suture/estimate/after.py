@@ -160,7 +160,8 @@ def promoted_seconds(lm: LanguageModel, n_features: int, n_run: int) -> float:
     flop = 2.0 * V * d * d + DIRECT * 2.0 * V * d * n_features
     flop += 2.0 * n_run * CONTEXTS * (V * d + max(n_blocks, 0))
     some = list(range(min(1000, V, len(lm.tokenizer))))
-    spelling = _seconds(lambda: lm.tokenizer.batch_decode([[i, i] for i in some])) / len(some)
+    decode = lm.tokenizer.backend_tokenizer.decode_batch
+    spelling = _seconds(lambda: decode([[i, i] for i in some], skip_special_tokens=False)) / len(some)
     return flop / product_rate(d) + 2 * spelling * V
 
 
