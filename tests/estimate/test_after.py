@@ -139,6 +139,20 @@ def test_a_line_through_two_points(monkeypatch: pytest.MonkeyPatch) -> None:
     assert fixed == pytest.approx(5 - 1024 * 20 / 3072, abs=1e-9) or fixed == 0.0
 
 
+def test_the_two_points_lie_as_far_out_as_time_and_rows_allow(monkeypatch: pytest.MonkeyPatch) -> None:
+    def line(seconds: list[float], n_available: int) -> tuple[list[int], tuple[float, float]]:
+        times, asked = iter(seconds), list[int]()
+        monkeypatch.setattr(after, "_seconds", lambda run: run() or next(times))
+        return asked, after._two_points(asked.append, n_available)
+
+    asked, (fixed, per_row) = line([1.0, 2.0, 3.0, 4.0], 40_000)
+    assert asked == [1024, 1024, 4096, 16384, 40_000]
+    assert per_row == pytest.approx(1 / (40_000 - 16384))
+    assert fixed == pytest.approx(4 - 40_000 * per_row)
+    assert line([1.0, 2.0, 13.0], 10**6)[0] == [1024, 1024, 4096, 16384], "one that takes long is the last"
+    assert line([1.0, 2.0, 3.0, 4.0], 10**9)[0][-1] == 65_536
+
+
 def test_promoted_tokens_cost_more_with_more_features(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(after, "product_rate", lambda _width: 1e9)
     lm = load_model("tinystories-1l", device="cpu")

@@ -45,7 +45,8 @@ TEXT_CHARACTERS = 400
 """Of the text that is spliced and checked."""
 ROWS_OF_A_DOCUMENT = 8
 LEAST_ROWS, MOST_ROWS = 256, 4096
-"""Rows that features are described on."""
+"""Rows that features are described on; more, up to FAR_ROWS, as long as that takes less than LONG seconds."""
+FAR_ROWS, LONG = 65_536, 12.0
 CAUSAL_EACH_LABEL = 8
 N_LABELS = (2, 3, 6)
 """Labels that live features carry, of which `causal` takes some each: at least, usually, at most."""
@@ -119,13 +120,20 @@ def probe_after(stage: str, given: Material, page: Page | None = None) -> AfterP
 
 
 def _two_points(run: Callable[[int], object], n_available: int, least: int = LEAST_ROWS) -> tuple[float, float]:
-    """(seconds at no rows, seconds of a row)."""
+    """(seconds at no rows, seconds of a row).
+
+    The further out the better: on few rows each one more brings new examples and new pairs of features, and costs six
+    times what it costs among 100,000.
+    """
     most = min(n_available, MOST_ROWS)
     few = max(most // 4, min(least, most))
     run(few)  # what is loaded at first use is no part of it
-    times = [_seconds(lambda n=n: run(n)) for n in (few, most)]
-    per_row = max(times[1] - times[0], 0.0) / max(most - few, 1)
-    return max(times[1] - per_row * most, 0.0), per_row
+    first, last = (_seconds(lambda n=n: run(n)) for n in (few, most))
+    while most < min(n_available, FAR_ROWS) and last < LONG:
+        few, most = most, min(4 * most, n_available, FAR_ROWS)
+        first, last = last, _seconds(lambda n=most: run(n))
+    per_row = max(last - first, 0.0) / max(most - few, 1)
+    return max(last - per_row * most, 0.0), per_row
 
 
 def _seconds(run: Callable[[], object]) -> float:
