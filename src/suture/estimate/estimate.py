@@ -164,10 +164,8 @@ class _Estimator:
         collections = list(dict.fromkeys(cell.collect for cell in cells if cell.collect is not None))
         trainings = _trainings(cells)
         shapes = {_shape_key(own) for _, owns in trainings for own in owns}
-        n, done = (
-            1 + len(collections) + len(shapes) + len({(_pair_key(c), s) for c in cells for s in self._after(c)}),
-            0,
-        )
+        later = {(_pair_key(cell), stage) for cell in cells for stage in self._after(cell)}
+        n, done = 1 + len(collections) + len(shapes) + len(later), 0
         for settings in collections:  # 1
             self.problems += fits.check_models(settings, self.free)
         if self.problems:
