@@ -4,8 +4,9 @@
 2. Splicing, the causal check and steering each run on the beginnings of a few documents that training never saw. In the
    same run, so that a shared machine slows both alike, the time inside every forward pass of the models is taken, head
    included; a pass that only repeats an earlier one (the same tokens as far as the hookpoint) counts as none needed.
-3. Describing features needs encodings: of every row from all models together and from each alone, and decoding it; and
-   passes that run directions through the models. Both are timed inside of it.
+3. Describing features needs encodings: of every row from all models together and from each alone, and decoding it;
+   passes that run directions through the models; and every direction through the heads (the direct path). All are
+   timed inside of it.
 4. Reported: seconds of the stage, of the passes it needs, and the ratio. A report needs none and has its seconds alone.
 
     python benchmarks/after.py /tmp/real /tmp/realkeep40/SmolLM2-resid10-x-Gemma-3-resid6 [--documents 4] [--write]
@@ -28,6 +29,7 @@ import torch
 from results import circumstances, table, write_section
 
 from suture.dictionary.dictionary import Dictionary
+from suture.features import logits
 from suture.features.describe import features
 from suture.features.table import FeatureTable
 from suture.interventions.causal import causal, of_each_label
@@ -81,9 +83,9 @@ class Passes:
 
 
 @contextmanager
-def watched(lms: list[LanguageModel]) -> Iterator[tuple[Passes, Passes]]:
-    """While inside, the time in the models' forward passes, and in the dictionary's encodings."""
-    forward, encoding = Passes(), Passes()
+def watched(lms: list[LanguageModel]) -> Iterator[tuple[Passes, Passes, Passes]]:
+    """While inside, the time in the models' forward passes, in their heads alone, and in the dictionary's encodings."""
+    forward, heads, encoding = Passes(), Passes(), Passes()
 
     def timing(run: Callable[..., Any], number: int) -> Callable[..., Any]:
         @functools.wraps(run)
@@ -95,10 +97,10 @@ def watched(lms: list[LanguageModel]) -> Iterator[tuple[Passes, Passes]]:
 
         return call
 
-    def coding(run: Callable[..., Any]) -> Callable[..., Any]:
+    def plainly(run: Callable[..., Any], into: Passes) -> Callable[..., Any]:
         @functools.wraps(run)
         def call(*args: Any, **kwargs: Any) -> Any:
-            with encoding.timed():
+            with into.timed():
                 return run(*args, **kwargs)
 
         return call
@@ -107,8 +109,9 @@ def watched(lms: list[LanguageModel]) -> Iterator[tuple[Passes, Passes]]:
         for number, lm in enumerate(lms):
             kept.enter_context(patch.object(lm.model, "forward", timing(lm.model.forward, number)))
         for name in ENCODERS:
-            kept.enter_context(patch.object(Dictionary, name, coding(getattr(Dictionary, name))))
-        yield forward, encoding
+            kept.enter_context(patch.object(Dictionary, name, plainly(getattr(Dictionary, name), encoding)))
+        kept.enter_context(patch.object(logits, "centred_logits", plainly(logits.centred_logits, heads)))
+        yield forward, heads, encoding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,11 +120,12 @@ class Run:
 
     seconds: float
     forward: Passes
+    heads: Passes
     encoding: Passes
 
     @property
     def needed(self) -> float:
-        return self.forward.needed + self.encoding.needed
+        return self.forward.needed + self.heads.needed + self.encoding.needed
 
     @property
     def ratio(self) -> float:
@@ -170,15 +174,16 @@ def main() -> None:
         every = stages(given.pair, lms, given.documents, Path(folder))
         for _ in range(given.rounds):
             for name in given.stages:
-                with watched(lms) as (forward, encoding):
+                with watched(lms) as (forward, heads, encoding):
                     started = time.perf_counter()
                     every[name]()
                     seconds = time.perf_counter() - started
-                found[name].append(Run(seconds=seconds, forward=forward, encoding=encoding))
+                found[name].append(Run(seconds=seconds, forward=forward, heads=heads, encoding=encoding))
                 print(name, f"{seconds:.1f} s", forward.n, f"{forward.seconds:.1f}", forward.n_repeated,
-                      f"{forward.repeated:.1f}", "encodings", f"{encoding.seconds:.1f}", flush=True)  # fmt: skip
+                      f"{forward.repeated:.1f}", "heads", f"{heads.seconds:.1f}",
+                      "encodings", f"{encoding.seconds:.1f}", flush=True)  # fmt: skip
     lines = [_line(name, runs) for name, runs in found.items()]
-    head = ["stage", "seconds", "passes: n", "needed, s", "encodings: s", "stage / needed"]
+    head = ["stage", "seconds", "passes: n", "needed, s", "heads alone: s", "encodings: s", "stage / needed"]
     text = "\n\n".join(
         [
             "## After training",
@@ -196,9 +201,10 @@ def _line(name: str, runs: list[Run]) -> list[str]:
     seconds = f"{median(r.seconds for r in runs):,.0f}"
     n = runs[0].forward.n
     if not n:
-        return [name, seconds, "0", "-", "-", "-"]
-    needed, encoded = (median(v) for v in ([r.forward.needed for r in runs], [r.encoding.needed for r in runs]))
-    return [name, seconds, f"{n:,}", f"{needed:,.0f}", f"{encoded:,.1f}", f"{median(r.ratio for r in runs):.2f}"]
+        return [name, seconds, "0", *["-"] * 4]
+    parts = [[r.forward.needed for r in runs], [r.heads.needed for r in runs], [r.encoding.needed for r in runs]]
+    passes = [f"{median(part):,.1f}" for part in parts]
+    return [name, seconds, f"{n:,}", *passes, f"{median(r.ratio for r in runs):.2f}"]
 
 
 if __name__ == "__main__":

@@ -81,7 +81,6 @@ def test_firing_together_is_the_correlation_of_firing(
     case: Case, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(details_module, "CHUNK", at_once)
-    monkeypatch.setattr(details_module, "PAIRS_AT_ONCE", at_once)
     feature, correlation, n_rows = fires_together(case.stats.joint)
     fires = (case.stats.joint.dense() > 0).double()
     assert n_rows == len(fires)

@@ -5,18 +5,19 @@ import pytest
 import torch
 
 from suture.features import logits
-from suture.features.logits import direct_path, spelled
+from suture.features.logits import direct_path, largest, spelled
+from suture.lm.unembedding import Derivative
 
 
 def test_promoted_tokens_are_those_of_the_full_product(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logits, "CHUNK_LOGITS", 100)  # several chunks
     generator = torch.Generator().manual_seed(0)
-    directions, unembedding = torch.randn(9, 5, generator=generator), torch.randn(40, 5, generator=generator)
-    full = (directions.double() @ unembedding.double().T).numpy()
+    directions, inner, head = (torch.randn(n, 5, generator=generator) for n in (9, 5, 40))
+    full = (directions.double() @ inner.double() @ head.double().T).numpy()
     full = (full - full.mean(1, keepdims=True)) / directions.double().norm(dim=1, keepdim=True).numpy()
     known = torch.tensor([i for i in range(40) if i % 7])  # the others are no tokens
     full[:, ::7] = 0
-    path = direct_path(directions, unembedding, known, n_top=3)
+    path = direct_path(directions, Derivative(inner=inner, head=head), known, n_top=3)
     texts = tuple(f"t{i}" for i in range(40))
     for i in range(9):
         order = [j for j in np.argsort(full[i]) if j % 7]
@@ -29,9 +30,9 @@ def test_promoted_tokens_are_those_of_the_full_product(monkeypatch: pytest.Monke
 
 
 def test_lengths_do_not_matter_and_small_vocabularies_do_not_hurt() -> None:
-    unembedding = torch.eye(4)
+    plain = Derivative(inner=torch.eye(4), head=torch.eye(4))
     direction = torch.tensor([[0.0, 3.0, 0.0, 0.0]])
-    path = direct_path(torch.cat([direction, 10 * direction, 0 * direction]), unembedding, torch.arange(4), n_top=10)
+    path = direct_path(torch.cat([direction, 10 * direction, 0 * direction]), plain, torch.arange(4), n_top=10)
     assert path.promoted.shape == (3, 4)
     assert path.promoted[:2, 0].tolist() == [1, 1]
     assert torch.equal(path.promoted_logit[0], path.promoted_logit[1])
@@ -44,7 +45,8 @@ def test_every_known_entry_is_counted_in_its_bin() -> None:
     known = torch.tensor([i for i in range(300) if i % 7])
     centred = unembedding.double() - unembedding.double().mean(0)
     full = (torch.nn.functional.normalize(directions.double(), dim=-1) @ centred.T)[:, known].numpy()
-    path = direct_path(torch.cat([directions, 0 * directions[:1]]), unembedding, known, n_top=3)
+    plain = Derivative(inner=torch.eye(5), head=unembedding)
+    path = direct_path(torch.cat([directions, 0 * directions[:1]]), plain, known, n_top=3)
     for i, logit in enumerate(full):
         farthest = abs(logit).max()
         expected, _ = np.histogram(logit, bins=logits.N_BINS, range=(-farthest, farthest))
@@ -54,3 +56,20 @@ def test_every_known_entry_is_counted_in_its_bin() -> None:
         assert side["farthest"] == pytest.approx(farthest, rel=1e-3)
         assert side["counts"] == path.counts[i].tolist()
     assert path.counts[6].nonzero()[:, 0].tolist() == [logits.N_BINS // 2]  # nothing moved
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("n_entries", [5, 64, 100, 131])
+def test_the_largest_of_long_rows_are_those_of_a_sort(
+    n_entries: int, sign: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks of 8 and more, with entries left over, and several of the largest in one block."""
+    monkeypatch.setattr(logits, "BLOCKS", 8)
+    generator = torch.Generator().manual_seed(2)
+    values = torch.stack([torch.randperm(n_entries, generator=generator) for _ in range(50)]).float()
+    values[0, ::8] += 1000.0 * sign  # all in one block
+    values[1, -3:] += 1000.0 * sign  # none in any, where some are left over
+    found, columns = largest(values, 4, sign=sign)
+    expected = (sign * values).sort(dim=1, descending=True).values[:, :4] * sign
+    assert torch.equal(found, expected)
+    assert torch.equal(values.gather(1, columns), expected)

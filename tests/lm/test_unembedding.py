@@ -45,7 +45,7 @@ def quotient(lm: LanguageModel, text: str, position: int, direction: Tensor, ste
 def test_it_is_the_difference_quotient_of_the_last_step(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lm_unembedding, "POINTS", 2)
     lm = tiny_family(family)
-    found = mean_derivative(lm, last_stream(lm, TEXTS))
+    found = mean_derivative(lm, last_stream(lm, TEXTS)).whole()
     assert found.shape == (VOCABULARY, WIDTH)
     generator = torch.Generator().manual_seed(1)
     direction = torch.randn(WIDTH, generator=generator)
@@ -75,7 +75,7 @@ def test_what_no_plain_head_explains_is_derived_whole(monkeypatch: pytest.Monkey
 def test_entries_show_their_spaces_and_lone_bytes_and_none_lies_beyond_the_tokenizer() -> None:
     lm = tiny_family("llama")
     out = unembedding(lm, TEXTS)
-    assert out.weight.shape == (VOCABULARY, WIDTH)
+    assert out.derivative.whole().shape == (VOCABULARY, WIDTH)
     assert len(out.texts) == VOCABULARY
     assert out.ids.tolist() == list(range(len(lm.tokenizer)))
     assert len(lm.tokenizer) < VOCABULARY

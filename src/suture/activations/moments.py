@@ -130,24 +130,61 @@ class Moments:
             target: those mapped to.
             penalty: lambda, as a part of the mean variance of a source coordinate.
         """
-        own = self.covariance(source, source)
-        floor = penalty * own.diagonal().mean().clamp_min(1e-12)
-        own = own + floor * torch.eye(len(own), dtype=own.dtype, device=own.device)
-        return torch.linalg.solve(own, self.covariance(source, target))
+        return self.between(source, target).map(penalty)
 
     def affine(self, source: int | Sequence[int], target: int | Sequence[int], *, penalty: float = RIDGE) -> AffineMap:
         """The same with the means around it: from rows to rows."""
-        matrix = self.map(source, target, penalty=penalty)
-        return AffineMap(matrix, source_mean=self.mean(source), target_mean=self.mean(target))
+        return self.between(source, target).affine(penalty)
 
     def explained(self, fitted: AffineMap, source: int | Sequence[int], target: int | Sequence[int]) -> float:
         """R2 of a map (fitted on other rows) on the rows of these moments: the share of the targets' variance."""
-        spread = self.covariance(target, target).diagonal().sum()
-        P, cross = fitted.matrix.to(spread), self.covariance(source, target)
-        offset = self.mean(target) - fitted.target_mean.to(spread)
-        offset = offset - (self.mean(source) - fitted.source_mean.to(spread)) @ P
-        error = spread - 2 * (P * cross).sum() + ((self.covariance(source, source) @ P) * P).sum() + offset @ offset
-        return float(1 - error / spread)
+        return self.between(source, target).explained(fitted)
+
+    def between(self, source: int | Sequence[int], target: int | Sequence[int]) -> Between:
+        """What maps from some spaces to others are fitted to, and judged by."""
+        return Between(
+            own=self.covariance(source, source),
+            cross=self.covariance(source, target),
+            spread=self.variance(target).sum(),
+            source_mean=self.mean(source),
+            target_mean=self.mean(target),
+        )
+
+    def variance(self, spaces: int | Sequence[int] | None = None) -> Float[Tensor, "columns"]:
+        """Of these spaces' coordinates side by side; of all when not given."""
+        columns = self.columns(spaces)
+        return self.products.diagonal()[columns] / self.n_rows - (self.total[columns] / self.n_rows).square()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Between:
+    """Second moments of some spaces' rows with others'."""
+
+    own: Float[Tensor, "source source"]
+    cross: Float[Tensor, "source target"]
+    spread: Float[Tensor, ""]
+    """Variance of the targets, all coordinates together."""
+    source_mean: Float[Tensor, "source"]
+    target_mean: Float[Tensor, "target"]
+
+    def map(self, penalty: float) -> Float[Tensor, "source target"]:
+        """As `Moments.map`."""
+        floor = penalty * self.own.diagonal().mean().clamp_min(1e-12)
+        own = self.own.clone()
+        own.diagonal().add_(floor)
+        return torch.linalg.solve(own, self.cross)
+
+    def affine(self, penalty: float) -> AffineMap:
+        """As `Moments.affine`."""
+        return AffineMap(self.map(penalty), source_mean=self.source_mean, target_mean=self.target_mean)
+
+    def explained(self, fitted: AffineMap) -> float:
+        """As `Moments.explained`."""
+        P = fitted.matrix.to(self.spread)
+        offset = self.target_mean - fitted.target_mean.to(P)
+        offset = offset - (self.source_mean - fitted.source_mean.to(P)) @ P
+        error = self.spread - 2 * (P * self.cross).sum() + ((self.own @ P) * P).sum() + offset @ offset
+        return float(1 - error / self.spread)
 
 
 def chosen_affine(
@@ -162,5 +199,6 @@ def chosen_affine(
         target: those mapped to.
         penalties: tried, as parts of the mean variance of a source coordinate.
     """
-    tried = [(fit.affine(source, target, penalty=penalty), penalty) for penalty in penalties]
-    return max(tried, key=lambda one: check.explained(one[0], source, target))
+    fits, checks = fit.between(source, target), check.between(source, target)
+    tried = [(fits.affine(penalty), penalty) for penalty in penalties]
+    return max(tried, key=lambda one: checks.explained(one[0]))

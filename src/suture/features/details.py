@@ -5,7 +5,7 @@
 2. Neighbours by direction: cosine of the decoder rows, all models' parts side by side in each model's unit length, and
    in each model by itself. Dead features are no one's neighbours.
 3. Neighbours by firing: correlation of "fires on this row" (phi) in the code that examples are ranked by, counted over
-   pairs of active features row by row: no matrix of all features is held, but one of some against all.
+   products of sparse matrices: no matrix of all features is held, but one of some against all.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from safetensors.torch import load_file, save_file
+from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from suture.dictionary.codes import Codes
@@ -29,7 +31,6 @@ PER_OCTAVE = 2
 N_NEIGHBOURS = 8
 CHUNK = 2**22
 """Cosines or counts held at a time."""
-PAIRS_AT_ONCE = 2**23
 MAX_PAIRS = 2**28
 """Pairs of active features counted at most; where there are more, of evenly spread rows."""
 
@@ -136,32 +137,26 @@ def fires_together(
     A neighbour shares a row at least.
     """
     codes = _thinned(codes)
-    n_rows, n_features = codes.n_rows, codes.n_features
-    order, row_of, begins = codes.pattern.by_feature
-    crow, per_row = codes.crow.long(), codes.crow.diff().long()
-    count, widest = codes.counts.double(), int(per_row.max()) if n_rows else 0
+    n_rows, n_features, count = codes.n_rows, codes.n_features, codes.counts.double()
+    ones = np.ones(len(codes.feature), dtype=np.int32)
+    fires = csr_matrix((ones, codes.feature.numpy(), codes.crow.numpy()), shape=(n_rows, n_features))
+    by_feature = fires.T.tocsr()
     n = min(n_neighbours, n_features)
     found, values = [], []
     for some in torch.arange(n_features).split(max(1, CHUNK // n_features)):
-        first, last = int(some[0]), int(some[-1]) + 1
-        active = slice(int(begins[first]), int(begins[last]))
-        own, row = codes.feature[order[active]].long() - first, row_of[active].long()
-        both = torch.zeros(len(some) * n_features, dtype=torch.int64)
-        for part in torch.arange(len(row)).split(max(1, PAIRS_AT_ONCE // max(1, widest))):
-            length = per_row[row[part]]
-            begin = crow[row[part]].repeat_interleave(length)
-            inside = torch.arange(int(length.sum())) - (length.cumsum(0) - length).repeat_interleave(length)
-            key = own[part].repeat_interleave(length) * n_features + codes.feature[begin + inside].long()
-            both += torch.bincount(key, minlength=len(both))
-        shared = both.view(len(some), n_features).double()
-        here, there = count[some][:, None], count[None, :]
+        shared = by_feature[some.numpy()] @ fires
+        lengths = torch.from_numpy(np.diff(shared.indptr)).long()
+        other = torch.from_numpy(shared.indices).long()
+        own = torch.arange(len(some)).repeat_interleave(lengths)
+        here, there = count[some][own], count[other]
         spread = (here * (n_rows - here)).sqrt() * (there * (n_rows - there)).sqrt()
-        phi = (n_rows * shared - here * there) / spread
-        phi[(shared == 0) | ~phi.isfinite()] = -torch.inf
-        phi[torch.arange(len(some)), some] = -torch.inf
-        top = phi.topk(n)
+        phi = (n_rows * torch.from_numpy(shared.data) - here * there) / spread
+        dense = torch.full((len(some), n_features), -torch.inf)
+        dense[own, other] = torch.where(phi.isfinite(), phi, -torch.inf).float()
+        dense[torch.arange(len(some)), some] = -torch.inf
+        top = dense.topk(n)
         found.append(torch.where(top.values.isfinite(), top.indices, -1))
-        values.append(torch.where(top.values.isfinite(), top.values, torch.nan).float())
+        values.append(torch.where(top.values.isfinite(), top.values, torch.nan))
     return torch.cat(found), torch.cat(values), n_rows
 
 

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -26,8 +27,10 @@ from suture.features.chosen import STORE, TOP, Encoded, drawn, encoded, stronges
 from suture.features.settings import ChoiceSettings, ContextSettings
 from suture.features.stats import FeatureStats
 from suture.parallel import ALONE, Ranks
+from suture.pipeline.garbage import uncollected
 
 
+@uncollected()
 def examples(
     stats: FeatureStats,
     store: Store,
@@ -71,23 +74,24 @@ def _add(
     window = window.clamp(0, len(store) - 1)
     inside &= store.documents[window] == store.documents[row].unsqueeze(1)
     codes = [_round(_lookup(c, known.rows, window, feature)) for c in (known.joint, *known.solo)]
-    value = _round(_lookup(known.joint, known.rows, row[:, None], feature)[:, 0])
+    value = _round(_lookup(known.joint, known.rows, row[:, None], feature)[:, 0]).tolist()
     begin = inside.long().argmax(dim=1).tolist()
     count = inside.sum(dim=1).tolist()
-    text = _Text(store)
+    # all at once: an array's slice of twenty numbers costs more than the numbers
+    joint, *sides = [[[v or 0 for v in own] for own in c.tolist()] for c in codes]
+    text, document = _Text(store), store.documents[row].tolist()
     for e, (i, r) in enumerate(zip(feature.tolist(), row.tolist(), strict=True)):
         chosen = slice(begin[e], begin[e] + count[e])
         first = r - settings.before + begin[e]
         tokens = text.tokens(first, count[e])
-        joint, *sides = [[v or 0 for v in c[e, chosen].tolist()] for c in codes]
         found[i].append(
             {
                 "kind": kind,
-                "value": float(value[e]),
-                "document": int(store.documents[r]),
+                "value": value[e],
+                "document": document[e],
                 "row": r,
-                "joint": joint,
-                "sides": [{"tokens": tokens, "values": values, "peak": r - first} for values in sides],
+                "joint": joint[e][chosen],
+                "sides": [{"tokens": tokens, "values": side[e][chosen], "peak": r - first} for side in sides],
             }
         )
 
@@ -165,10 +169,9 @@ def passages(
     document = store.documents[rows]
     first = (rows - settings.before - settings.longer).clamp_min(0)
     last = (rows + settings.after + settings.longer).clamp_max(len(store) - 1)
-    begins, ends = _document_ends(store.documents)
-    first = torch.maximum(first, begins[rows])
-    last = torch.minimum(last, ends[rows])
     text, kept = _Text(store), []
+    begin, end = text.around(rows)
+    first, last = torch.maximum(first, begin), torch.minimum(last, end - 1)
     spans: list[list[int]] = []
     for d, a, b in zip(document.tolist(), first.tolist(), last.tolist(), strict=True):
         if spans and spans[-1][0] == d and a <= spans[-1][2] + 1:
@@ -180,28 +183,27 @@ def passages(
     return kept
 
 
-def _document_ends(documents: Int[Tensor, "row"]) -> tuple[Int[Tensor, "row"], Int[Tensor, "row"]]:
-    """Of every row, the first and the last row of the stretch of its document."""
-    _, lengths = torch.unique_consecutive(documents, return_counts=True)
-    last = lengths.cumsum(0) - 1
-    return (last - lengths + 1).repeat_interleave(lengths), last.repeat_interleave(lengths)
-
-
 class _Text:
-    """The store's documents, each read once, cut at the rows' ends."""
+    """The store's documents, each read and cut at its rows' ends once."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self.documents = store.documents.tolist()
-        self.ends = store.ends.tolist()
-        self.texts: dict[int, str] = {}
+        _, lengths = torch.unique_consecutive(store.documents, return_counts=True)
+        self.bounds = torch.cat([torch.zeros_like(lengths[:1]), lengths.cumsum(0)])
+        """Where each stretch of a document's rows begins; one more ends the last."""
+        self.rows: dict[int, list[str]] = {}
+
+    def around(self, rows: Int[Tensor, "row"]) -> tuple[Int[Tensor, "row"], Int[Tensor, "row"]]:
+        """The first row of each row's document, and the one after its last."""
+        number = torch.searchsorted(self.bounds, rows, right=True)
+        return self.bounds[number - 1], self.bounds[number]
 
     def tokens(self, first: int, count: int) -> list[str]:
         """The texts of `count` rows from row `first` on, all in one document."""
-        document = self.documents[first]
-        if document not in self.texts:
-            self.texts[document] = self.store.text(document)
-        text = self.texts[document]
-        begin = self.ends[first - 1] if first > 0 and self.documents[first - 1] == document else 0
-        cuts = [begin, *self.ends[first : first + count]]
-        return [text[a:b] for a, b in pairwise(cuts)]
+        number = bisect_right(self.bounds.numpy(), first) - 1
+        begin = int(self.bounds[number])
+        if number not in self.rows:
+            text = self.store.text(int(self.store.documents[first]))
+            cuts = [0, *self.store.ends[begin : int(self.bounds[number + 1])].tolist()]
+            self.rows[number] = [text[a:b] for a, b in pairwise(cuts)]
+        return self.rows[number][first - begin : first - begin + count]

@@ -79,7 +79,7 @@ def promoted(
 
 def _direct(dictionary: Dictionary, space: int, table: Unembedding, n_top: int) -> list[Side]:
     """1, for every feature of a space."""
-    found = direct_path(dictionary.raw_decoder(space).detach(), table.weight, table.ids, n_top=n_top)
+    found = direct_path(dictionary.raw_decoder(space).detach(), table.derivative, table.ids, n_top=n_top)
     return [spelled(found, table.texts, i) | {"path": DIRECT} for i in range(dictionary.n_features)]
 
 

@@ -13,11 +13,11 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from suture.features.clusters import TwoClusters
 from suture.features.columns import LABEL, REASON, column_called
 from suture.features.details import Details
 from suture.pipeline import artifact
+from suture.pipeline.files import json_line
 from suture.pipeline.result import typed
 from suture.pipeline.table import Column, Table, Tabular
 
@@ -159,16 +160,19 @@ class FeatureTable(Tabular):
     def write(self, folder: Path) -> None:
         """Put the table's files into a folder (of an artifact being written)."""
         save_file({name: column.contiguous() for name, column in self.columns.items()}, folder / NUMBERS)
-        head = f'{{\n"n_features": {self.n_features},\n"models": {_line(list(self.models))},\n"described": [\n'
-        head += ",\n".join(_line(column.to_json()) for column in self.described) + '\n],\n"columns": {\n'
-        body = ",\n".join(f"{_line(name)}: {_line(values)}" for name, values in self.plain_columns().items())
-        (folder / COLUMNS).write_text(f"{head}{body}\n}}\n}}\n", encoding="utf-8")
+        head = b'{\n"n_features": %d,\n"models": %b,\n"described": [\n' % (
+            self.n_features,
+            json_line(list(self.models)),
+        )
+        head += b",\n".join(json_line(column.to_json()) for column in self.described) + b'\n],\n"columns": {\n'
+        body = b",\n".join(b"%b: %b" % (json_line(name), json_line(own)) for name, own in self.plain_columns().items())
+        (folder / COLUMNS).write_bytes(head + body + b"\n}\n}\n")
         for name, rows in ((EXAMPLES, self.examples), (PASSAGES, self.passages), (LOGITS, self.logits)):
-            with (folder / name).open("w", encoding="utf-8") as stream:
-                stream.write("[")
+            with (folder / name).open("wb") as stream:
+                stream.write(b"[")
                 for i, row in enumerate(rows):
-                    stream.write(f"{',' if i else ''}\n{_line(row)}")
-                stream.write("\n]\n")
+                    stream.write((b",\n" if i else b"\n") + json_line(row))
+                stream.write(b"\n]\n")
         if self.details is not None:
             self.details.write(folder)
         artifact.write_json(folder / SUMMARY, self.summary)
@@ -186,6 +190,8 @@ class FeatureTable(Tabular):
     def load(path: str | Path) -> FeatureTable:
         """Read a table that `features` or `save` wrote.
 
+        Examples, passages and promoted tokens, nearly all of its bytes, are read when they are first looked at.
+
         Raises:
             ArtifactError: missing, unfinished, damaged or of another version.
         """
@@ -202,16 +208,46 @@ class FeatureTable(Tabular):
                 labels=tuple(written["columns"][LABEL.name]),
                 reasons=tuple(written["columns"][REASON.name]),
                 columns={name: numbers[name] for name in order},
-                examples=artifact.read_json(path / EXAMPLES),
-                logits=artifact.read_json(path / LOGITS),
-                passages=artifact.read_json(path / PASSAGES) if (path / PASSAGES).is_file() else (),
+                examples=_Listed(path / EXAMPLES),
+                logits=_Listed(path / LOGITS),
+                passages=_Listed(path / PASSAGES) if (path / PASSAGES).is_file() else (),
                 details=Details.read(path),
                 summary=artifact.read_json(path / SUMMARY),
                 specs=tuple(column for column in described if column.name not in texts),
                 path=path,
             )
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            raise ArtifactError("features", path, f"cannot be read ({error})", "describe the features again") from None
+            raise _unreadable(path, error) from None
+
+
+class _Listed(Sequence[Any]):
+    """The list in a table's file, read when it is first looked into."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    @cached_property
+    def values(self) -> list[Any]:
+        try:
+            return artifact.read_json(self.file)
+        except (OSError, ValueError) as error:
+            raise _unreadable(self.file.parent, error) from None
+
+    def __getitem__(self, place: Any) -> Any:
+        return self.values[place]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.values)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __eq__(self, other: object) -> bool:
+        return self.values == (other.values if isinstance(other, _Listed) else other)
+
+
+def _unreadable(path: Path, error: Exception) -> ArtifactError:
+    return ArtifactError("features", path, f"cannot be read ({error})", "describe the features again")
 
 
 def need_table_of(
@@ -231,13 +267,7 @@ def need_table_of(
 
 def _plain(column: Tensor) -> list[float | int | None]:
     """Numbers for JSON, whole ones without a point, seven significant digits."""
-    finite = column.isfinite().tolist()
     return [
-        None if not ok else int(v) if v == int(v) and abs(v) < 2**53 else float(f"{v:.7g}")
-        for v, ok in zip(column.tolist(), finite, strict=True)
+        None if not isfinite(v) else int(v) if v == int(v) and abs(v) < 2**53 else float(f"{v:.7g}")
+        for v in column.tolist()
     ]
-
-
-def _line(value: object) -> str:
-    """JSON on one line: a feature per line keeps a large file readable."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))

@@ -6,10 +6,11 @@ replaced by the vectors in question.
 
 1. Points: the last residual stream at positions of real text, since a norm and a soft cap answer by where they stand.
 2. A(x) = d(head's input) / d(stream) in exact forward derivatives, one for every coordinate of the stream, at every
-   point; averaged, times the head's weights: a matrix from directions to logits.
-3. The product is held against the exact derivative of the whole last step along random directions. If it is that but
-   for a common factor, the matrix times that factor is the mean derivative; it is so wherever nothing but a scaling
-   comes behind the head.
+   point; averaged, and then the head's weights: two matrices from directions to logits. Their product is never made:
+   it would cost as many operations as the logits of hundreds of directions.
+3. They are held against the exact derivative of the whole last step along random directions. If they give that but for
+   a common factor, they are, with that factor, the mean derivative; it is so wherever nothing but a scaling comes
+   behind the head.
 4. If not (soft caps, heads that are no plain matrix), the whole last step is derived for every coordinate: exact too,
    and as costly as so many passes through the head.
 """
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -46,11 +47,24 @@ TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.03, torch.float16: 0.01}
 
 
 @dataclass(frozen=True, kw_only=True)
+class Derivative:
+    """Of a model's logits by its last residual stream, averaged over points of real text; on the model's device."""
+
+    inner: Float[Tensor, "width inner"]
+    """From the stream to what the head is given, in float32."""
+    head: Float[Tensor, "vocab inner"]
+    """From there to the logits: the head's own weights."""
+
+    def whole(self) -> Float[Tensor, "vocab width"]:
+        """Change of every logit per unit of every coordinate."""
+        return self.head.float() @ self.inner.T
+
+
+@dataclass(frozen=True, kw_only=True)
 class Unembedding:
     """From directions in the last residual stream to logits, and the vocabulary's texts."""
 
-    weight: Float[Tensor, "vocab width"]
-    """Change of every logit per unit of every coordinate, averaged over points of real text; on the model's device."""
+    derivative: Derivative
     ids: Int[Tensor, "known"]
     """The entries that the tokenizer knows: some models have more outputs."""
     texts: tuple[str, ...]
@@ -66,7 +80,7 @@ def unembedding(lm: LanguageModel, documents: Sequence[str]) -> Unembedding:
     texts = token_texts(lm)
     known = [i for i in range(min(len(lm.tokenizer), lm.vocab_size)) if lm.tokenizer.convert_ids_to_tokens(i)]
     return Unembedding(
-        weight=mean_derivative(lm, last_stream(lm, documents)),
+        derivative=mean_derivative(lm, last_stream(lm, documents)),
         ids=torch.tensor(known, dtype=torch.int64),
         texts=tuple(displayed(lm, texts, i) for i in range(len(texts))),
     )
@@ -109,31 +123,29 @@ def _last_step(
 
 
 @torch.no_grad()
-def mean_derivative(lm: LanguageModel, points: Float[Tensor, "point width"]) -> Float[Tensor, "vocab width"]:
+def mean_derivative(lm: LanguageModel, points: Float[Tensor, "point width"]) -> Derivative:
     """d(logits) / d(stream), averaged over the points."""
     basis = torch.eye(points.shape[1], dtype=points.dtype, device=points.device)
     head = lm.model.get_output_embeddings()
     if isinstance(head, nn.Module) and isinstance(weight := getattr(head, "weight", None), Tensor):
         inner = _derivative(lm, points, basis, stop_at=head)  # 2
         if inner is not None and inner.shape[1] == weight.shape[1]:
-            product = weight.float() @ inner.T
-            factor = _common_factor(lm, points, product)
+            found = Derivative(inner=inner, head=weight.detach())
+            factor = _common_factor(lm, points, found)
             if factor is not None:
-                return product * factor
+                return replace(found, inner=inner * factor)
     whole = _derivative(lm, points, basis, stop_at=None)  # 4
     assert whole is not None
-    return whole.T.contiguous()
+    return Derivative(inner=basis.float(), head=whole.T.contiguous())
 
 
-def _common_factor(
-    lm: LanguageModel, points: Float[Tensor, "point width"], product: Float[Tensor, "vocab width"]
-) -> float | None:
-    """Step 3: the factor between the product and the whole derivative; None where there is no such factor."""
+def _common_factor(lm: LanguageModel, points: Float[Tensor, "point width"], found: Derivative) -> float | None:
+    """Step 3: the factor between the matrices and the whole derivative; None where there is no such factor."""
     generator = seeds.generator("small steps", 0)
     probes = torch.randn(PROBES, points.shape[1], generator=generator).to(points)
     whole = _derivative(lm, points, probes, stop_at=None)
     assert whole is not None
-    guess = probes.float() @ product.T
+    guess = (probes.float() @ found.inner) @ found.head.float().T
     if whole.shape != guess.shape:
         return None
     factor = float((whole * guess).sum() / guess.square().sum())

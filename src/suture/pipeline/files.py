@@ -15,8 +15,11 @@ from pathlib import Path
 from time import time_ns
 from typing import Any
 
+import msgspec
+
 from suture import units
 from suture.errors import DiskSpaceError
+from suture.pipeline.garbage import uncollected
 
 TEMPORARY = ".tmp"
 """What ends in this is no part of any result."""
@@ -79,8 +82,22 @@ def whole_file(file: Path) -> Iterator[Path]:
 
 
 def read_json(file: Path) -> Any:
-    """The value of a JSON file."""
-    return json.loads(file.read_text(encoding="utf-8"))
+    """The value of a JSON file.
+
+    Raises:
+        ValueError: it is none.
+    """
+    whole = file.read_bytes()
+    try:
+        with uncollected():
+            return msgspec.json.decode(whole)
+    except msgspec.DecodeError:  # what Python's own reader takes besides (NaN, half a surrogate), and its message
+        return json.loads(whole.decode("utf-8"))
+
+
+def json_line(value: object) -> bytes:
+    """A value as JSON on one line, as long files have it."""
+    return msgspec.json.encode(value)
 
 
 def as_json(value: Any) -> Any:

@@ -18,6 +18,7 @@ from suture.matching.match import Matching
 from suture.matching.universality import Universality
 from suture.pipeline.artifact import Opened, package_version
 from suture.pipeline.files import whole_file
+from suture.pipeline.garbage import uncollected
 from suture.report.answer import answer
 from suture.report.behaviour import behaviour
 from suture.report.bridges import bridges
@@ -57,6 +58,7 @@ SCRIPTS = ("base", "charts", "notes", "explorer", "feature", "study", "maps", "p
 """The page's scripts in their order; they share one scope."""
 
 
+@uncollected()
 def report(
     out_html: str | Path,
     folders: Iterable[Opened | str | Path],
