@@ -52,6 +52,8 @@ def test_union_is_the_larger_and_concatenation_stacks(seed: int, n_parts: int) -
     assert torch.equal(Codes.concatenate(parts).dense(), torch.cat(dense))
     chosen = parts[0].value > 0.5
     assert torch.equal(parts[0].kept(chosen).dense(), torch.where(dense[0] > 0.5, dense[0], 0))
+    some = torch.randperm(40, generator=torch.Generator().manual_seed(seed))[: 10 * n_parts]
+    assert torch.equal(parts[0].rows(some).dense(), dense[0][some])
 
 
 def test_codes_say_what_they_are() -> None:

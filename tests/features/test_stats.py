@@ -6,6 +6,7 @@ from torch import Tensor
 
 from features.conftest import Case, random_dictionary, scaled
 from suture.activations.store import Store
+from suture.dictionary.dictionary import Dictionary
 from suture.dictionary.imputation import Imputation
 from suture.errors import UserError
 from suture.features.settings import StatsSettings
@@ -65,6 +66,20 @@ def test_each_half_of_the_documents_is_judged_by_the_other(case: Case) -> None:
 def test_no_group_lies_in_both_halves(planted: Store, wanted: int, made: int) -> None:
     stats = describe(random_dictionary(planted), planted, torch.arange(400), settings=StatsSettings(n_groups=wanted))
     assert stats.shares.weight.shape[0] == made
+
+
+def test_halves_that_fit_for_each_other_encode_a_row_once_from_all_models_and_once_from_each(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n_encoded: list[int] = []
+    encode = Dictionary.encode
+    monkeypatch.setattr(
+        Dictionary, "encode", lambda self, x, *a, **b: n_encoded.append(len(x)) or encode(self, x, *a, **b)
+    )
+    crossed = describe(case.dictionary, case.store, case.rows)
+    assert sum(n_encoded) == 3 * len(case.rows)
+    grid = torch.meshgrid(torch.arange(len(case.rows)), torch.arange(case.dictionary.n_features), indexing="ij")
+    assert close(crossed.joint.lookup(*grid), encode(case.dictionary, scaled(case.store, case.rows)).dense(), 1e-5)
 
 
 def test_a_missing_model_is_imputed_by_rows_that_judge_nothing(case: Case) -> None:

@@ -159,6 +159,14 @@ class Codes:
         pattern = Pattern.from_pairs(self.row[chosen], self.feature[chosen], self.n_rows, self.n_features)
         return Codes(pattern, self.value[chosen])
 
+    def rows(self, chosen: Int[Tensor, "some"]) -> Codes:
+        """Some of the rows, in the order asked for."""
+        lengths = self.crow.diff()[chosen]
+        crow = torch.cat([lengths.new_zeros(1), lengths.cumsum(0).to(lengths.dtype)])
+        away = (self.crow[chosen] - crow[:-1]).long().repeat_interleave(lengths.long())
+        at = torch.arange(len(away), device=away.device) + away
+        return Codes(Pattern(crow, self.feature[at], self.n_features), self.value[at])
+
     # --- by feature ------------------------------------------------------------------------------------------------
 
     def column(self, feature: int) -> Float[Tensor, "row"]:

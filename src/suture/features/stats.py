@@ -3,8 +3,9 @@
 1. Documents are dealt into two halves. What must be fitted (each feature's direction in each model, `refit`; the map
    that imputes a missing model) is fitted on one half for the other, and both ways: every row is judged, none by what
    it fitted itself. Where `discovery_rows` are given, they fit and the other rows are judged.
-2. The judged rows come group by group (documents dealt into groups); each batch is encoded from all models together and
-   from each model alone, the codes are kept, and the group's sparse-transposed products are added up.
+2. The judged rows come group by group (documents dealt into groups); each batch is encoded from each model alone, and
+   from all models together where step 1 has not done so; the codes are kept, and the group's sparse-transposed products
+   are added up.
 3. Per group, the products become what the bootstrap needs: a weight and the amounts along each model's directions.
 4. Firing, quantiles, co-firing and top rows come from the kept codes (`activity`, `together`).
 
@@ -125,10 +126,15 @@ def describe(
     walk = _Walk(dictionary, store, settings, on_progress, ranks)
     units = refit.unit_lengths(dictionary, store)
     fitted: list[_Fitted] = []
-    if dictionary.design.joint:  # 1
-        parts = [rows[rank % 2 == half] for half in (1, 0)] if crossed else [torch.sort(discovery_rows).values]
-        fitted = [walk.discover(part, units) for part in parts]
-    seen = walk.judge(rows, group, fitted)
+    known: Codes | None = None
+    if dictionary.design.joint and discovery_rows is None:  # 1
+        kept = _Kept(len(rows), dictionary.n_features, ranks)
+        halves = [torch.nonzero(rank % 2 == half)[:, 0] for half in (1, 0)]
+        fitted = [walk.discover(rows[half], units, kept, half) for half in halves]
+        known = kept.finish()
+    elif dictionary.design.joint and discovery_rows is not None:
+        fitted = [walk.discover(torch.sort(discovery_rows).values, units)]
+    seen = walk.judge(rows, group, fitted, known)
     squared = seen.joint.sums(2) if dictionary.design.joint else sum(s.sums(2) for s in seen.solo)
     norms = dictionary.W_dec.detach().double().cpu().square().sum(-1)
     fires = firing(seen.joint) if dictionary.design.joint else firing(Codes.concatenate(seen.solo))
@@ -193,8 +199,14 @@ class _Walk:
         several = dictionary.design.kind == "crosscoder" and dictionary.n_spaces > 1
         return several and self.settings.missing == "impute"
 
-    def discover(self, rows: Int[Tensor, "row"], units: Tensor) -> _Fitted:
-        """Directions, and the moments from which a missing model is imputed."""
+    def discover(
+        self,
+        rows: Int[Tensor, "row"],
+        units: Tensor,
+        kept: _Kept | None = None,
+        position: Int[Tensor, "row"] | None = None,
+    ) -> _Fitted:
+        """Directions, and the moments from which a missing model is imputed; the codes are `kept`, at `position`."""
         dictionary = self.dictionary
         total = refit.Products.zeros(dictionary)
         checks = checking_documents(self.store.documents[rows])
@@ -203,6 +215,8 @@ class _Walk:
         for done, chosen in chunks[self.ranks.share(len(chunks))]:
             x = self._read(rows[chosen])
             codes = dictionary.encode(x)
+            if kept is not None and position is not None:
+                kept.add(position[chosen], codes)
             total.add(dictionary, codes, x, x - dictionary.decode(codes), self._mean())
             for own, part in zip(moments, (~checks[chosen], checks[chosen]), strict=True):
                 if bool(part.any()):
@@ -217,8 +231,17 @@ class _Walk:
             mapped=mapped_cosines(moments[0], decoders),
         )
 
-    def judge(self, rows: Int[Tensor, "row"], group: Int[Tensor, "row"], fitted: Sequence[_Fitted]) -> _Judged:
-        """Steps 2 and 3; with nothing fitted (pooled) step 3 sums f^2. Group g is judged by fit g mod their number."""
+    def judge(
+        self,
+        rows: Int[Tensor, "row"],
+        group: Int[Tensor, "row"],
+        fitted: Sequence[_Fitted],
+        known: Codes | None = None,
+    ) -> _Judged:
+        """Steps 2 and 3; with nothing fitted (pooled) step 3 sums f^2. Group g is judged by fit g mod their number.
+
+        What is `known` of the code of all models together is not encoded again.
+        """
         dictionary, n_groups = self.dictionary, int(group.max()) + 1
         kept = [_Kept(len(rows), dictionary.n_features, self.ranks) for _ in range(1 + dictionary.n_spaces)]
         total = refit.Products.zeros(dictionary)
@@ -229,7 +252,7 @@ class _Walk:
             products = refit.Products.zeros(dictionary)
             own = fitted[g % len(fitted)] if fitted else None
             for _, position in self._chunks(torch.nonzero(group == g)[:, 0]):
-                self._batch(rows[position], position, products, own, kept)
+                self._batch(rows[position], position, products, own, kept, known)
                 done += len(position)
                 self._tell("features", done, len(rows))
             if own is not None:
@@ -251,7 +274,7 @@ class _Walk:
                 attribution=usage / usage.sum(-1, keepdim=True),
                 scaling=None,
             )
-        joint = kept[0].finish()
+        joint = kept[0].finish() if known is None else known
         total.add_up(self.ranks)
         F, M = dictionary.n_features, dictionary.n_spaces
         shapes = ((F,), (F, M), (F, M))
@@ -270,13 +293,22 @@ class _Walk:
         )
 
     def _batch(
-        self, rows: Tensor, position: Tensor, products: refit.Products, fitted: _Fitted | None, kept: list[_Kept]
+        self,
+        rows: Tensor,
+        position: Tensor,
+        products: refit.Products,
+        fitted: _Fitted | None,
+        kept: list[_Kept],
+        known: Codes | None,
     ) -> None:
         dictionary = self.dictionary
         x = self._read(rows)
         if fitted is not None:
-            codes = dictionary.encode(x)
-            kept[0].add(position, codes)
+            if known is None:
+                codes = dictionary.encode(x)
+                kept[0].add(position, codes)
+            else:
+                codes = known.rows(position).to(x.device)
             products.add(dictionary, codes, x, x - dictionary.decode(codes), self._mean())
         for m in range(dictionary.n_spaces):
             if fitted is not None and fitted.imputation is not None:
