@@ -83,7 +83,7 @@ def run(arguments: list[str], folder: Path) -> Taken:
         done.set()
         watcher.join()
     seconds = time.perf_counter() - started
-    kept = size_of(folder)
+    kept = size_of(folder) + size_of(folder.with_name(f"{folder.stem}-pieces"))
     return Taken(seconds, int(note.read_text()), kept, max(most[0], kept))
 
 
@@ -120,6 +120,8 @@ def toml(study: dict[str, dict[str, Any]]) -> str:
 
 def compare(name: str, corpus: Path, folder: Path, seconds: float) -> list[list[str]]:
     """A table row per step: what happened, and its ratio to what was said."""
+    folder = folder / name  # a report is one on its own study
+    folder.mkdir()
     study = {table: dict(values) for table, values in STUDIES[name].items()}
     study["collect"]["corpus"] = str(corpus)
     file = folder / f"{name}.toml"
@@ -170,7 +172,7 @@ def after(name: str, folder: Path, store: Path, dictionary: Path) -> Iterator[tu
     for stage in AFTER:
         if stage == "report":
             page = folder / f"{name}.html"
-            yield ["report", str(folder), "--out", str(page)], page
+            yield ["report", str(folder), "--out", str(page)], page  # its pieces lie beside it
         else:
             yield [stage, str(dictionary), *words[stage](), "--out", str(made[stage])], made[stage]
 

@@ -9,7 +9,7 @@ from suture.activations.shards import write_store
 from suture.activations.store import Store
 from suture.activations.view import seen
 from suture.estimate import after, estimate
-from suture.estimate.after import STAGES, Material, probe_after, promoted_seconds
+from suture.estimate.after import STAGES, Material, _more, probe_after, promoted_seconds
 from suture.estimate.estimate import Estimate, Free
 from suture.estimate.probe import StartUp, TrainProbe
 from suture.features.settings import FeatureSettings
@@ -105,8 +105,9 @@ def test_without_the_models_what_needs_them_is_left_out(tmp_path: Path) -> None:
 
 
 def test_times_grow_with_rows_as_far_as_rows_are_described(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock that goes by the rows alone: a row that is only searched costs a quarter, one beyond that nothing."""
-    monkeypatch.setattr(after, "_two_points", lambda *_args, **_kwargs: (10.0, 0.5))
+    """A clock that goes by the rows alone: a row that is only searched costs a third, one beyond that nothing."""
+    monkeypatch.setattr(after, "_two_points", lambda *_args, **_kwargs: (10.0, 0.5, 600))
+    monkeypatch.setattr(after, "_seconds", lambda run: run() or 10.0 + 0.5 * 600)
     (tmp_path / "features").mkdir()
     store = write_store(tmp_path / "store", list(torch.randn(600, 24).split((12, 12), 1)))
     from suture.dictionary.activation import Sparsity
@@ -124,8 +125,43 @@ def test_times_grow_with_rows_as_far_as_rows_are_described(tmp_path: Path, monke
 
     assert middle(400) == pytest.approx(10 + 0.5 * 400)
     assert middle(1000) == pytest.approx(10 + 0.5 * 1000)
-    assert middle(5000) == pytest.approx(10 + 0.5 * (1000 + 4000 / 4))
-    assert middle(10**8) == pytest.approx(10 + 0.5 * (1000 + (2_000_000 - 1000) / 4))
+    assert middle(5000) == pytest.approx(10 + 0.5 * (1000 + 4000 / 3))
+    assert middle(10**8) == pytest.approx(10 + 0.5 * (1000 + (2_000_000 - 1000) / 3))
+
+
+def test_groups_and_examples_cost_what_they_cost_among_few_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pass takes 12 s more with 6 groups than with 2, all besides it 40 s: of 50 groups, and of more examples."""
+    monkeypatch.setattr(after, "_two_points", lambda *_args, **_kwargs: (10.0, 0.0, 600))
+    times = iter([22.0, 62.0])
+    monkeypatch.setattr(after, "_seconds", lambda run: run() or next(times))
+    monkeypatch.setattr(after, "_more", lambda _table, times: times)
+    (tmp_path / "features").mkdir()
+    store = write_store(
+        tmp_path / "store", list(torch.randn(600, 24).split((12, 12), 1)), documents=torch.arange(600) // 100
+    )
+    from suture.dictionary.activation import Sparsity
+    from suture.dictionary.design import Design
+    from suture.dictionary.dictionary import Dictionary
+
+    Dictionary(store.spaces, Design(kind="crosscoder", n_features=8, sparsity=Sparsity(k=2))).save(tmp_path / "d")
+    given = Material(
+        store=store, dictionary=tmp_path / "d", n_rows=1800, lms=None, folder=tmp_path, heldout=0.1,
+        features=FeatureSettings(n_rows=1800), match=MatchSettings(n_rows=1000),
+    )  # fmt: skip
+    found = probe_after("features", given)
+    assert found.seconds.middle == pytest.approx(10 + 12 / 4 * 48 + 40 * 3)
+    assert found.memory >= 0
+
+
+def test_a_feature_has_so_many_examples_at_most() -> None:
+    examples = [[1] * 10, [1] * 4, [1], []]
+    assert _more(examples, 1.0) == pytest.approx((10 + 4 + 1 + 5) / 15), "one that is silent yet is as the others"
+    assert _more(examples, 2.0) == pytest.approx((10 + 8 + 2 + 10) / 15)
+    assert _more(examples, 1e9) == pytest.approx(40 / 15)
+    assert _more(examples[:1], 3.0) == 1.0
+    assert _more([[], []], 3.0) == 1.0
 
 
 def test_a_line_through_two_points(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,24 +169,26 @@ def test_a_line_through_two_points(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
     monkeypatch.setattr(after, "_seconds", lambda run: run() or next(times))
     next(times)
-    fixed, per_row = after._two_points(asked.append, 4096)
+    fixed, per_row, most = after._two_points(asked.append, 4096)
+    assert most == 4096
     assert asked == [1024, 1024, 4096]
     assert per_row == pytest.approx(20 / 3072)
     assert fixed == pytest.approx(5 - 1024 * 20 / 3072, abs=1e-9) or fixed == 0.0
 
 
 def test_the_two_points_lie_as_far_out_as_time_and_rows_allow(monkeypatch: pytest.MonkeyPatch) -> None:
-    def line(seconds: list[float], n_available: int) -> tuple[list[int], tuple[float, float]]:
+    def line(seconds: list[float], n_available: int) -> tuple[list[int], tuple[float, float, int]]:
         times, asked = iter(seconds), list[int]()
         monkeypatch.setattr(after, "_seconds", lambda run: run() or next(times))
         return asked, after._two_points(asked.append, n_available)
 
-    asked, (fixed, per_row) = line([1.0, 2.0, 3.0, 4.0], 40_000)
+    asked, (fixed, per_row, most) = line([1.0, 1.1, 1.2, 1.3], 40_000)
+    assert most == 40_000
     assert asked == [1024, 1024, 4096, 16384, 40_000]
-    assert per_row == pytest.approx(1 / (40_000 - 16384))
-    assert fixed == pytest.approx(4 - 40_000 * per_row)
+    assert per_row == pytest.approx(0.1 / (40_000 - 16384))
+    assert fixed == pytest.approx(1.3 - 40_000 * per_row)
     assert line([1.0, 2.0, 13.0], 10**6)[0] == [1024, 1024, 4096, 16384], "one that takes long is the last"
-    assert line([1.0, 2.0, 3.0, 4.0], 10**9)[0][-1] == 65_536
+    assert line([1.0, 2.0, 2.1, 2.2], 10**9)[0][-1] == 65_536
 
 
 def test_promoted_tokens_cost_more_with_more_features(monkeypatch: pytest.MonkeyPatch) -> None:

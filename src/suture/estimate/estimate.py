@@ -51,7 +51,6 @@ from suture.pipeline.settings import from_flat, to_flat
 from suture.sweep.file import Cell, Study
 from suture.training.run import check_device
 from suture.training.settings import TrainSettings
-from suture.training.start import data_statistics, new_dictionary
 
 PROBE_SECONDS = 4.0
 """For each store and each shape of dictionary."""
@@ -194,10 +193,11 @@ class _Estimator:
                     trained[key] = self._train(settings, source, started, folder / f"train-{len(trained)}")
                 steps.append(train_step(own, source, started, trained[key]))  # 4
                 self.problems += fits.check_train(settings, source, steps[-1], self.free)
-            can_be = all(trained[_shape_key(replace(cell, train=t))] is not None for t in cell.trainings())
-            pair = _pair_key(cell)
-            if can_be and self._after(cell) and pair not in followed:
-                followed[pair] = self._follow(cell, source, folder / f"after-{len(followed)}", done, n)
+            probed = [trained[_shape_key(replace(cell, train=t))] for t in cell.trainings()]
+            can_be, first, pair = all(probed), probed[0], _pair_key(cell)
+            if can_be and first is not None and self._after(cell) and pair not in followed:
+                place = folder / f"after-{len(followed)}"
+                followed[pair] = self._follow(cell, source, first.dictionary, place, done, n)
                 done += len(self._after(cell))
             for stage, found in followed.get(pair, {}).items():
                 steps.append(after_step(f"{stage} {cell.name}".rstrip(), found, started, probes, cell))
@@ -244,18 +244,16 @@ class _Estimator:
         folder.mkdir()
         return probe_train(settings, source.store, folder, seconds=self.seconds)
 
-    def _follow(self, cell: Cell, source: Source, folder: Path, done: int, n: int) -> dict[str, AfterProbe]:
+    def _follow(
+        self, cell: Cell, source: Source, dictionary: Path, folder: Path, done: int, n: int
+    ) -> dict[str, AfterProbe]:
         """Each stage after training tried, on a dictionary of this shape."""
         settings = cell.trainings()[0]
         folder.mkdir()
         view = seen(source.store, settings.view)
-        statistics = data_statistics(view, torch.arange(len(view)), seed=settings.seed)
-        new_dictionary(view, settings.design, statistics, seed=settings.seed).save(
-            folder / "dictionary", settings={"view": asdict(settings.view)}
-        )
         given = Material(
             store=source.store,
-            dictionary=folder / "dictionary",
+            dictionary=dictionary,
             n_rows=source.n_rows,
             lms=None if settings.view.null else self._models(cell, view),
             folder=folder,

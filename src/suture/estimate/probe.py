@@ -1,6 +1,7 @@
 """Probes: seconds of the real work on this machine, from which the rest is reckoned.
 
-1. A process that only imports what a step imports tells its start-up time and the memory of the libraries.
+1. A process that only imports what a step imports tells the memory of the libraries, and how long a step takes to start
+   and to end.
 2. The models are loaded; a few windows of the corpus are collected, again with more rows until it takes long enough to
    be told from noise. The time between windows is the rate; what comes after the last one is the cost of finishing.
 3. Training steps of the real shape are taken on the probe's rows (over and over, where they are few), first as they
@@ -19,7 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from statistics import median, quantiles
@@ -52,8 +53,10 @@ LEAST_STEPS = 3
 EVALUATIONS = 3
 CHECKPOINT_BYTES = 64 * 10**6
 """A checkpoint is written of so many bytes at most: its rate is what is wanted."""
-NOISE = 0.25
-"""The least that any time is taken to be uncertain by, either way."""
+NOISE = 0.3
+"""The least that any time is uncertain by, either way: a machine's own speed, from one minute to another."""
+WORKING_BYTES = 100 * 2**20
+"""What a process holds once it works: heaps of its threads, compiled kernels (80 to 130 MB measured)."""
 
 CHILD = """
 import sys, time
@@ -155,19 +158,24 @@ class TrainProbe:
     """Seconds to write and checksum a byte."""
     memory: int
     """Host memory at the most, without the libraries."""
+    dictionary: Path
+    """What those steps trained, with thresholds: what comes after training can be tried on it."""
     device_memory: int | None
     """Of a CUDA device; None elsewhere."""
 
 
 def probe_start(device: str) -> StartUp:
     """Import what the steps import, in a process of its own."""
+    started = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", CHILD, device], capture_output=True, text=True, check=True)
+    whole = time.perf_counter() - started
     train_seconds, train_memory, collect_seconds, collect_memory = json.loads(done.stdout)
+    outside = whole - collect_seconds  # Python itself, and its end with all libraries loaded
     return StartUp(
-        train_seconds=train_seconds,
-        train_memory=train_memory,
-        collect_seconds=collect_seconds,
-        collect_memory=collect_memory,
+        train_seconds=train_seconds + outside,
+        train_memory=train_memory + WORKING_BYTES,
+        collect_seconds=collect_seconds + outside,
+        collect_memory=collect_memory + WORKING_BYTES,
     )
 
 
@@ -279,13 +287,17 @@ def probe_train(settings: TrainSettings, store: Store, folder: Path, *, seconds:
         more = _round(state, settings, stream, seconds=seconds / 3, can_die=can_die)
         plain, with_dead = plain + more[0], with_dead + more[1]
     step = Span.of(plain)
+    memory = max(peak_bytes() - before, 0)
+    state.finish_thresholds()
+    dictionary.save(folder / "dictionary", settings={"view": asdict(settings.view)})
     return TrainProbe(
         starting=starting + with_statistics * min(STATISTICS_ROWS / len(reference), 1e3),
         step=step,
         step_with_dead=Span.of(with_dead) if with_dead else step,
         evaluated_row=evaluated,
         written_byte=written,
-        memory=max(peak_bytes() - before, 0),
+        memory=memory,
+        dictionary=folder / "dictionary",
         device_memory=torch.cuda.max_memory_allocated(settings.device) if on_gpu else None,
     )
 
