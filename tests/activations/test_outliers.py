@@ -155,3 +155,32 @@ def test_an_older_store_is_measured_when_asked(store: Store) -> None:
 def test_a_multiple_that_means_nothing_is_refused() -> None:
     with pytest.raises(UserError, match="outlier-multiple"):
         View(outlier_multiple=1.0)
+
+
+@pytest.mark.parametrize("known", ["none", "wrong", "right"])
+@pytest.mark.parametrize("size", [0.0, 1500.0])
+def test_what_is_measured_does_not_depend_on_the_mean_known_before_only_how_often_rows_are_read(
+    known: str, size: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = _rows(size, offset=3.0)
+    store = write_store(tmp_path / "store", rows)
+    assert store.extremes is not None
+    if known != "right":
+        wrong = [None if known == "none" else s.known_mean + 5.0 for s in store.spaces]
+        store = replace(store, spaces=tuple(replace(s, mean=m) for s, m in zip(store.spaces, wrong, strict=True)))
+    n_read: list[int] = []
+    read = Store.read_space
+    monkeypatch.setattr(Store, "read_space", lambda s, r, m: n_read.append(len(r) if m == 0 else 0) or read(s, r, m))
+    found = measure(store)
+    n_outliers = len(SINKS) if size else 0
+    assert sum(n_read) - 2 * n_outliers == N_ROWS * (1 + (known != "right") + (n_outliers > 0))
+    assert store.extremes is not None
+    for own, first, x in zip(found, store.extremes, rows, strict=True):
+        assert own.n_outliers == first.n_outliers
+        assert own.median == pytest.approx(first.median, rel=1e-4)
+        assert own.spread == pytest.approx(first.spread, rel=1e-4)
+        assert torch.allclose(own.centre, first.centre, atol=1e-4)
+        assert own.mean_share == pytest.approx(
+            float(x.double().mean(0).square().sum() / x.double().square().sum(1).mean()), rel=1e-4
+        )
+        assert own.outlier_share == pytest.approx(first.outlier_share, rel=1e-4, abs=1e-9)

@@ -2,7 +2,8 @@
 
 1. The centre of a space is the mean of its typical rows: first all rows; rows farther from it than MULTIPLE times the
    median are left out, and the centre is taken again. (Sinks of 1,500 times the median norm in 0.3 % of the rows would
-   pull the mean four times as far as typical rows lie.)
+   pull the mean four times as far as typical rows lie.) A large store lies on a disk, so its rows are read once, about
+   the mean that it knows, and a second time only where outliers move the centre.
 2. What is recorded per space: the part of the raw second moment that the mean holds; of the variance that the largest
    1, 3 and 10 coordinates hold; how many rows are outliers, which tokens they are, and what part of the variance is
    theirs.
@@ -30,6 +31,8 @@ BLOCK_ROWS = 8192
 N_TOKENS = 5
 """Outlier tokens named, the most frequent ones."""
 LARGEST = (1, 3, 10)
+NEAR = 1e-4
+"""As good as the mean: no farther from it than this part of the rows' median distance."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,20 +86,23 @@ def measure(store: Store) -> tuple[Extremes, ...]:
 
 
 def _measure(store: Store, space: int) -> Extremes:
-    mean, second = _sums(store, space, None)
-    distance = distances(store, space, mean.float())
+    known = store.spaces[space].mean
+    mean, from_mean, distance = _about(store, space, torch.zeros(store.spaces[space].width) if known is None else known)
     typical = distance <= MULTIPLE * distance.median()
-    centre = mean if bool(typical.all()) else _sums(store, space, typical)[0]
-    if not bool(typical.all()):
+    outliers = (~typical).nonzero().flatten()
+    centre = mean
+    if len(outliers):
+        rest = mean * len(store) - sum(own.sum(0, dtype=torch.float64) for own in _read(store, space, outliers))
+        centre = rest / (len(store) - len(outliers))
         distance = distances(store, space, centre.float())
         typical = distance <= MULTIPLE * distance.median()
-    from_mean = second - mean.square()
+        outliers = (~typical).nonzero().flatten()
     variance = float(from_mean.sum())
-    outliers = (~typical).nonzero().flatten()
     largest = from_mean.sort(descending=True).values.cumsum(0) / max(variance, 1e-300)
-    far = _far(store, space, outliers, mean)
+    far = sum(float((own.double() - mean).square().sum()) for own in _read(store, space, outliers))
+    held = float(mean.square().sum())
     return Extremes(
-        mean_share=float(mean.square().sum() / second.sum().clamp_min(1e-300)),
+        mean_share=held / max(held + variance, 1e-300),
         coordinate_shares=tuple(float(largest[min(n, len(largest)) - 1]) for n in LARGEST),
         n_outliers=len(outliers),
         outlier_share=far / max(variance * len(store), 1e-300),
@@ -105,6 +111,27 @@ def _measure(store: Store, space: int) -> Extremes:
         spread=float(distance[typical].double().square().mean().sqrt()),
         centre=centre.float(),
     )
+
+
+def _about(store: Store, space: int, pivot: Float[Tensor, "width"]) -> tuple[Tensor, Tensor, Tensor]:
+    """(mean, variance of every coordinate, both float64, every row's distance from the mean).
+
+    All from one reading where the mean is the pivot but for a rounding of its digits, else from two.
+    """
+    pivot = pivot.float()
+    total, square = (torch.zeros(len(pivot), dtype=torch.float64) for _ in range(2))
+    parts = []
+    for _, x in _blocks(store, space):
+        apart = x - pivot
+        total += apart.sum(0, dtype=torch.float64)
+        parts.append(apart.norm(dim=1))
+        square += apart.square_().sum(0, dtype=torch.float64)  # of float32 numbers, each to seven digits
+    distance, away = torch.cat(parts), total / max(len(store), 1)
+    mean = pivot.double() + away
+    variance = (square / max(len(store), 1) - away.square()).clamp_min(0)
+    if float(away.norm()) > NEAR * float(distance.median()):
+        distance = distances(store, space, mean.float())
+    return mean, variance, distance
 
 
 def distances(store: Store, space: int, centre: Float[Tensor, "width"]) -> Float32[Tensor, "row"]:
@@ -130,21 +157,9 @@ def typical_rows(store: Store, extremes: Sequence[Extremes], multiple: float) ->
     return typical
 
 
-def _sums(store: Store, space: int, chosen: Tensor | None) -> tuple[Tensor, Tensor]:
-    """(mean, mean square of every coordinate) over the chosen rows, float64."""
-    width = store.spaces[space].width
-    total, square, n = torch.zeros(width, dtype=torch.float64), torch.zeros(width, dtype=torch.float64), 0
-    for first, x in _blocks(store, space):
-        own = x if chosen is None else x[chosen[first : first + len(x)]]
-        total += own.sum(0, dtype=torch.float64)
-        square += own.square().sum(0, dtype=torch.float64)  # squares of float32 numbers, each to seven digits
-        n += len(own)
-    return total / max(n, 1), square / max(n, 1)
-
-
-def _far(store: Store, space: int, rows: Tensor, mean: Tensor) -> float:
-    """Sum of squared distances of some rows from the mean."""
-    return sum(float((store.read_space(r, space).double() - mean).square().sum()) for r in rows.split(BLOCK_ROWS))
+def _read(store: Store, space: int, rows: Tensor) -> Iterator[Tensor]:
+    """Some rows, block after block."""
+    return (store.read_space(some, space) for some in rows.split(BLOCK_ROWS) if len(some))
 
 
 def _blocks(store: Store, space: int) -> Iterator[tuple[int, Tensor]]:

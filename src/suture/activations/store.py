@@ -206,7 +206,10 @@ class Store:
                     self._file(shard, space_file(column))
                 # mode="clip" lets numpy write into `out` directly; the rows were checked before.
                 here = ascending[first:last] - self._starts[shard]
-                np.take(file.values, here, axis=0, out=values[first:last], mode="clip")
+                if here[-1] - here[0] + 1 == len(here):
+                    values[first:last] = file.values[here[0] : here[-1] + 1]
+                else:
+                    np.take(file.values, here, axis=0, out=values[first:last], mode="clip")
         return values
 
     @cached_property
