@@ -40,8 +40,8 @@ POINT_TOKENS = 64
 """Tokens read of each text."""
 LOGITS_AT_ONCE = 2**24
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.01, torch.float16: 0.003}
-"""Relative difference up to which logits in a precision are the same. A soft cap's derivative is three times as far off as
-what it caps, and a head's sums are right to a millionth, or to some roundings of the half precisions."""
+"""Relative difference up to which logits in a precision are the same. A soft cap's derivative is three times as far
+off as what it caps, and a head's sums are right to a millionth, or to some roundings of the half precisions."""
 
 
 @dataclass(frozen=True, kw_only=True)
