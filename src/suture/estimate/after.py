@@ -4,8 +4,8 @@
    is fixed (it grows with the features), the rest goes with the rows; the pass once more with more groups of documents.
    What `features` does besides goes with its examples: a feature has so many at most, and has them all once it fires
    often enough. `report` is run on the table that this made.
-2. Promoted tokens are not found for that: their products of the vocabulary with itself and with the features, and the
-   passes of features through the models, are counted, and divided by the rate of such a product measured here.
+2. Promoted tokens are not found for that: products of the vocabulary with the features, and the passes of features
+   through the models, are counted, and divided by the rate of such a product measured here.
 3. `splice`, `causal` and `steer` are passes over text: a short text is spliced, and causally checked for two features;
    seconds of a row, or of a row and a feature, are multiplied by the rows (and features) of the whole.
 4. What is not known beforehand decides the range: how many labels there are to take features from, how often a feature
