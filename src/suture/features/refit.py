@@ -241,9 +241,9 @@ def unit_lengths(dictionary: Dictionary, store: Store) -> Float[Tensor, "space"]
 
 
 def _dots(dictionary: Dictionary, a: Tensor, b: Tensor) -> Tensor:
-    """<a_i, b_i> in each space: [feature, space] in float64."""
-    product = a.double() * b.double()
-    return torch.stack([part.sum(-1) for part in product.split(dictionary.widths, dim=-1)], dim=-1).cpu()
+    """<a_i, b_i> in each space: [feature, space], products of seven digits each added up in float64."""
+    parts = (a * b).split(dictionary.widths, dim=-1)
+    return torch.stack([part.sum(-1, dtype=torch.float64) for part in parts], dim=-1).cpu()
 
 
 def _norms(dictionary: Dictionary, a: Tensor) -> Tensor:
