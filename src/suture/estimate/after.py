@@ -282,7 +282,7 @@ def _match(given: Material) -> AfterProbe:
         fixed, per_row, _ = _two_points(run, len(store), least=ROWS_OF_A_DOCUMENT * 2 * LEAST_DOCUMENTS)
     n_rows = min(given.match.n_rows, given.n_rows)
     seconds = AROUND * (fixed + per_row * n_rows)
-    disk = sum(f.stat().st_size for f in out.rglob("*") if f.is_file())
+    disk = bytes_in(out)
     return AfterProbe(seconds=seconds, rows_per_second=n_rows / seconds.middle, memory=held[0], disk=disk)
 
 

@@ -4,7 +4,7 @@
    code of all models together and those from each model alone are counted in the same bins.
 2. Neighbours by direction: cosine of the decoder rows, all models' parts side by side in each model's unit length, and
    in each model by itself. Dead features are no one's neighbours.
-3. Neighbours by firing: correlation of "fires on this row" (phi) in the code that examples are ranked by, counted over
+3. Neighbours by firing: correlation of "fires on this row" (phi) in the code that examples are ranked by, counted by
    products of sparse matrices: no matrix of all features is held, but one of some against all.
 """
 

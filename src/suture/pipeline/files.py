@@ -96,8 +96,15 @@ def read_json(file: Path) -> Any:
 
 
 def json_line(value: object) -> bytes:
-    """A value as JSON on one line, as long files have it."""
-    return msgspec.json.encode(value)
+    """A value as JSON on one line, as long files have it.
+
+    Raises:
+        ValueError: a NaN or an infinity is inside (not JSON).
+    """
+    line = msgspec.json.encode(value)
+    if b"null" in line:  # as which a NaN is written
+        json.dumps(value, allow_nan=False)
+    return line
 
 
 def as_json(value: Any) -> Any:
